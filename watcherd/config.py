@@ -1,0 +1,389 @@
+"""The configuration: one TOML file, read once, checked whole, frozen.
+
+An unknown key, a wrong type or an impossible value is a `ConfigError` that names the key, the value and what is
+allowed. Relative paths are relative to the file they stand in.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from watcherd.errors import ConfigError
+from watcherd.job import Decode, Options
+
+SEARCHED = (Path("config.toml"), Path("/etc/watcherd/config.toml"))
+"""Where a configuration is looked for after ``--config`` and ``WATCHERD_CONFIG``."""
+
+Output = Literal["mask", "overlay", "preview", "probability", "dicom-seg"]
+Disposal = Literal["archive", "keep", "delete"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+IGNORED_NAMES = (
+    ".*", "._*", ".DS_Store", "Thumbs.db", "desktop.ini", "@eaDir", "*.part", "*.partial", "*.filepart",
+    "*.crdownload", "*.tmp", "~$*", ".syncthing.*", "~syncthing~*", "#recycle", ".Trash*",
+)  # fmt: skip
+"""Names of files on their way and of other programs' own files (docs/concepts.md)."""
+
+
+class Section(BaseModel):
+    """A table of the file: its keys are all there are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Inbox(Section):
+    """Where scans come in."""
+
+    path: Path = Path("inbox")
+    settle_seconds: Annotated[float, Field(ge=0)] = 2.0
+    """How long a file must not change before it is taken."""
+    settle_limit_seconds: Seconds = 3600.0
+    """A file that is preallocated, truncated or open for writing is waited for as long as this."""
+    sweep_seconds: Literal["auto"] | Seconds = "auto"
+    """auto: 60 on local file systems, 3 on network ones."""
+    events: bool = True
+    """Listen to the kernel's file events; the sweeps find every file without them, only later."""
+    on_success: Disposal = "archive"
+    on_failure: Disposal = "archive"
+    archive_path: Path = Path("archive")
+    ignore: tuple[str, ...] = IGNORED_NAMES
+    """Names that are never scans, as shell patterns."""
+
+
+class Outbox(Section):
+    """Where results go."""
+
+    path: Path = Path("outbox")
+    outputs: tuple[Output, ...] = ("mask", "overlay")
+    layout: Literal["per-kind", "per-scan"] = "per-kind"
+
+
+class StateFolder(Section):
+    """The folder that holds the database, the spool and the run files; local, and private to watcherd."""
+
+    path: Path = Path("state")
+
+    @property
+    def database(self) -> Path:
+        return self.path / "watcherd.db"
+
+    @property
+    def spool(self) -> Path:
+        return self.path / "spool"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "watcherd.lock"
+
+    @property
+    def commands(self) -> Path:
+        """Where other processes leave commands for the daemon."""
+        return self.path / "commands"
+
+    @property
+    def cache(self) -> Path:
+        """What may be deleted at any time: measured reserves, golden answers."""
+        return self.path / "cache"
+
+
+class Sa2va(Section):
+    """What is said to a Sa2VA model."""
+
+    prompt: str = "Please segment the blood vessel."
+    draft: str = "Sure, [SEG]."
+    """The answer that the model is expected to give."""
+    decode: Decode = "verify"
+    max_new_tokens: Positive = 2048
+
+
+class Semantic(Section):
+    """How a Hugging Face segmentation model is run."""
+
+    classes: tuple[str, ...] = ()
+    """Names of the classes that become label values 1, 2, ...; empty: every class but the background."""
+    background: tuple[str, ...] = ("background", "other")
+    """Names of classes that are no finding."""
+    window: Annotated[int, Field(ge=0)] = 0
+    """Side of the sliding window in pixels; 0: the model's own input size."""
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
+
+
+class Model(Section):
+    """What makes the masks."""
+
+    segmenter: str = "vesselness"
+    path: Path | None = None
+    """A Hugging Face model folder; empty for segmenters that need none."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threshold: Fraction = 0.5
+    tta: bool = False
+    """Average over flips (test-time augmentation)."""
+    batch: Literal["auto"] | Positive = "auto"
+    """Frames in one batch; auto: found by the probe at the first start."""
+    compile: bool = False
+    """torch.compile the encoders of fixed shape, where a golden check passes."""
+    sa2va: Sa2va = Sa2va()
+    semantic: Semantic = Semantic()
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _none_when_empty(cls, value: object) -> object:
+        return None if value == "" else value
+
+
+class Devices(Section):
+    """Which devices carry the model."""
+
+    use: Literal["auto", "cpu"] | tuple[int | str, ...] = "auto"
+    """auto: every GPU, else the CPU; or a list of GPU indexes or UUIDs."""
+    max_memory_gib: Annotated[float, Field(ge=0)] = 0
+    """Per GPU; 0: all but a safety margin."""
+    reserve_gib: Annotated[float, Field(ge=0)] = 0
+    """Kept free for activations on each device; 0: what the probe measured."""
+    per_replica: Literal["auto"] | Positive = "auto"
+    replicas: Literal["auto"] | Positive = "auto"
+    """auto: as many as fit on GPUs, 1 on a CPU."""
+    allow_offload: bool = False
+    """Let a model that does not fit spill into host memory; slow, and never silent."""
+    load_seconds: Seconds = 1800.0
+    """A replica that loads longer than this is killed."""
+    batch_seconds: Seconds = 300.0
+    """A batch that computes longer than this is killed, with its stack in the log."""
+
+
+class Limits(Section):
+    """What one scan may cost."""
+
+    max_pixels: Positive = 200_000_000
+    """Pixels of one frame; larger ones fail as bad input."""
+    max_frames: Positive = 2000
+    decode_seconds: Seconds = 60.0
+    worker_memory_mib: Positive = 2048
+    """Memory of one imaging worker (address space)."""
+    workers: Literal["auto"] | Positive = "auto"
+    """Imaging workers; auto: as many as cores, 2 to 8."""
+    min_free_mib: Annotated[int, Field(ge=0)] = 256
+    """Intake pauses while the state folder or the outbox has less room than this."""
+    stop_seconds: Seconds = 60.0
+    """How long a stop waits for the batches that are being computed."""
+
+
+class Privacy(Section):
+    """File names often hold patients' names."""
+
+    names: Literal["shown", "hidden"] = "shown"
+    dicom_tags: tuple[str, ...] = ()
+
+
+class Log(Section):
+    """What is logged and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    """auto: console on a terminal, JSON otherwise."""
+
+
+class Retention(Section):
+    """What ``watcherd prune`` takes away; 0 keeps for ever."""
+
+    archive_days: Annotated[float, Field(ge=0)] = 0
+    archive_gib: Annotated[float, Field(ge=0)] = 0
+    spool_days: Annotated[float, Field(ge=0)] = 30
+    """Copies of failed scans, kept for a retry."""
+    history_days: Annotated[float, Field(ge=0)] = 0
+    backups: Positive = 7
+
+
+class Profile(Section):
+    """Settings for the scans under one folder of the inbox; what is left out is as for all."""
+
+    folder: str
+    threshold: Fraction | None = None
+    outputs: tuple[Output, ...] | None = None
+    prompt: str | None = None
+    draft: str | None = None
+    decode: Decode | None = None
+    no_mask: Literal["fail", "empty"] | None = None
+    tta: bool | None = None
+    group_frames: bool | None = None
+    kind: Literal["auto", "fundus", "xray"] | None = None
+
+    @field_validator("folder")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        parts = Path(value).parts
+        if not parts or Path(value).is_absolute() or ".." in parts:
+            raise ValueError("a folder below the inbox, for example \"coronary\"")
+        return str(Path(*parts))
+
+
+class Config(BaseSettings):
+    """The whole configuration. `load` is the way to make one."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="WATCHERD_", env_nested_delimiter="__")
+
+    inbox: Inbox = Inbox()
+    outbox: Outbox = Outbox()
+    state: StateFolder = StateFolder()
+    model: Model = Model()
+    devices: Devices = Devices()
+    limits: Limits = Limits()
+    privacy: Privacy = Privacy()
+    log: Log = Log()
+    retention: Retention = Retention()
+    profiles: dict[str, Profile] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _folders_apart(self) -> Self:
+        folders = {
+            "inbox.path": self.inbox.path,
+            "outbox.path": self.outbox.path,
+            "state.path": self.state.path,
+            "inbox.archive_path": self.inbox.archive_path,
+        }
+        resolved = {key: Path(os.path.realpath(path)) for key, path in folders.items()}
+        for key, path in resolved.items():
+            for other, other_path in resolved.items():
+                if key != other and path.is_relative_to(other_path):
+                    raise ValueError(
+                        f"{key} = {str(folders[key])!r} lies inside {other} = {str(folders[other])!r}; "
+                        "the inbox, the outbox, the archive and the state folder must be apart"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _profiles_apart(self) -> Self:
+        folders: dict[str, str] = {}
+        for name, profile in self.profiles.items():
+            if profile.folder in folders:
+                raise ValueError(f"profiles.{name}.folder = {profile.folder!r} is also that of {folders[profile.folder]}")
+            folders[profile.folder] = f"profiles.{name}"
+        return self
+
+    def profile_of(self, source: str) -> tuple[str, Profile | None]:
+        """The name and the settings for a path below the inbox: those of its deepest matching folder."""
+        parts = Path(source).parts[:-1]
+        best: tuple[str, Profile | None] = ("default", None)
+        depth = 0
+        for name, profile in self.profiles.items():
+            folder = Path(profile.folder).parts
+            if len(folder) > depth and parts[: len(folder)] == folder:
+                best, depth = (name, profile), len(folder)
+        return best
+
+    def options_for(self, source: str) -> Options:
+        """The options that a scan at this path below the inbox is frozen with."""
+        name, profile = self.profile_of(source)
+        chosen = profile.model_dump(exclude_none=True, exclude={"folder"}) if profile else {}
+        speaks = self.model.segmenter == "sa2va"
+        values: dict[str, Any] = {
+            "threshold": self.model.threshold,
+            "outputs": self.outbox.outputs,
+            "prompt": self.model.sa2va.prompt if speaks else "",
+            "draft": self.model.sa2va.draft if speaks else "",
+            "decode": self.model.sa2va.decode,
+            "tta": self.model.tta,
+        } | chosen
+        values["outputs"] = tuple(sorted(set(values["outputs"])))
+        return Options(profile=name, **values)
+
+
+def find(path: Path | None) -> Path:
+    """The configuration file: the given one, ``WATCHERD_CONFIG``, ``./config.toml`` or ``/etc/watcherd/config.toml``.
+
+    Raises `ConfigError` when there is none.
+    """
+    named = path or (Path(value) if (value := os.environ.get("WATCHERD_CONFIG")) else None)
+    if named:
+        if not named.is_file():
+            raise ConfigError(f"There is no configuration file at {named}.", hint="Give another one with --config.")
+        return named.absolute()
+    for candidate in SEARCHED:
+        if candidate.is_file():
+            return candidate.absolute()
+    raise ConfigError(
+        "There is no configuration file.",
+        hint=f"Looked for {' and '.join(map(str, SEARCHED))}; give one with --config or WATCHERD_CONFIG.",
+    )
+
+
+def load(path: Path) -> Config:
+    """Read and check the file at ``path``, with overrides from the environment (``WATCHERD_<SECTION>__<KEY>``).
+
+    Raises `ConfigError` with every mistake in it, each with its key, its value and what is allowed.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}.", hint="TOML needs quotes around text: key = \"value\".") from error
+    return build(values, base=path.parent, name=str(path))
+
+
+def build(values: dict[str, Any], *, base: Path, name: str = "the configuration") -> Config:
+    """Check ``values`` (the file's tables) and make their paths absolute under ``base``."""
+    try:
+        config = Config(**values)
+        return Config(**_absolute(config, base.absolute()))
+    except ValidationError as error:
+        raise ConfigError(f"{name} is wrong:\n" + "\n".join(_explain(error))) from error
+
+
+def _absolute(config: Config, base: Path) -> dict[str, Any]:
+    values = config.model_dump()
+    for section, key in (("inbox", "path"), ("inbox", "archive_path"), ("outbox", "path"), ("state", "path")):
+        values[section][key] = Path(os.path.normpath(base / values[section][key]))
+    if values["model"]["path"]:
+        values["model"]["path"] = Path(os.path.normpath(base / values["model"]["path"]))
+    return values
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"] if not _is_variant(part))
+        what = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        if item["type"] == "extra_forbidden":
+            known = ", ".join(sorted(_known_keys(item["loc"][:-1])))
+            lines[f"  {where}: there is no such key"] = [f"the keys here are {known}"]
+        elif not where:
+            lines[f"  {what}"] = []
+        else:
+            lines.setdefault(f"  {where} = {item['input']!r}", []).append(what)
+    return [f"{head}; allowed: {' or '.join(allowed)}" if allowed else head for head, allowed in lines.items()]
+
+
+def _is_variant(part: int | str) -> bool:
+    """Whether a part of an error's location is pydantic's name for one arm of a union, not a key."""
+    return isinstance(part, str) and re.search(r"[\[\]()]|^(float|int|str|bool|constrained-\w+|tuple)$", part) is not None
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+        else:
+            model = Profile
+    return list(model.model_fields)

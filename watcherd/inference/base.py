@@ -1,0 +1,139 @@
+"""The seam between watcherd and a model: what a segmenter is given, and what it gives back.
+
+A segmenter lives in a replica's process and nowhere else. Built-in ones are named in
+``segmenters/__init__.py``; others come through the entry-point group ``watcherd.segmenters``,
+whose entries are callables ``(ModelConfig) -> Segmenter``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from watcherd.job import Options
+
+Mark = Callable[[str, float | None], None]
+"""Progress: a stage in plain words and the fraction done, 0 to 1, or None where it is not known.
+Called from the thread that does the work, so that silence means that nothing moves."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """One picture to segment.
+
+    ``pixels``: uint8, (height, width) for grey or (height, width, 3) for RGB, upright as displayed.
+    """
+
+    pixels: NDArray[np.uint8]
+    options: Options
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What the model computed for one frame, at the frame's own size.
+
+    ``probability``: float32 in 0..1, (height, width) for one class or (classes, height, width) for several;
+    None when the model gave no mask, which is never replaced by anything.
+    ``mask``: uint8 (height, width) of label values, 0 for background, when the segmenter decides itself
+    (its own clean-up); None: the pixels whose probability is greater than the options' threshold.
+    ``labels``: the names of the label values 1, 2, ...
+    ``answer``: the model's own words, if it speaks.
+    ``decode``: how the answer came about: ``verified``, ``generated`` or ``forced``.
+    ``note``: anything a reader of the record must know.
+    """
+
+    probability: NDArray[np.float32] | None
+    mask: NDArray[np.uint8] | None = None
+    labels: tuple[str, ...] = ()
+    answer: str | None = None
+    decode: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """Where one replica's model goes.
+
+    ``devices``: torch device names as the replica's process sees them, for example ``("cuda:0", "cuda:1")``.
+    ``device_map``: module name to device; ``{"": "cpu"}`` puts everything on one.
+    ``dtype``: the run dtype, for example ``bfloat16``; it is ours, never the checkpoint's accident.
+    """
+
+    devices: tuple[str, ...] = ("cpu",)
+    device_map: Mapping[str, str] = field(default_factory=lambda: {"": "cpu"})
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelInfo:
+    """What goes into every job's record about the model. ``revision`` changes whenever masks may."""
+
+    segmenter: str
+    model: str
+    revision: str
+    dtype: str
+    parameters: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Golden:
+    """A frame whose mask is known: the loaded model must give a Dice of at least ``min_dice`` against it."""
+
+    frame: Frame
+    mask: NDArray[np.uint8]
+    min_dice: float = 0.95
+
+
+class Segmenter(Protocol):
+    """Turns frames into masks. One thread calls it, one batch at a time."""
+
+    def info(self) -> ModelInfo:
+        """Name, model and revision; cheap, and known before `load`."""
+
+    def load(self, placement: Placement, mark: Mark) -> None:
+        """Put the model onto the devices of ``placement``.
+
+        Raises `UnavailableError` with names and figures when the model cannot be loaded as asked.
+        """
+
+    def batch_key(self, frame: Frame) -> Hashable:
+        """Frames with equal keys may share a batch (the same shape after preprocessing)."""
+
+    def predict(self, frames: Sequence[Frame]) -> list[Prediction]:
+        """One prediction for each frame, in order; frames share a `batch_key`.
+
+        Raises `InputError` for a frame it cannot take. Memory errors go through as torch raises them.
+        """
+
+    def golden(self) -> Golden | None:
+        """A frame with its known mask; None when only the model's own first answer can be compared."""
+
+
+@runtime_checkable
+class RunSegmenter(Protocol):
+    """A segmenter that also follows vessels through the frames of a run, with memory."""
+
+    def predict_run(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
+        """One prediction for each frame, in order, holding a bounded window of frames at a time."""
+
+
+@runtime_checkable
+class Placeable(Protocol):
+    """A segmenter whose model can be planned and split: it can show its modules without weights."""
+
+    def skeleton(self) -> nn.Module:
+        """The model's modules on the meta device, at any dtype; needs the folder's ``config.json`` only."""
+
+    def no_split(self) -> tuple[str, ...]:
+        """Class names of modules that must stay on one device."""
+
+    def reserve_gib(self, batch_size: int) -> float:
+        """Estimated activation memory of one device for a batch, before the probe has measured it."""
