@@ -1,0 +1,141 @@
+"""What the main process and a replica's process say to each other. Paths cross, pixels do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from watcherd.config import Log, Model
+from watcherd.inference.base import ModelInfo, Placement
+from watcherd.job import ErrorClass, Options
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplicaSpec:
+    """Everything a replica's process needs to know at its start.
+
+    ``visible``: UUIDs of its GPUs, in the order of ``placement.devices``; empty on a CPU.
+    ``cache``: folder for measured reserves and golden answers. ``stack``: file for the stack dump of a hang.
+    ``threads``: CPU threads for torch; 0: as torch likes.
+    """
+
+    number: int
+    model: Model
+    placement: Placement
+    visible: tuple[str, ...] = ()
+    cache: Path
+    stack: Path
+    log: Log
+    hidden_names: bool = False
+    threads: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkItem:
+    """One scan for a replica.
+
+    ``decoded``: the ``.npy`` of its frames. ``target``: where results go, with ``-mask.npy`` and
+    ``-probability.npy`` appended.
+    """
+
+    job_id: int
+    decoded: Path
+    frames: int
+    options: Options
+    target: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceUse:
+    """The memory of one device while a batch was computed, in MiB; None where unknown."""
+
+    device: str
+    name: str
+    vram_before_mib: float | None = None
+    vram_peak_allocated_mib: float | None = None
+    vram_peak_reserved_mib: float | None = None
+    nvml_used_mib: float | None = None
+    nvml_process_mib: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segmented:
+    """A scan's masks are computed: ``mask`` is uint8 (frames, height, width) of label values,
+    ``probability`` uint16 of the same shape (65535 is 1), kept when it was asked for.
+
+    ``inference_ms``: wall time of the batches that held its frames. ``batch_size``: the largest of them.
+    """
+
+    job_id: int
+    mask: Path
+    probability: Path | None
+    classes: int
+    labels: tuple[str, ...]
+    answer: str | None
+    decode: str | None
+    note: str | None
+    inference_ms: float
+    batch_size: int
+    devices: tuple[DeviceUse, ...]
+    host_peak_rss_mib: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NotSegmented:
+    """A scan gave no mask, and why."""
+
+    job_id: int
+    error_class: ErrorClass
+    error: str
+    hint: str = ""
+    answer: str | None = None
+    inference_ms: float | None = None
+    batch_size: int | None = None
+    devices: tuple[DeviceUse, ...] = ()
+    host_peak_rss_mib: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Marked:
+    """A sign of life from the thread that owns the devices: its stage, the fraction done, the jobs at hand."""
+
+    stage: str
+    fraction: float | None = None
+    jobs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """The model is loaded and passed its checks."""
+
+    info: ModelInfo
+    load_ms: int
+    batch_size: int
+    weights: tuple[DeviceUse, ...]
+    host_rss_mib: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadFailed:
+    """The model cannot be loaded as asked; trying the same again will not help."""
+
+    message: str
+    hint: str = ""
+    exit_code: int = 69
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchEnded:
+    """Every scan of the batch has been answered for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Poisoned:
+    """The process's device context is broken; it exits now and answers for nothing more."""
+
+    error: str
+
+
+Outcome: TypeAlias = Segmented | NotSegmented
+FromReplica: TypeAlias = Outcome | Marked | Ready | LoadFailed | BatchEnded | Poisoned
