@@ -1,0 +1,249 @@
+"""Turn a file that somebody dropped into upright 8-bit frames in an ``.npy`` file.
+
+Runs in a worker process (`worker.start_worker`): native decoders crash and bombs explode there. Whatever a decoder
+raises, the caller sees `InputError` (the scan is bad), its subclass `TruncatedError` (it may be still on its way) or
+`TransientError` (the result could not be written).
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from watcherd.errors import InputError, JobError
+from watcherd.imaging.completeness import ends_early, ends_in_zeros
+from watcherd.imaging.frames import write_frames
+from watcherd.imaging.limits import DecodeLimits
+from watcherd.imaging.pillow_scan import PillowScan
+from watcherd.imaging.sniff import describe, image_format
+from watcherd.imaging.window import Survey, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from watcherd.imaging.scan import Pixels, Scan
+
+__all__ = ["DecodeLimits", "Decoded", "TruncatedError", "decode"]
+
+EXPORT = "Export the scan as PNG, JPEG, TIFF, BMP, WebP or GIF."
+
+
+class TruncatedError(InputError):
+    """The file ends too early. It may be still on its way: wait and look again before it counts as bad."""
+
+    truncated: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoded:
+    """A scan as frames on disk.
+
+    ``path``: an ``.npy`` file of uint8, (frames, height, width) for grey or (frames, height, width, 3) for RGB.
+    ``format``: ``PNG``, ``JPEG``, ``TIFF``, ``BMP``, ``WEBP`` or ``GIF``. ``bit_depth``: of one value in the file.
+    ``window``: the values that became black and white; None where the file's 8 bits were taken as they are.
+    """
+
+    path: Path
+    frames: int
+    height: int
+    width: int
+    colour: bool
+    format: str
+    bit_depth: int
+    window: tuple[float, float] | None
+
+
+def decode(source: Path, target: Path, limits: DecodeLimits) -> Decoded:
+    """Decode ``source`` into ``target`` and say what it was.
+
+    All frames of a file, upright by their EXIF or TIFF orientation. Colours that are grey throughout are stored as
+    grey. Values of more than 8 bits go through one `window.Window` for all frames. Memory holds one frame at a time.
+
+    Raises `InputError`, `TruncatedError` or `TransientError`; never anything else.
+    """
+    with _own_errors(source, limits):
+        kind = _identify(source)
+        failures: list[Exception] = []
+        for reader in (_with_pillow, _with_tifffile) if kind == "TIFF" else (_with_pillow,):
+            try:
+                with closing(reader(source, limits)) as scan:
+                    return _store(scan, target, limits)
+            except (JobError, MemoryError):
+                raise
+            except Exception as error:
+                failures.append(error)
+        raise failures[0]
+
+
+def _identify(source: Path) -> str:
+    """The format by content, after checks that need no decoder."""
+    with source.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise TruncatedError("The file is empty.", hint="It was not written completely; drop it again.")
+    kind = image_format(head)
+    if kind is None and not head.strip(b"\0"):
+        raise TruncatedError(
+            "The file begins with zeros: nothing is written yet.", hint="Drop it again when it is complete."
+        )
+    if kind is None:
+        raise InputError(f"The file is not an image that can be read: it {describe(head)}.", hint=EXPORT)
+    if ends_early(source, kind):
+        raise TruncatedError(
+            f"The {kind} file is truncated: it ends after {source.stat().st_size:,} bytes, before the picture does.",
+            hint="The copy was interrupted; drop the file again.",
+        )
+    return kind
+
+
+def _with_pillow(source: Path, limits: DecodeLimits) -> Scan:
+    scan = PillowScan(source, limits)
+    if scan.needs_tifffile():
+        try:
+            better = _with_tifffile(source, limits)
+            better.read(0)
+        except (InputError, MemoryError):
+            raise
+        except Exception:
+            return scan
+        scan.close()
+        return better
+    return scan
+
+
+def _with_tifffile(source: Path, limits: DecodeLimits) -> Scan:
+    from watcherd.imaging.tifffile_scan import TifffileScan  # rarely needed, and slow to import
+
+    return TifffileScan(source, limits)
+
+
+def _store(scan: Scan, target: Path, limits: DecodeLimits) -> Decoded:
+    """Look at every frame, decide window and colour for all, then write them one by one."""
+    frames = _Frames(scan)
+    seen = [_look(pixels) for pixels in frames]
+    _check_alike(seen)
+    (height, width), depth8 = seen[0].size, seen[0].dtype == np.uint8
+    colour = any(look.colour for look in seen)
+    limits.check_bytes(len(seen) * height * width * (3 if colour else 1))
+    window = None if depth8 else _window(frames)
+    shape = (len(seen), height, width, 3) if colour else (len(seen), height, width)
+    write_frames(target, (_painted(pixels, window, colour=colour) for pixels in frames), shape, np.uint8)
+    return Decoded(
+        path=target,
+        frames=len(seen),
+        height=height,
+        width=width,
+        colour=colour,
+        format=scan.format,
+        bit_depth=scan.bit_depth,
+        window=(window.low, window.high) if window else None,
+    )
+
+
+class _Frames:
+    """The frames of a scan, to be gone through several times; a single one is decoded once."""
+
+    def __init__(self, scan: Scan) -> None:
+        self._scan = scan
+        self._only: Pixels | None = None
+
+    def __iter__(self) -> Iterator[Pixels]:
+        if self._scan.frames == 1:
+            if self._only is None:
+                self._only = self._scan.read(0)
+            yield self._only
+            return
+        for index in range(self._scan.frames):
+            yield self._scan.read(index)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    size: tuple[int, int]
+    dtype: np.dtype[np.generic]
+    colour: bool
+
+
+def _look(pixels: Pixels) -> _Look:
+    colour = pixels.ndim == 3 and not all(
+        np.array_equal(pixels[..., first], pixels[..., second], equal_nan=pixels.dtype.kind == "f")
+        for first, second in pairwise(range(3))
+    )
+    return _Look(size=(pixels.shape[0], pixels.shape[1]), dtype=pixels.dtype, colour=colour)
+
+
+def _check_alike(seen: list[_Look]) -> None:
+    for number, look in enumerate(seen[1:], start=2):
+        if look.size != seen[0].size or look.dtype != seen[0].dtype:
+            first, other = (f"{one.size[1]} x {one.size[0]} of {one.dtype}" for one in (seen[0], look))
+            raise InputError(
+                f"The frames do not belong together: frame 1 is {first}, frame {number} is {other}.",
+                hint="Save the pictures as separate files.",
+            )
+
+
+def _window(frames: _Frames) -> Window:
+    survey = Survey()
+    for pixels in frames:
+        survey.add(pixels)
+    return survey.window()
+
+
+def _painted(pixels: Pixels, window: Window | None, *, colour: bool) -> NDArray[np.uint8]:
+    if pixels.ndim == 3 and not colour:
+        pixels = pixels[..., 0]
+    shown = window.apply(pixels) if window else pixels
+    return np.repeat(shown[..., np.newaxis], 3, axis=2) if colour and shown.ndim == 2 else shown
+
+
+@contextmanager
+def _own_errors(source: Path, limits: DecodeLimits) -> Iterator[None]:
+    """Nothing but our own errors comes out, and no warning; Pillow's bomb check is set to our cap meanwhile."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except JobError:
+        raise
+    except Exception as error:
+        raise _explained(error, source, limits) from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _explained(error: Exception, source: Path, limits: DecodeLimits) -> InputError:
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return InputError(
+            f"The scan needs more than {limits.memory_mib} MiB to decode.",
+            hint="Scale it down, or raise limits.worker_memory_mib in the configuration.",
+        )
+    if isinstance(error, Image.DecompressionBombError):
+        return InputError(f"The scan is too large: {error}.", hint="Scale it down, or raise limits.max_pixels.")
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, OSError) and error.errno is not None:
+        return InputError(f"The file cannot be read: {error.strerror}.", hint="Check its permissions and the disk.")
+    if _looks_truncated(error, source):
+        return TruncatedError(
+            f"The file is truncated ({reason}).", hint="The copy was interrupted; drop the file again."
+        )
+    return InputError(f"The file cannot be decoded ({reason}).", hint=f"It is damaged or of a rare kind. {EXPORT}")
+
+
+def _looks_truncated(error: Exception, source: Path) -> bool:
+    words: Callable[[str], bool] = str(error).lower().__contains__
+    return (
+        isinstance(error, EOFError)
+        or any(map(words, ("truncated", "not enough data", "unexpected end")))
+        or ends_in_zeros(source)
+    )

@@ -1,0 +1,169 @@
+"""Write a job's pictures into a staging folder: mask, overlay, preview, probability map.
+
+Runs in a worker process. Files are not synced here: the outbox syncs a whole batch at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from PIL import Image
+
+from watcherd.errors import InputError, TransientError
+from watcherd.imaging.frames import FrameFile
+from watcherd.imaging.overlay import overlay
+from watcherd.imaging.preview import write_preview
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["KINDS", "RenderRequest", "Rendered", "RenderedFile", "render"]
+
+KINDS: Final = ("mask", "overlay", "preview", "probability")
+"""What can be rendered; other kinds of outputs are not made here and are left out."""
+
+COMPRESSION = 1
+"""zlib's level. Masks are small anyway: level 6 saves a third of 3 kB and takes three times as long."""
+
+JPEG_QUALITY = 90
+BIGTIFF_BYTES = 2**32 - 2**25
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderRequest:
+    """What to draw from, and what to draw.
+
+    ``pixels``: as `decode.decode` wrote it. ``mask``: uint8 label values, (frames, height, width), 0 for background.
+    ``probability``: uint16, (frames, height, width), 65535 for certainty; needed for that kind only.
+    ``folder``: where the files go, as ``<stem>.<kind>.<extension>``. ``kinds``: of `KINDS`; a single frame has no
+    preview. ``classes``: 1 gives a mask of 0 and 255, more give label values. ``memory_mib``: what the worker has.
+    """
+
+    pixels: Path
+    mask: Path
+    probability: Path | None = None
+    folder: Path
+    stem: str
+    kinds: tuple[str, ...] = ("mask", "overlay")
+    classes: int = 1
+    memory_mib: int = 2048
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderedFile:
+    """One file, with the SHA-256 of its content in hex and its size in bytes."""
+
+    kind: str
+    path: Path
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendered:
+    """The files, in the order of `KINDS`, and the share of all pixels that belong to any class."""
+
+    files: tuple[RenderedFile, ...]
+    mask_fraction: float
+
+
+def render(request: RenderRequest) -> Rendered:
+    """Write the files asked for.
+
+    Raises `TransientError` when they cannot be written and `InputError` when the memory does not suffice.
+    """
+    try:
+        return _render(request)
+    except OSError as error:
+        raise TransientError(
+            f"The results cannot be written to {request.folder}: {error.strerror or error}.",
+            hint="Make room there; the job is tried again.",
+        ) from error
+    except MemoryError as error:
+        raise InputError(
+            f"The scan needs more than {request.memory_mib} MiB to draw.",
+            hint="Scale it down, or raise limits.worker_memory_mib in the configuration.",
+        ) from error
+
+
+def _render(request: RenderRequest) -> Rendered:
+    pixels, labels = FrameFile(request.pixels), FrameFile(request.mask)
+    if pixels.shape[:3] != labels.shape:
+        raise ValueError(f"the mask has the shape {labels.shape}, its scan {pixels.shape}")
+    counts = [int(np.count_nonzero(frame)) for frame in labels]
+    files = []
+    if "mask" in request.kinds:
+        files.append(_mask(request, labels))
+    if "overlay" in request.kinds:
+        best = int(np.argmax(counts))
+        picture = Image.fromarray(overlay(pixels[best], labels[best]))
+        files.append(_file(request, "overlay", "jpg", _encoded(picture, "JPEG", quality=JPEG_QUALITY)))
+    if "preview" in request.kinds and len(labels) > 1:
+        path = _path(request, "preview", "webp")
+        write_preview(path, pixels, labels)
+        files.append(_recorded("preview", path))
+    if "probability" in request.kinds and request.probability is not None:
+        files.append(_pages(request, "probability", FrameFile(request.probability), lambda frame: frame))
+    return Rendered(files=tuple(files), mask_fraction=sum(counts) / max(1, int(np.prod(labels.shape))))
+
+
+def _mask(request: RenderRequest, labels: FrameFile) -> RenderedFile:
+    if request.classes > 1:
+        return _pages(request, "mask", labels, lambda frame: frame)
+    return _pages(request, "mask", labels, lambda frame: (frame != 0).astype(np.uint8) * np.uint8(255))
+
+
+def _pages(
+    request: RenderRequest, kind: str, frames: FrameFile, shown: Callable[[NDArray[Any]], NDArray[Any]]
+) -> RenderedFile:
+    """A PNG of a single frame, a multi-page TIFF of several; both without loss."""
+    if len(frames) == 1:
+        picture = Image.fromarray(shown(frames[0]))
+        return _file(request, kind, "png", _encoded(picture, "PNG", compress_level=COMPRESSION))
+    path = _path(request, kind, "tif")
+    _write_tiff(path, map(shown, frames), large=int(np.prod(frames.shape)) * frames.dtype.itemsize > BIGTIFF_BYTES)
+    return _recorded(kind, path)
+
+
+def _write_tiff(path: Path, frames: Iterable[NDArray[Any]], *, large: bool) -> None:
+    import tifffile  # slow to import, and most scans have one frame
+
+    with tifffile.TiffWriter(path, bigtiff=large) as file:
+        for frame in frames:
+            file.write(
+                frame,
+                photometric="minisblack",
+                compression="zlib",
+                compressionargs={"level": COMPRESSION},
+                contiguous=False,
+                metadata=None,
+            )
+
+
+def _encoded(picture: Image.Image, format_name: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+def _path(request: RenderRequest, kind: str, extension: str) -> Path:
+    return request.folder / f"{request.stem}.{kind}.{extension}"
+
+
+def _file(request: RenderRequest, kind: str, extension: str, data: bytes) -> RenderedFile:
+    path = _path(request, kind, extension)
+    path.write_bytes(data)
+    return RenderedFile(kind=kind, path=path, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def _recorded(kind: str, path: Path) -> RenderedFile:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return RenderedFile(kind=kind, path=path, sha256=digest, bytes=path.stat().st_size)

@@ -1,0 +1,52 @@
+"""What one scan may cost, checked against what its header claims, before anything is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from watcherd.errors import InputError
+
+MAX_DECODED_BYTES = 8 << 30
+"""All frames of a scan together, as 8-bit pixels in the run folder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeLimits:
+    """``max_pixels`` of one frame, ``max_frames`` of a scan, ``max_bytes`` of all its decoded frames.
+
+    ``memory_mib`` is what the worker was given (`worker.start_worker`), for the message when it does not suffice.
+    """
+
+    max_pixels: int = 200_000_000
+    max_frames: int = 2000
+    memory_mib: int = 2048
+    max_bytes: int = MAX_DECODED_BYTES
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raises `InputError` when a frame of this size is too large, or empty."""
+        if width < 1 or height < 1:
+            raise InputError(f"The scan has no pixels: its size is {width} x {height}.", hint="Export it again.")
+        if width * height > self.max_pixels:
+            raise InputError(
+                f"The scan is too large: {width} x {height} pixels, more than {self.max_pixels:,} in all.",
+                hint="Crop it or scale it down, or raise limits.max_pixels in the configuration.",
+            )
+
+    def check_frames(self, frames: int) -> None:
+        """Raises `InputError` when a scan has more frames than allowed, or none."""
+        if frames < 1:
+            raise InputError("The file holds no picture.", hint="Export the scan again.")
+        if frames > self.max_frames:
+            raise InputError(
+                f"The scan has too many frames: {frames:,}, more than {self.max_frames:,}.",
+                hint="Split the run, or raise limits.max_frames in the configuration.",
+            )
+
+    def check_bytes(self, decoded: int) -> None:
+        """Raises `InputError` when all frames together would fill more of the run folder than allowed."""
+        if decoded > self.max_bytes:
+            raise InputError(
+                f"The scan is too large: its frames need {decoded / 2**30:.1f} GiB once decoded, "
+                f"more than {self.max_bytes / 2**30:.1f} GiB.",
+                hint="Split the run or scale it down.",
+            )

@@ -1,0 +1,128 @@
+"""Scans that Pillow can open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from watcherd.errors import InputError
+from watcherd.imaging.scan import Pixels, over_black, turned
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from watcherd.imaging.limits import DecodeLimits
+
+FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
+"""Pillow is not asked for others: EPS would start Ghostscript, and tiny BLP files ask for 600 MB."""
+
+ORIENTATION, REDUCED, BITS, SAMPLES, PHOTOMETRIC, DESCRIPTION = 274, 254, 258, 277, 262, 270
+"""TIFF tags."""
+
+DEPTHS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I;16N": 16, "I": 32, "F": 32}
+
+COARSE_LIMIT = 64
+"""Of 16-bit colours Pillow hands out the upper 8 bits. Where these stay below this, most of the picture is lost."""
+
+
+class PillowScan:
+    """A file opened through Pillow. ``path``'s content chooses the reader, never its name."""
+
+    def __init__(self, path: Path, limits: DecodeLimits) -> None:
+        self._limits = limits
+        self._image = Image.open(path, formats=FORMATS)
+        self.format = "JPEG" if self._image.format == "MPO" else str(self._image.format)
+        limits.check_size(*self._image.size)
+        # A JPEG's further pictures (MPO) are thumbnails, depth maps or another eye's view
+        count = 1 if self.format == "JPEG" else getattr(self._image, "n_frames", 1)
+        limits.check_frames(count)
+        self._pages = self._full_pages(count) if self.format == "TIFF" else list(range(count))
+        self.frames = len(self._pages)
+        self._declared = _declared_depth(path, self._image, self.format)
+        self.bit_depth = self._declared or DEPTHS.get(self._image.mode, 8)
+
+    def _full_pages(self, count: int) -> list[int]:
+        """The TIFF's pages without thumbnails of other pages."""
+        pages = []
+        for page in range(count):
+            self._image.seek(page)
+            if not int(self._tag(REDUCED, 0)) & 1:
+                pages.append(page)
+        self._image.seek(0)
+        return pages or [0]
+
+    def _tag(self, number: int, default: Any = None) -> Any:
+        return getattr(self._image, "tag_v2", {}).get(number, default)
+
+    def needs_tifffile(self) -> bool:
+        """Whether Pillow would open this TIFF and lose some of it: low bytes of 16-bit colours, white that is zero
+        in more than 8 bits, or the stack behind ImageJ's only directory."""
+        if self.format != "TIFF":
+            return False
+        deep = max(np.atleast_1d(self._tag(BITS, 1))) > 8
+        return str(self._tag(DESCRIPTION, "")).startswith("ImageJ=") or (
+            deep and (self._tag(SAMPLES, 1) != 1 or self._tag(PHOTOMETRIC) == 0)
+        )
+
+    def read(self, index: int) -> Pixels:
+        if self._image.tell() != self._pages[index]:
+            self._image.seek(self._pages[index])
+        self._limits.check_size(*self._image.size)
+        self._image.load()
+        pixels = turned(_numbers(self._image), _orientation(self._image))
+        if self._declared == 16 and pixels.dtype == np.uint8 and pixels.max() < COARSE_LIMIT:
+            raise InputError(
+                "The scan is a 16-bit colour picture that uses only its lower bits, which this format's reader drops.",
+                hint="Export it as a 16-bit grey PNG, a TIFF without LZW compression, or an 8-bit picture.",
+            )
+        return pixels
+
+    def close(self) -> None:
+        self._image.close()
+
+
+def _declared_depth(path: Path, image: Image.Image, format_name: str) -> int | None:
+    """The bits of a value as the file declares them, where the mode does not tell."""
+    if format_name == "TIFF":
+        bits = getattr(image, "tag_v2", {}).get(BITS)
+        return int(max(np.atleast_1d(bits))) if bits else None
+    if format_name == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24]
+    return None
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a loaded frame. Pillow has turned a TIFF itself and removed the tag by then."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:
+        return 1
+
+
+def _numbers(image: Image.Image) -> Pixels:
+    """A loaded frame as an array; palettes and colour models become RGB, transparency is laid over black."""
+    mode = image.mode
+    if mode == "1":
+        return np.asarray(image, np.uint8) * np.uint8(255)
+    if mode in ("L", "RGB") and "transparency" not in image.info:
+        return np.asarray(image)
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        return np.asarray(image)
+    if mode == "LA":
+        layers = np.asarray(image)
+        return over_black(layers[..., 0], layers[..., 1])
+    if mode == "LAB":
+        image = (
+            ImageCms.profileToProfile(
+                image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+            or image
+        )
+        return np.asarray(image)
+    if mode in ("RGBA", "RGBa", "La", "PA") or "transparency" in image.info:
+        layers = np.asarray(image.convert("RGBA"))
+        return over_black(layers[..., :3], layers[..., 3])
+    return np.asarray(image.convert("RGB"))

@@ -1,0 +1,54 @@
+"""What every reader of image files offers: the frames of one file as plain arrays of numbers."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[Any]
+"""(height, width) or (height, width, 3), of any integer or floating type, upright as displayed, bright is high."""
+
+Size = tuple[int, int]
+"""Width and height."""
+
+
+class Scan(Protocol):
+    """An open image file. ``bit_depth``: bits of one value of one channel."""
+
+    format: str
+    bit_depth: int
+    frames: int
+
+    def read(self, index: int) -> Pixels:
+        """One frame. Raises anything: decoders are not to be trusted, `decode.decode` is where errors become ours."""
+
+    def close(self) -> None: ...
+
+
+def turned(pixels: Pixels, orientation: int) -> Pixels:
+    """The picture upright, by the EXIF or TIFF orientation 1 to 8 (others count as 1)."""
+    if orientation >= 5 and orientation <= 8:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def over_black(colours: Pixels, alpha: Pixels, *, multiplied: bool = False) -> Pixels:
+    """Lay the picture over black, which is what scans have outside their field of view.
+
+    ``alpha``: (height, width) of the same type, its largest value opaque. ``multiplied``: the colours are already
+    multiplied by it. A picture that is transparent everywhere is taken as opaque: its writer left alpha unset.
+    """
+    opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1
+    if multiplied or (alpha == opaque).all() or not alpha.any():
+        return colours
+    share = alpha.astype(np.float32) / opaque
+    if colours.ndim == 3:
+        share = share[..., np.newaxis]
+    laid = colours * share
+    return (np.rint(laid) if colours.dtype.kind in "iu" else laid).astype(colours.dtype)

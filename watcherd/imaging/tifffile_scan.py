@@ -1,0 +1,121 @@
+"""TIFF files that Pillow cannot open, or opens with a loss: 16-bit colours, ImageJ stacks, doubles, odd layouts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tifffile
+
+from watcherd.errors import InputError
+from watcherd.imaging.scan import Pixels, over_black, turned
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from watcherd.imaging.limits import DecodeLimits
+
+ORIENTATION = 274
+MULTIPLIED = 1
+"""ExtraSamples: alpha with which the colours have been multiplied."""
+
+
+class TifffileScan:
+    """A file opened through tifffile."""
+
+    format = "TIFF"
+
+    def __init__(self, path: Path, limits: DecodeLimits) -> None:
+        self._limits = limits
+        self._path = path
+        self._file = tifffile.TiffFile(path)
+        pages = [page.aspage() for page in self._file.pages]
+        self._pages = [page for page in pages if not page.is_reduced]
+        if not self._pages:
+            raise InputError("The TIFF holds no picture.", hint="Export the scan again.")
+        first = self._pages[0]
+        limits.check_size(first.imagewidth, first.imagelength)
+        self._stack = self._hidden_stack(first)
+        self.frames = self._stack or len(self._pages)
+        limits.check_frames(self.frames)
+        self.bit_depth = int(first.bitspersample)
+
+    def _hidden_stack(self, first: tifffile.TiffPage) -> int:
+        """How many frames ImageJ has put behind one directory; 0 where each frame has its own."""
+        if len(self._pages) > 1 or not self._file.is_imagej:
+            return 0
+        series = self._file.series[0]
+        count = int(series.size // max(1, first.size))
+        if count > 1 and series.dataoffset is None:
+            raise InputError("The ImageJ stack is stored in pieces.", hint="Save it as a plain multi-page TIFF.")
+        return count if count > 1 else 0
+
+    def read(self, index: int) -> Pixels:
+        if self._stack:
+            page = self._pages[0]
+            offset = self._file.series[0].dataoffset or 0
+            kind = np.dtype(page.dtype).newbyteorder("<" if self._file.byteorder == "<" else ">")
+            values: NDArray[Any] = np.fromfile(self._path, kind, page.size, offset=offset + index * page.nbytes)
+            values = values.reshape(page.shape)
+        else:
+            page = self._pages[index]
+            self._limits.check_size(page.imagewidth, page.imagelength)
+            values = page.asarray()
+        if page.imagedepth != 1 or values.dtype.kind not in "iubf":
+            raise InputError("The TIFF holds volumes or complex numbers, no pictures.", hint="Save it as plain pages.")
+        tag = page.tags.get(ORIENTATION)
+        return turned(_bright_is_high(page, _channels_last(page, values)), int(tag.value) if tag else 1)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _channels_last(page: tifffile.TiffPage, values: NDArray[Any]) -> NDArray[Any]:
+    """The page as (height, width) or (height, width, channels), in the machine's own byte order."""
+    values = values.reshape(page.shape).astype(values.dtype.newbyteorder("="), copy=False)
+    if page.axes == "SYX":
+        values = np.moveaxis(values, 0, -1)
+    elif page.axes not in ("YX", "YXS"):
+        raise InputError(f"The TIFF's axes are {page.axes}, not those of a picture.", hint="Save it as plain pages.")
+    return values * np.uint8(255) if values.dtype == np.bool_ else values
+
+
+def _bright_is_high(page: tifffile.TiffPage, values: NDArray[Any]) -> Pixels:
+    """Colours and grey values as they are displayed, whatever the photometric interpretation."""
+    photometric = tifffile.PHOTOMETRIC(page.photometric)
+    if photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
+        return np.moveaxis(page.colormap[:, values], 0, -1)
+    if photometric == tifffile.PHOTOMETRIC.SEPARATED and values.ndim == 3 and values.shape[2] >= 4:
+        full = float(np.iinfo(values.dtype).max)
+        ink = values.astype(np.float32) / full
+        return np.rint((1 - ink[..., :3]) * (1 - ink[..., 3:4]) * full).astype(values.dtype)
+    kinds = tifffile.PHOTOMETRIC
+    if photometric not in (kinds.MINISWHITE, kinds.MINISBLACK, kinds.RGB, kinds.CFA):
+        raise InputError(
+            f"The TIFF's colours are stored as {photometric.name}, which is not supported.",
+            hint="Save it as RGB or grey.",
+        )
+    values = _without_alpha(page, values)
+    if photometric == kinds.MINISWHITE:
+        return (
+            -values if values.dtype.kind == "f" else np.subtract(_white(page, values.dtype), values, dtype=values.dtype)
+        )
+    return values
+
+
+def _white(page: tifffile.TiffPage, dtype: np.dtype[Any]) -> int:
+    return -1 if dtype.kind == "i" else (1 << int(page.bitspersample)) - 1
+
+
+def _without_alpha(page: tifffile.TiffPage, values: NDArray[Any]) -> Pixels:
+    """One or three channels; the first extra one is alpha where the file says so."""
+    if values.ndim == 2:
+        return values
+    channels = values.shape[2]
+    colours = 3 if channels >= 3 else 1
+    shown = values[..., :colours] if colours == 3 else values[..., 0]
+    if channels > colours and page.extrasamples and page.extrasamples[0] in (1, 2):
+        return over_black(shown, values[..., colours], multiplied=page.extrasamples[0] == MULTIPLIED)
+    return shown

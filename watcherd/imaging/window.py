@@ -1,0 +1,111 @@
+"""Fit 16-bit, 32-bit and floating-point scans into the 8 bits of a picture, with one stated window for the whole scan.
+
+Pure. Nothing is clipped without saying so: the window is returned and stands in the job's record. Pillow's own
+conversions clip (``convert("L")`` turns everything from 256 up white), which whitens a 12-bit angiogram silently.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from watcherd.errors import InputError
+
+PERCENTILES = (0.1, 99.9)
+"""The window's ends: the darkest and the brightest thousandth of a scan's values become plain black and white, so that
+a few hot pixels do not darken everything else."""
+
+SAMPLES = 1 << 16
+"""Values kept of each frame of 32-bit and floating-point scans; 8-bit and 16-bit ones are counted completely."""
+
+Numbers = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """Values from ``low`` (black) to ``high`` (white), linear between; what lies outside is black or white."""
+
+    low: float
+    high: float
+
+    def apply(self, values: Numbers) -> NDArray[np.uint8]:
+        """The values as 0 to 255, rounded, in the same shape. NaN becomes black, as missing pixels are."""
+        if values.dtype == np.uint16 and values.size > 1 << 16:
+            table = self._scale(np.arange(1 << 16))
+            return np.take(table, values)  # faster than arithmetic
+        return self._scale(values)
+
+    def _scale(self, values: Numbers) -> NDArray[np.uint8]:
+        # halves first: the difference of two huge numbers may overflow, that of their halves cannot
+        with np.errstate(over="ignore", invalid="ignore"):
+            share = (values / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
+            scaled: Numbers = np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1) * 255
+        return np.asarray(scaled + 0.5, np.uint8)
+
+
+class Survey:
+    """Looks at every frame of a scan once and then knows the window that fits them all.
+
+    Memory stays bounded: counts of all values up to 16 bits, else `SAMPLES` values for each frame.
+    """
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(1 << 16, np.int64)
+        self._offset = 0
+        self._samples: list[NDArray[np.float64]] = []
+        self._low, self._high = np.inf, -np.inf
+        self._full = (0.0, 1.0)
+
+    def add(self, frame: Numbers) -> None:
+        """Take in a frame of any integer or floating type. All frames of a scan have one type."""
+        if frame.dtype.kind in "iub" and frame.dtype.itemsize <= 2:
+            self._count(frame)
+        else:
+            self._sample(frame)
+
+    def _count(self, frame: Numbers) -> None:
+        info = np.iinfo(np.uint8 if frame.dtype == np.bool_ else frame.dtype)
+        self._full, self._offset = (float(info.min), float(info.max)), int(info.min)
+        shifted = frame.ravel().astype(np.int64) - self._offset
+        self._counts += np.bincount(shifted, minlength=1 << 16)
+
+    def _sample(self, frame: Numbers) -> None:
+        if frame.dtype.kind in "iu":
+            self._full = (float(np.iinfo(frame.dtype).min), float(np.iinfo(frame.dtype).max))
+        finite = frame[np.isfinite(frame)]
+        if finite.size:
+            self._low = min(self._low, float(finite.min()))
+            self._high = max(self._high, float(finite.max()))
+            self._samples.append(finite[:: finite.size // SAMPLES + 1].astype(np.float64))
+
+    def window(self) -> Window:
+        """The window between the `PERCENTILES`; between the extremes where those coincide; all that the type can hold
+        (0 to 1 for floats) for a scan of one value.
+
+        Raises `InputError` for a scan without a single finite value.
+        """
+        low, high = self._counted() if self._counts.any() else self._sampled()
+        if low < high:
+            return Window(low=low, high=high)
+        return Window(low=self._full[0], high=self._full[1])
+
+    def _counted(self) -> tuple[float, float]:
+        filled = np.cumsum(self._counts)
+        ranks = [filled[-1] * share / 100 for share in PERCENTILES]
+        low, high = (int(np.searchsorted(filled, rank)) for rank in ranks)
+        if low == high:
+            present = np.flatnonzero(self._counts)
+            low, high = int(present[0]), int(present[-1])
+        return float(low + self._offset), float(high + self._offset)
+
+    def _sampled(self) -> tuple[float, float]:
+        if not self._samples:
+            raise InputError(
+                "The scan holds no picture: not one of its values is a finite number.",
+                hint="Every pixel is NaN or infinite; export the scan again.",
+            )
+        low, high = np.percentile(np.concatenate(self._samples), PERCENTILES)
+        return (float(low), float(high)) if low < high else (self._low, self._high)

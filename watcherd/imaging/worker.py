@@ -1,0 +1,51 @@
+"""The first thing an imaging worker does: limit itself, so that a bad scan costs one task and nothing else.
+
+Hand `start_worker` to `pebble.ProcessPool` as its initializer, with a spawning context. This module imports nothing
+heavy: numpy is loaded after its thread count is set.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""A worker computes nothing that needs more, and each thread of OpenBLAS takes address space."""
+
+
+def start_worker(memory_mib: int, parent: int | None = None) -> None:
+    """Make this process a worker that may take ``memory_mib`` beyond what it has when idle.
+
+    It dies with the thread that started it: start the pool from one that lives as long. ``parent``: the process id that
+    is expected to be the parent; when it is not any more, the parent has died already and so does the worker.
+    Interrupts from the terminal are left to the parent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(parent)
+    for name in ONE_THREAD:
+        os.environ[name] = "1"
+
+    from watcherd.imaging import decode, encode  # noqa: F401 - loaded before the first scan comes
+
+    limit = _address_space() + memory_mib * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold a patient's picture
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Have the kernel kill this process when its parent's thread ends (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
+
+
+def _address_space() -> int:
+    """Bytes of address space that this process uses now."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
