@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +31,10 @@ KINDS: Final = ("mask", "overlay", "preview", "probability")
 """What can be rendered; other kinds of outputs are not made here and are left out."""
 
 COMPRESSION = 1
-"""zlib's level. Masks are small anyway: level 6 saves a third of 3 kB and takes three times as long."""
+"""zlib's level for probability maps and TIFF pages: results are small, and time is what counts."""
+
+RUNS: Final = {"compress_level": COMPRESSION, "compress_type": zlib.Z_RLE}
+"""For masks: looking for runs only is as fast, and 40 % smaller than level 1 by itself."""
 
 JPEG_QUALITY = 90
 BIGTIFF_BYTES = 2**32 - 2**25
@@ -125,8 +129,8 @@ def _pages(
 ) -> RenderedFile:
     """A PNG of a single frame, a multi-page TIFF of several; both without loss."""
     if len(frames) == 1:
-        picture = Image.fromarray(shown(frames[0]))
-        return _file(request, kind, "png", _encoded(picture, "PNG", compress_level=COMPRESSION))
+        options = RUNS if kind == "mask" else {"compress_level": COMPRESSION}
+        return _file(request, kind, "png", _encoded(Image.fromarray(shown(frames[0])), "PNG", **options))
     path = _path(request, kind, "tif")
     _write_tiff(path, map(shown, frames), large=int(np.prod(frames.shape)) * frames.dtype.itemsize > BIGTIFF_BYTES)
     return _recorded(kind, path)

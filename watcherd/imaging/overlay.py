@@ -43,22 +43,19 @@ def overlay(
     """
     drawn = pixels.copy() if pixels.ndim == 3 else np.repeat(pixels[..., np.newaxis], 3, axis=2)
     line = thickness or max(1, round(max(labels.shape) / PIXELS_PER_LINE))
-    box = _box(labels != 0, margin=2 * line + 1)
-    if box is None:
-        return drawn
-    canvas, labels = drawn[box], labels[box]
+    flat = drawn.reshape(-1, 3)
     found = labels != 0
     ring = np.zeros_like(labels)
     for value in np.flatnonzero(np.bincount(labels[found])).tolist():
         area = labels == value
-        colour = np.array(COLOURS[(value - 1) % len(COLOURS)])
-        canvas[area] = canvas[area] * (1 - tint) + colour * tint + 0.5
+        inside = np.flatnonzero(area)
+        colour = np.array(COLOURS[(value - 1) % len(COLOURS)], np.float32)
+        flat[inside] = flat[inside] * np.float32(1 - tint) + (colour * tint + 0.5)
         ring[grown(area, line) & ~found] = value
-    halo = grown(found, 2 * line) & ~found & (ring == 0)
-    canvas[halo] = canvas[halo] * HALO
-    colours = np.array(COLOURS, np.uint8)
-    edge = ring != 0
-    canvas[edge] = colours[(ring[edge] - 1) % len(COLOURS)]
+    around = np.flatnonzero(grown(found, 2 * line) & ~found & (ring == 0))
+    flat[around] = flat[around] * np.float32(HALO)
+    edge = np.flatnonzero(ring)
+    flat[edge] = np.array(COLOURS, np.uint8)[(ring.ravel()[edge] - 1) % len(COLOURS)]
     return drawn
 
 
@@ -73,14 +70,3 @@ def grown(area: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
         area[:, 1:] |= across[:, :-1]
         area[:, :-1] |= across[:, 1:]
     return area
-
-
-def _box(area: NDArray[np.bool_], margin: int) -> tuple[slice, slice] | None:
-    """The part of the picture that holds the area, with a margin; None when it is empty."""
-    rows, columns = np.flatnonzero(area.any(axis=1)), np.flatnonzero(area.any(axis=0))
-    if not rows.size:
-        return None
-    return (
-        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + margin + 1),
-        slice(max(0, int(columns[0]) - margin), int(columns[-1]) + margin + 1),
-    )
