@@ -1,0 +1,185 @@
+"""Tell a file that ends too early from one that is broken: the first may still be on its way.
+
+Each check follows the container's own structure to its end mark, decodes nothing, and speaks up only when it is sure: a
+file in no format known here, or broken in another way, is for the decoder to judge. Sources: the PNG specification (ISO/IEC
+15948), JPEG (ITU T.81 annex B), GIF89a, TIFF 6.0 and BigTIFF, the WebP container (RFC 9649).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BLOCK = 1 << 20
+"""Bytes read at once where a whole file has to be searched."""
+
+MOST_DIRECTORIES = 10_000
+"""Pages of a TIFF that are followed; a broken chain may be a ring."""
+
+
+class _EndError(Exception):
+    """The file ended inside a structure."""
+
+
+def ends_early(file: BinaryIO) -> str:
+    """Why the file is sure to stop before its format's end, for example "a PNG without its end mark"; else empty.
+
+    ``file``: seekable, from its start; its position is moved. Raises OSError as reading does.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    head = file.read(16)
+    for matches, check, reason in _CHECKS:
+        if matches(head):
+            try:
+                early = check(file, size)
+            except (_EndError, struct.error):
+                early = True
+            return reason if early else ""
+    return ""
+
+
+def _take(file: BinaryIO, count: int) -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        raise _EndError
+    return data
+
+
+def _png(file: BinaryIO, size: int) -> bool:
+    file.seek(8)
+    while True:
+        length, kind = struct.unpack(">I4s", _take(file, 8))
+        if kind == b"IEND":
+            return False
+        if not kind.isalpha():
+            return not kind.strip(b"\0")  # zeros: room that was made and not filled; else the decoder's to judge
+        if file.seek(length + 4, 1) > size:
+            return True
+
+
+def _jpeg(file: BinaryIO, size: int) -> bool:
+    """Follow the segments to the first scan (a thumbnail inside them has an end mark of its own), then search for EOI:
+    in compressed data every 0xFF is followed by 0 or a restart mark."""
+    file.seek(2)
+    while True:
+        mark, kind = _take(file, 2)
+        if mark != 0xFF:
+            return not (mark or kind)
+        if kind == 0xDA:
+            return not _contains(file, b"\xff\xd9")
+        if kind == 0xD9:
+            return False
+        if kind == 0xFF:  # a fill byte
+            file.seek(-1, 1)
+        elif kind != 0x01 and not 0xD0 <= kind <= 0xD8:
+            length = int.from_bytes(_take(file, 2), "big")
+            if file.seek(max(0, length - 2), 1) > size:
+                return True
+
+
+def _contains(file: BinaryIO, mark: bytes) -> bool:
+    last = b""
+    while block := file.read(BLOCK):
+        if mark in last + block:
+            return True
+        last = block[1 - len(mark) :]
+    return False
+
+
+def _gif(file: BinaryIO, _size: int) -> bool:
+    file.seek(10)
+    _skip_colours(file, _take(file, 3)[0])
+    while (kind := _take(file, 1)) in (b"!", b","):
+        if kind == b"!":
+            _take(file, 1)
+        else:
+            _skip_colours(file, _take(file, 9)[8])
+            _take(file, 1)
+        while length := _take(file, 1)[0]:
+            _take(file, length)
+    return kind == b"\0"  # ";" is the end; zeros are room that was not filled
+
+
+def _skip_colours(file: BinaryIO, flags: int) -> None:
+    if flags & 0x80:
+        _take(file, 3 << (flags & 7) + 1)
+
+
+def _webp(file: BinaryIO, size: int) -> bool:
+    file.seek(4)
+    return int.from_bytes(_take(file, 4), "little") + 8 > size
+
+
+_WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+"""TIFF field types that can hold offsets and counts, to their struct letters."""
+
+_PIXELS = ((273, 279), (324, 325))
+"""Tags of where the strips and the tiles begin, and how long each is."""
+
+
+def _tiff(file: BinaryIO, size: int) -> bool:
+    """Whether a page's directory or pixels lie beyond the end. Writers fill in the first offset last: 0 is unfinished."""
+    order = "<" if _take(file, 2) == b"II" else ">"
+    big = struct.unpack(f"{order}H", _take(file, 2))[0] == 43
+    file.seek(8 if big else 4)
+    (offset,) = struct.unpack(f"{order}{'Q' if big else 'I'}", _take(file, 8 if big else 4))
+    if not offset:
+        return True
+    for _ in range(MOST_DIRECTORIES):
+        if not offset:
+            return False
+        if offset >= size:
+            return True
+        file.seek(offset)
+        entries, offset = _directory(file, order, big=big)
+        if any(end > size for end in _ends(file, order, entries, big=big)):
+            return True
+    return False
+
+
+def _directory(file: BinaryIO, order: str, *, big: bool) -> tuple[dict[int, tuple[int, int, bytes]], int]:
+    """A directory's fields by tag (type, count, value or its offset) and where the next directory is."""
+    (count,) = struct.unpack(f"{order}{'Q' if big else 'H'}", _take(file, 8 if big else 2))
+    entry = struct.Struct(f"{order}HHQ8s" if big else f"{order}HHI4s")
+    if count > 0xFFFF:
+        return {}, 0
+    raw = _take(file, entry.size * count)
+    (following,) = struct.unpack(f"{order}{'Q' if big else 'I'}", _take(file, 8 if big else 4))
+    return {tag: (kind, number, value) for tag, kind, number, value in entry.iter_unpack(raw)}, following
+
+
+def _ends(file: BinaryIO, order: str, entries: dict[int, tuple[int, int, bytes]], *, big: bool) -> Iterator[int]:
+    """Where each strip or tile of a page ends."""
+    for places, lengths in _PIXELS:
+        if places in entries and lengths in entries:
+            starts = _numbers(file, order, entries[places], big=big)
+            counts = _numbers(file, order, entries[lengths], big=big)
+            yield from map(sum, zip(starts, counts, strict=False))
+
+
+def _numbers(file: BinaryIO, order: str, field: tuple[int, int, bytes], *, big: bool) -> tuple[int, ...]:
+    kind, count, value = field
+    if kind not in _WHOLE_NUMBERS or count > BLOCK:
+        return ()
+    numbers = struct.Struct(f"{order}{count}{_WHOLE_NUMBERS[kind]}")
+    if numbers.size <= len(value):
+        return numbers.unpack(value[: numbers.size])
+    file.seek(struct.unpack(f"{order}{'Q' if big else 'I'}", value)[0])
+    return numbers.unpack(_take(file, numbers.size))
+
+
+def _starts(*heads: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(heads)
+
+
+_CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int], bool], str], ...] = (
+    (_starts(b"\x89PNG\r\n\x1a\n"), _png, "a PNG without its end"),
+    (_starts(b"\xff\xd8\xff"), _jpeg, "a JPEG without its end"),
+    (_starts(b"GIF87a", b"GIF89a"), _gif, "a GIF without its end"),
+    (lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", _webp, "a WebP shorter than it says"),
+    (_starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _tiff, "a TIFF whose pages lie beyond its end"),
+)
