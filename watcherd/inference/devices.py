@@ -1,0 +1,212 @@
+"""The GPUs of this machine, asked through NVML and without torch; or made up, to plan for another machine.
+
+A GPU is named by its UUID wherever it matters: indexes change with drivers, slots and ``CUDA_VISIBLE_DEVICES``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from threading import Event
+from typing import TYPE_CHECKING, Any, Literal
+
+import pynvml
+
+from watcherd.errors import ConfigError, UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+GIB = 2**30
+MIB = 2**20
+RELEASE_SECONDS = 10.0
+"""How long the driver may take to free a dead process's memory; it is a second or two in practice."""
+POLL_SECONDS = 0.1
+MAX_PLANNED = 256
+"""More made-up GPUs than this are a slip of the keyboard."""
+
+_NO_GPU = ("NVML_ERROR_LIBRARY_NOT_FOUND", "NVML_ERROR_DRIVER_NOT_LOADED")
+"""What NVML says where there is no NVIDIA driver at all, as opposed to one that is broken."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """One GPU.
+
+    ``index``: as ``nvidia-smi`` counts. ``free_gib``: what nobody uses now. ``has_bfloat16``: computes in bfloat16
+    itself (compute capability 8.0, Ampere, and later).
+    """
+
+    index: int
+    uuid: str
+    name: str
+    total_gib: float
+    free_gib: float
+    has_bfloat16: bool = True
+
+
+def inventory(
+    use: Literal["auto", "cpu"] | Sequence[int | str] = "auto", *, environ: Mapping[str, str] = os.environ
+) -> tuple[Device, ...]:
+    """The GPUs that may be used, in the order asked for; empty on a machine without.
+
+    ``use``: ``auto`` (every GPU), ``cpu`` (none), or a list of indexes and UUIDs (their beginnings suffice).
+    A ``CUDA_VISIBLE_DEVICES`` in ``environ`` hides GPUs, as it does from every CUDA program.
+
+    Raises `ConfigError` when the list names a GPU that is not there or names one twice, and `UnavailableError` when
+    there is a driver that does not answer: then computing on the CPU instead would hide a fault.
+    """
+    if use == "cpu":
+        return ()
+    found = _visible(_ask(), environ.get("CUDA_VISIBLE_DEVICES"))
+    if use == "auto":
+        return found
+    chosen = tuple(_pick(found, item) for item in use)
+    if len({device.uuid for device in chosen}) < len(chosen):
+        raise ConfigError(f"devices.use = {list(use)!r} names the same GPU twice.", hint=_list(found))
+    return chosen
+
+
+def parse_inventory(text: str) -> tuple[Device, ...]:
+    """A made-up machine from words like ``4x24GiB,2x12GiB``: GPUs of which all memory is free.
+
+    Raises `UsageError` for anything else.
+    """
+    sizes: list[float] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(?:(\d+)\s*[xX*]\s*)?(\d+(?:\.\d+)?)\s*(?:GiB|GB|G)?\s*", part, re.IGNORECASE)
+        count = int(match[1] or 1) if match else 0
+        size = float(match[2]) if match else 0.0
+        if count < 1 or size <= 0 or len(sizes) + count > MAX_PLANNED:
+            raise UsageError(
+                f"{part.strip() or text!r} is not a number of GPUs and their memory.",
+                hint='Write for example --gpus "4x24GiB" or --gpus "2x24GiB,2x12GiB".',
+            )
+        sizes += [size] * count
+    return tuple(
+        Device(index=index, uuid=f"planned-{index}", name=f"{size:g} GiB", total_gib=size, free_gib=size)
+        for index, size in enumerate(sizes)
+    )
+
+
+def wait_released(
+    uuids: Sequence[str], pid: int, *, stop: Event | None = None, seconds: float = RELEASE_SECONDS
+) -> bool:
+    """Wait until the driver no longer counts the dead process ``pid`` among the users of these GPUs.
+
+    False when it still does after ``seconds``, or when ``stop`` was set meanwhile. Where NVML is not there, or does
+    not show this process (in a container it counts in other numbers), there is nothing to wait for.
+    """
+    stop = stop or Event()
+    for _ in range(max(1, round(seconds / POLL_SECONDS))):
+        if not any(_processes(uuid, pid) for uuid in uuids):
+            return True
+        if stop.wait(POLL_SECONDS):
+            return False
+    return False
+
+
+def process_mib(uuid: str, pid: int) -> float | None:
+    """MiB that the process holds on the GPU by the driver's own count; None where the driver does not say."""
+    used = [process.usedGpuMemory for process in _processes(uuid, pid)]
+    return sum(used) / MIB if used and None not in used else None
+
+
+def used_mib(uuid: str) -> float | None:
+    """MiB in use on the GPU by everybody; None where the driver does not say."""
+    memory = _query(uuid, pynvml.nvmlDeviceGetMemoryInfo)
+    return None if memory is None else float(memory.used / MIB)
+
+
+def index_of(uuid: str) -> int | None:
+    """The GPU's number as ``nvidia-smi`` counts; None where NVML does not know it."""
+    index = _query(uuid, pynvml.nvmlDeviceGetIndex)
+    return None if index is None else int(index)
+
+
+def _processes(uuid: str, pid: int) -> list[Any]:
+    processes = _query(uuid, pynvml.nvmlDeviceGetComputeRunningProcesses) or []
+    return [process for process in processes if process.pid == pid]
+
+
+def _query(uuid: str, question: Callable[[Any], Any]) -> Any:
+    """NVML's answer about the GPU, or None. NVML counts who has opened it, so that opening it again is cheap."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        return question(pynvml.nvmlDeviceGetHandleByUUID(uuid))
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _ask() -> tuple[Device, ...]:
+    """Every GPU that the driver shows."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        if error.value in {getattr(pynvml, name) for name in _NO_GPU}:
+            return ()
+        raise UnavailableError(
+            f"The NVIDIA driver does not answer: {error}.",
+            hint='Repair the driver (nvidia-smi must work), or set devices.use = "cpu" to do without GPUs.',
+        ) from error
+    try:
+        return tuple(_describe(index) for index in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError as error:
+        raise UnavailableError(
+            f"A GPU does not answer: {error}.",
+            hint='See what nvidia-smi says; leave the GPU out with devices.use, or set devices.use = "cpu".',
+        ) from error
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _describe(index: int) -> Device:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    return Device(
+        index=index,
+        uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
+        name=str(pynvml.nvmlDeviceGetName(handle)),
+        total_gib=memory.total / GIB,
+        free_gib=memory.free / GIB,
+        has_bfloat16=pynvml.nvmlDeviceGetCudaComputeCapability(handle)[0] >= 8,
+    )
+
+
+def _visible(found: tuple[Device, ...], names: str | None) -> tuple[Device, ...]:
+    """What is left of ``found`` under ``CUDA_VISIBLE_DEVICES``; like CUDA, it ends at the first name that is none."""
+    if names is None:
+        return found
+    left: list[Device] = []
+    for name in names.split(","):
+        matches = _matches(found, name.strip())
+        if len(matches) != 1:
+            break
+        left += matches
+    return tuple(left)
+
+
+def _pick(found: tuple[Device, ...], item: int | str) -> Device:
+    matches = _matches(found, item)
+    if len(matches) == 1:
+        return matches[0]
+    what = "is not a GPU of this machine" if not matches else "is the beginning of several GPUs' UUIDs"
+    raise ConfigError(f"devices.use: {item!r} {what}.", hint=_list(found))
+
+
+def _matches(found: tuple[Device, ...], item: int | str) -> list[Device]:
+    if isinstance(item, int) or re.fullmatch(r"\d+", item):
+        return [device for device in found if device.index == int(item)]
+    return [device for device in found if item and device.uuid.startswith(item)]
+
+
+def _list(found: tuple[Device, ...]) -> str:
+    if not found:
+        return 'There is no GPU that may be used; "auto" takes every GPU and else the CPU, "cpu" none.'
+    return "There are " + ", ".join(f"{device.index} ({device.name}, {device.uuid})" for device in found) + "."
