@@ -1,8 +1,8 @@
 """Tell a file that ends too early from one that is broken: the first may still be on its way.
 
-Each check follows the container's own structure to its end mark, decodes nothing, and speaks up only when it is sure: a
-file in no format known here, or broken in another way, is for the decoder to judge. Sources: the PNG specification (ISO/IEC
-15948), JPEG (ITU T.81 annex B), GIF89a, TIFF 6.0 and BigTIFF, the WebP container (RFC 9649).
+Each check follows the container's own structure to its end mark, decodes nothing, and speaks up only when it is sure:
+a file in no format known here, or broken in another way, is for the decoder to judge. Sources: the PNG specification
+(ISO/IEC 15948), JPEG (ITU T.81 annex B), GIF89a, TIFF 6.0 and BigTIFF, the WebP container (RFC 9649).
 """
 
 from __future__ import annotations
@@ -122,7 +122,10 @@ _PIXELS = ((273, 279), (324, 325))
 
 
 def _tiff(file: BinaryIO, size: int) -> bool:
-    """Whether a page's directory or pixels lie beyond the end. Writers fill in the first offset last: 0 is unfinished."""
+    """Whether a page's directory or pixels lie beyond the end.
+
+    Writers fill in the first directory's place last: a 0 there is unfinished.
+    """
     order = "<" if _take(file, 2) == b"II" else ">"
     big = struct.unpack(f"{order}H", _take(file, 2))[0] == 43
     file.seek(8 if big else 4)
