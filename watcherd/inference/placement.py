@@ -153,11 +153,11 @@ def plan_apart(config: Config, devices: Sequence[Device]) -> Plan:
         return pool.submit(plan_here, config, tuple(devices)).result()
 
 
-def plan_here(config: Config, devices: Sequence[Device]) -> Plan:
+def plan_here(config: Config, devices: Sequence[Device], *, reserve_gib: float | None = None) -> Plan:
     """`plan_for` on this machine, with the host memory that is free now."""
     import psutil
 
-    return plan_for(config, devices, host_gib=psutil.virtual_memory().available / GIB)
+    return plan_for(config, devices, reserve_gib=reserve_gib, host_gib=psutil.virtual_memory().available / GIB)
 
 
 def _reserve(config: Config, segmenter: Segmenter, dtype: str, devices: Sequence[Device]) -> float:
