@@ -1,0 +1,32 @@
+"""Sa2VA, a language model with eyes and SAM2's hands, composed of transformers' own modules.
+
+    config.py       which model folders are taken, and why others are not
+    checkpoint.py   names, shapes and tensors of a folder; LoRA merged on the way
+    renames.py      our names to the checkpoint's
+    weights.py      every tensor to its device, every name accounted for
+    network.py      the modules, and where they may be cut apart
+    tiling.py, preprocess.py    pictures to the inputs of both vision branches
+    prompt.py       words to tokens and back
+    language.py     a drafted answer checked in one pass, or a generated one
+    grounding.py    SAM2 on single pictures
+    video.py        SAM2 on runs of frames, with memory
+    engine.py       the parts in the order in which they work
+    segmenter.py    the face that watcherd sees
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from watcherd.config import Model
+    from watcherd.inference.base import Segmenter
+
+__all__ = ["create"]
+
+
+def create(model: Model) -> Segmenter:
+    """The segmenter for the model folder at ``model.path``. Raises `ConfigError` when that is none of ours."""
+    from watcherd.inference.segmenters.sa2va.segmenter import Sa2vaSegmenter
+
+    return Sa2vaSegmenter(model)

@@ -1,0 +1,205 @@
+"""The tensors of a model folder: what they are called, what shape they have, and reading them one at a time.
+
+Names and shapes come from the headers of the safetensors files, so a folder is checked whole before any weight is
+read. Parts that were exported with their LoRA wrappers are merged as they are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from watcherd.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+_MERGE_SCALE = 2.0
+"""InternVL's wrapping sets lora_alpha to twice the rank, for the vision tower and for the language model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """One tensor of the model: where its parts are. ``down`` and ``up`` are LoRA's A and B, if it was wrapped."""
+
+    base: str
+    down: str | None = None
+    up: str | None = None
+    scale: float = 1.0
+
+
+class Checkpoint:
+    """A folder's safetensors files, under the names that the model has without LoRA wrappers.
+
+    Raises `UnavailableError` when a file is missing or unreadable.
+    """
+
+    def __init__(self, folder: Path, lora_ranks: Mapping[str, int]) -> None:
+        self.folder = folder
+        self._handles: dict[str, Any] = {}
+        self._file_of = _files(folder)
+        self._raw_shapes = self._read_headers()
+        self.tensors = unwrap(self._raw_shapes, lora_scale(folder, self._raw_shapes, lora_ranks))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name to shape of every tensor, LoRA's own left out."""
+        return {name: self._raw_shapes[stored.base] for name, stored in self.tensors.items()}
+
+    def position(self, name: str) -> tuple[str, str]:
+        """A sort key that keeps reading of many tensors within one file after the other."""
+        base = self.tensors[name].base
+        return self._file_of[base], base
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor, on the CPU; at the file's dtype, or float32 when LoRA was merged into it."""
+        stored = self.tensors[name]
+        base = self._get(stored.base)
+        if stored.down is None or stored.up is None:
+            return base
+        update = self._get(stored.up).float() @ self._get(stored.down).float()
+        return base.float() + stored.scale * update
+
+    def _get(self, raw: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._open(self._file_of[raw]).get_tensor(raw)
+        return tensor
+
+    def _open(self, file: str) -> Any:
+        from safetensors import SafetensorError, safe_open
+
+        if file not in self._handles:
+            path = self.folder / file
+            try:
+                self._handles[file] = safe_open(path, framework="pt", device="cpu")
+            except FileNotFoundError as error:
+                raise UnavailableError(
+                    f"The model folder {self.folder} has lost a shard: {file} is named in {INDEX} and is not there.",
+                    hint="Download the folder again; an interrupted download leaves such holes.",
+                ) from error
+            except (OSError, SafetensorError) as error:
+                raise UnavailableError(
+                    f"{path} cannot be read as safetensors: {error}.",
+                    hint="Download the file again; a truncated one looks like this.",
+                ) from error
+        return self._handles[file]
+
+    def _read_headers(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for file in sorted(set(self._file_of.values())):
+            handle = self._open(file)
+            shapes |= {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118 - no mapping
+        if self._file_of.keys() != shapes.keys():
+            absent = sorted(self._file_of.keys() - shapes.keys())
+            if absent:
+                raise UnavailableError(f"{INDEX} names tensors that no shard of {self.folder} holds: {listed(absent)}.")
+            # A shard may hold more than the index says; those tensors count as present.
+            self._file_of |= self._files_of_all()
+        return shapes
+
+    def _files_of_all(self) -> dict[str, str]:
+        return {name: file for file, handle in self._handles.items() for name in handle.keys()}  # noqa: SIM118
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Tensor name to file name, from the index or from the one file."""
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            found: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        except (OSError, ValueError, KeyError) as error:
+            raise UnavailableError(f"{index} cannot be read: {error!r}.", hint="Download it again.") from error
+        return found
+    if (folder / SINGLE).is_file():
+        return _names_in(folder / SINGLE)
+    raise UnavailableError(
+        f"The model folder {folder} holds no weights: neither {INDEX} nor {SINGLE} is there.",
+        hint="Weights in *.bin files are not read; save the model with safe_serialization=True.",
+    )
+
+
+def _names_in(path: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as handle:
+            return dict.fromkeys(handle.keys(), path.name)
+    except (OSError, SafetensorError) as error:
+        raise UnavailableError(f"{path} cannot be read as safetensors: {error}.", hint="Download it again.") from error
+
+
+def unwrap(shapes: Mapping[str, tuple[int, ...]], scale: float) -> dict[str, Stored]:
+    """The model's own names, of those that peft's wrappers made: ``base_layer``, ``lora_A``, ``modules_to_save``."""
+    tensors: dict[str, Stored] = {}
+    for raw in shapes:
+        if ".lora_" in raw or ".original_module." in raw:
+            continue
+        name = _plain(raw)
+        down = re.sub(r"\.base_layer\.weight$", ".lora_A.default.weight", raw)
+        wrapped = down != raw and down in shapes
+        if wrapped:
+            up = down.replace(".lora_A.", ".lora_B.")
+            tensors[name] = Stored(base=raw, down=down, up=up, scale=scale)
+        else:
+            tensors[name] = Stored(base=raw)
+    return tensors
+
+
+def _plain(raw: str) -> str:
+    name = raw.replace(".base_model.model.", ".", 1).replace(".base_layer.", ".")
+    return re.sub(r"\.modules_to_save\.\w+\.", ".", name)
+
+
+def lora_scale(folder: Path, shapes: Mapping[str, tuple[int, ...]], ranks: Mapping[str, int]) -> float:
+    """By what LoRA's updates are multiplied: lora_alpha over the rank. 1 where there are none.
+
+    It is no part of the weights: an ``adapter_config.json`` says it, else a ``use_llm_lora`` or ``use_backbone_lora`` in
+    the configuration that equals the rank means InternVL's own wrapping. Raises `UnavailableError` otherwise.
+    """
+    found = {shape[0] for name, shape in shapes.items() if ".lora_A." in name}
+    if not found:
+        return 1.0
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        values = json.loads(adapter.read_text(encoding="utf-8"))
+        root = 0.5 if values.get("use_rslora") else 1.0
+        return float(values["lora_alpha"]) / float(values["r"]) ** root
+    if found <= {rank for rank in ranks.values() if rank}:
+        return _MERGE_SCALE
+    raise UnavailableError(
+        f"{folder} holds LoRA weights of rank {sorted(found)}, and nothing says by what they are to be scaled.",
+        hint="Put the adapter's adapter_config.json into the folder, or export the model with LoRA merged.",
+    )
+
+
+def listed(names: list[str], limit: int = 12) -> str:
+    """Names for an error message: the first ones, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def fingerprint(folder: Path) -> str:
+    """A short hash that changes when the model does: 16 hex digits.
+
+    Reads the small files whole, and of the weights their headers and a sample of 64 KiB blocks, because reading
+    16 GB at every start would take longer than loading them.
+    """
+    digest = hashlib.sha256()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "adapter_config.json"):
+        path = folder / name
+        digest.update(path.read_bytes() if path.is_file() else b"-")
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for block in range(16):
+                file.seek(size * block // 16)
+                digest.update(file.read(65_536))
+    return digest.hexdigest()[:16]

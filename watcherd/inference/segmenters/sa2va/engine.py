@@ -1,0 +1,211 @@
+"""The parts of a loaded model in the order in which they work on a batch of pictures.
+
+Work is enqueued before anything is waited for: while the language model reads the drafts, the pictures are resized for
+SAM2 in threads and its encoder is started, on whatever device it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from watcherd.errors import InputError
+from watcherd.inference.segmenters.sa2va.batching import PASS_TOKENS, share
+from watcherd.inference.segmenters.sa2va.config import TILE
+from watcherd.inference.segmenters.sa2va.grounding import Features, Grounding, probability
+from watcherd.inference.segmenters.sa2va.language import Answer, Drafts, Language, Turn
+from watcherd.inference.segmenters.sa2va.network import device_of
+from watcherd.inference.segmenters.sa2va.preprocess import GROUNDING_SIDE, for_vision, squashed, tiles_of, upload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from watcherd.inference.base import Frame
+    from watcherd.inference.segmenters.sa2va.network import Sa2vaNetwork
+    from watcherd.inference.segmenters.sa2va.prompt import Words
+    from watcherd.job import Options
+
+TILES_AT_ONCE = 32
+"""Tiles that go through the vision tower together."""
+
+PROMPTS_AT_ONCE = 32
+"""``[SEG]`` vectors that go through SAM2's decoder together."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """What the model said to one question. ``vectors`` (n, 256): SAM2's prompts, one for each ``[SEG]``.
+
+    ``decode``: ``verified``, ``generated`` or ``forced``.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    labels: tuple[str, ...]
+    decode: str
+    vectors: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """A reply, and its masks' logits at SAM2's size (n, 256, 256)."""
+
+    reply: Reply
+    logits: torch.Tensor
+
+    def probability(self, height: int, width: int) -> NDArray[np.float32] | None:
+        """The maps at the picture's size: (height, width), or (n, height, width) for several; None for none."""
+        if not len(self.logits):
+            return None
+        return shape_maps(probability(self.logits, height, width))
+
+
+class Engine:
+    """A loaded model. ``pass_tokens`` weighs padding against passes, see `batching.share`."""
+
+    def __init__(
+        self, network: Sa2vaNetwork, words: Words, *, max_new_tokens: int, pass_tokens: int = PASS_TOKENS
+    ) -> None:
+        self.network = network
+        self.words = words
+        self.language = Language(network.language, words.seg, words.stops)
+        self.grounding = Grounding(network.sam2)
+        self._max_new_tokens = max_new_tokens
+        self._pass_tokens = pass_tokens
+        self._threads = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="resize")
+
+    @torch.inference_mode()
+    def segment(self, frames: Sequence[Frame]) -> list[Found]:
+        """Replies and masks for single pictures."""
+        tiles = self._threads.map(tiles_of, [frame.pixels for frame in frames])
+        squares = self._threads.map(squashed, [frame.pixels for frame in frames], [GROUNDING_SIDE] * len(frames))
+        asked = self._ask([[one] for one in tiles], [frame.options for frame in frames])
+        features = self.grounding.encode(list(squares))
+        replies = asked()
+        owners = [picture for picture, reply in enumerate(replies) for _ in reply.vectors]
+        logits = [
+            self.grounding.decode(self.grounding.prompted(chosen), chosen, vectors).logits
+            for chosen, vectors in (
+                (features.pick(owners[begin : begin + PROMPTS_AT_ONCE]), part)
+                for begin, part in _parts(torch.cat([reply.vectors for reply in replies]), PROMPTS_AT_ONCE)
+            )
+        ]
+        return _share_out(replies, logits)
+
+    @torch.inference_mode()
+    def ask_run(self, pictures: Sequence[NDArray[np.uint8]], options: Options) -> Reply:
+        """One reply to the first frames of a run, each of them squashed to one tile."""
+        squares = list(self._threads.map(squashed, pictures, [TILE] * len(pictures)))
+        return self._ask([[square[None] for square in squares]], [options])()[0]
+
+    @torch.inference_mode()
+    def encode(self, pictures: Sequence[NDArray[np.uint8]]) -> Features:
+        """SAM2's features of pictures of any size."""
+        squares = self._threads.map(squashed, pictures, [GROUNDING_SIDE] * len(pictures))
+        return self.grounding.encode(list(squares))
+
+    def _ask(
+        self, pictures: Sequence[Sequence[NDArray[np.uint8]]], options: Sequence[Options]
+    ) -> Callable[[], list[Reply]]:
+        """Start asking about pictures, each given as blocks of tiles; the result waits for the replies."""
+        prompts = [
+            self.words.prompt(option.prompt, [len(block) for block in blocks])
+            for option, blocks in zip(options, pictures, strict=True)
+        ]
+        visual = self._see([block for blocks in pictures for block in blocks])
+        turns: list[Turn] = []
+        begin = 0
+        for prompt, option, blocks in zip(prompts, options, pictures, strict=True):
+            count = sum(len(block) for block in blocks)
+            tokens = visual[begin : begin + count].flatten(0, 1)
+            turns.append(Turn(prompt=prompt, visual=tokens, draft=self._draft(option)))
+            begin += count
+        started = self._start(turns, options)
+        return lambda: self._finish(turns, options, started)
+
+    def _draft(self, option: Options) -> tuple[int, ...]:
+        draft = () if option.decode == "generate" else self.words.draft(option.draft)
+        if not draft and option.decode == "forced":
+            raise InputError("decode is forced, and there is no draft to force: set draft in [model.sa2va].")
+        return draft
+
+    def _see(self, blocks: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        """Visual tokens (tiles, 256, D) of all tiles in all blocks."""
+        device, dtype = device_of(self.network.vision), next(self.network.vision.parameters()).dtype
+        tiles = [tile for block in blocks for tile in block]
+        seen = [
+            self.network.see(for_vision(upload(tiles[begin : begin + TILES_AT_ONCE], device), dtype))
+            for begin in range(0, len(tiles), TILES_AT_ONCE)
+        ]
+        return torch.cat(seen)
+
+    def _start(self, turns: Sequence[Turn], options: Sequence[Options]) -> list[tuple[list[int], Drafts]]:
+        """Begin to read all drafts: groups of turns, and what is being read for each."""
+        modes: dict[bool, list[int]] = defaultdict(list)
+        for number, (turn, option) in enumerate(zip(turns, options, strict=True)):
+            if turn.draft:
+                modes[option.decode == "verify"].append(number)
+        started = []
+        for check, numbers in modes.items():
+            for group in self._groups([turns[number] for number in numbers]):
+                chosen = [numbers[place] for place in group]
+                started.append((chosen, self.language.read([turns[number] for number in chosen], check=check)))
+        return started
+
+    def _finish(
+        self, turns: Sequence[Turn], options: Sequence[Options], started: Sequence[tuple[list[int], Drafts]]
+    ) -> list[Reply]:
+        """The drafts that hold; what the model says itself where one does not, or where there is none."""
+        answers: dict[int, tuple[Answer, str]] = {}
+        for numbers, drafts in started:
+            for number, answer in zip(numbers, drafts.answers(), strict=True):
+                if answer is not None:
+                    answers[number] = answer, "forced" if options[number].decode == "forced" else "verified"
+        others = [number for number in range(len(turns)) if number not in answers]
+        for group in self._groups([turns[number] for number in others]):
+            chosen = [others[place] for place in group]
+            said = self.language.generate([turns[number] for number in chosen], self._max_new_tokens)
+            answers |= {number: (answer, "generated") for number, answer in zip(chosen, said, strict=True)}
+        return self._replies([answers[number] for number in range(len(turns))])
+
+    def _groups(self, turns: Sequence[Turn]) -> list[list[int]]:
+        return share([len(turn.prompt.ids) + len(turn.draft) for turn in turns], self._pass_tokens)
+
+    def _replies(self, answers: Sequence[tuple[Answer, str]]) -> list[Reply]:
+        counts = [len(answer.states) for answer, _ in answers]
+        projection = self.network.text_hidden_fcs
+        vectors = projection(torch.cat([answer.states for answer, _ in answers]).to(device_of(projection)))
+        return [
+            Reply(
+                ids=answer.ids,
+                text=self.words.decode(answer.ids),
+                labels=self.words.labels(answer.ids[:-1]),
+                decode=decode,
+                vectors=part,
+            )
+            for (answer, decode), part in zip(answers, vectors.split(counts), strict=True)
+        ]
+
+
+def shape_maps(maps: torch.Tensor) -> NDArray[np.float32]:
+    """Maps (n, height, width) on the host; a single one without its first axis."""
+    array: NDArray[np.float32] = maps.cpu().numpy()
+    return array[0] if len(array) == 1 else array
+
+
+def _parts(vectors: torch.Tensor, size: int) -> list[tuple[int, torch.Tensor]]:
+    return [(begin, vectors[begin : begin + size]) for begin in range(0, len(vectors), size)]
+
+
+def _share_out(replies: Sequence[Reply], logits: Sequence[torch.Tensor]) -> list[Found]:
+    counts = [len(reply.vectors) for reply in replies]
+    every = torch.cat(list(logits)) if logits else torch.empty(0)
+    return [Found(reply=reply, logits=part) for reply, part in zip(replies, every.split(counts), strict=True)]

@@ -1,0 +1,79 @@
+"""Pictures to the inputs of both vision branches.
+
+Resizing is Pillow's antialiased bicubic on 8 bits, as in the reference code: anything else moves masks. It happens on
+the CPU, in threads; the bytes then go to the device, where they are normalised in float32.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from watcherd.inference.segmenters.sa2va.config import TILE
+from watcherd.inference.segmenters.sa2va.tiling import best_grid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+GROUNDING_SIDE = 1024
+"""Side of SAM2's input in pixels; the aspect ratio is not kept."""
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def tiles_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The vision tower's tiles, (tiles, 448, 448) for a grey picture or (tiles, 448, 448, 3): row by row, then the
+    thumbnail where there is more than one."""
+    picture = Image.fromarray(pixels)
+    columns, rows = best_grid(picture.width, picture.height)
+    whole = np.asarray(picture.resize((columns * TILE, rows * TILE), Image.Resampling.BICUBIC))
+    grid = whole.reshape(rows, TILE, columns, TILE, *whole.shape[2:]).swapaxes(1, 2)
+    tiles = grid.reshape(rows * columns, TILE, TILE, *whole.shape[2:])
+    if len(tiles) == 1:
+        return tiles
+    return np.concatenate([tiles, squashed(pixels, TILE)[None]])
+
+
+def squashed(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """The picture at ``side`` times ``side`` pixels, whatever its aspect ratio."""
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def upload(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> torch.Tensor:
+    """Pictures of one size on ``device`` as float32 (n, 3, height, width) in 0..255; grey ones become RGB by
+    repetition, after the transfer."""
+    planes = [torch.from_numpy(np.ascontiguousarray(picture)) for picture in pictures]
+    if len({picture.ndim for picture in pictures}) > 1:
+        planes = [plane[..., None].expand(-1, -1, 3) if plane.ndim == 2 else plane for plane in planes]
+    batch = torch.stack(planes)
+    if device.type == "cuda":
+        batch = batch.pin_memory()
+    batch = batch.to(device, non_blocking=True)
+    if batch.ndim == 3:
+        batch = batch[..., None].expand(-1, -1, -1, 3)
+    return batch.permute(0, 3, 1, 2).float()
+
+
+def for_vision(tiles: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Normalise tiles (n, 3, 448, 448) of 0..255 for the vision tower: in float32, then cast."""
+    mean, std = _channels(MEAN, tiles.device), _channels(STD, tiles.device)
+    return ((tiles / 255 - mean) / std).to(dtype)
+
+
+def for_grounding(pictures: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Normalise pictures (n, 3, 1024, 1024) of 0..255 for SAM2.
+
+    The constants are rounded to bfloat16 at every dtype, because the reference code does so and was trained with it.
+    """
+    mean, std = (_channels(values, pictures.device).bfloat16().float() for values in (MEAN, STD))
+    return ((pictures / 255 - mean) / std).to(dtype)
+
+
+def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    return torch.tensor(values, device=device)[:, None, None]

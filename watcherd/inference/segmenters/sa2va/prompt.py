@@ -1,0 +1,143 @@
+"""The words around the picture, as token ids, and the answer's tokens as words.
+
+A turn is one user message, with no system message before it. The picture stands in it as one run of placeholder
+tokens, which the visual tokens replace.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from watcherd.errors import InputError, UnavailableError
+from watcherd.inference.segmenters.sa2va.network import TOKENS_PER_TILE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tokenizers import Tokenizer
+
+IMAGE = "<image>"
+_START, _CONTEXT, _END = "<img>", "<IMG_CONTEXT>", "</img>"
+_TURN = "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+_NEEDED = (_START, _CONTEXT, _END, "[SEG]", "<|im_start|>", "<|im_end|>")
+_STOPS = ("<|im_end|>", "<|endoftext|>")
+_PHRASE = re.compile(r"<p>\s*(?P<name>[^<]+?)\s*</p>\s*$")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """Token ids of one turn; ``first_visual`` is where the visual tokens begin, ``visual`` how many there are, and
+    ``blocks`` where each further block of them begins."""
+
+    ids: tuple[int, ...]
+    visual: tuple[int, ...]
+
+
+class Words:
+    """The tokenizer of a model folder, and the tokens that mean something to us.
+
+    Raises `UnavailableError` when the folder has no tokenizer, or one in which a needed token is not a single one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = _read(folder)
+        ids = {token: self._tokenizer.token_to_id(token) for token in _NEEDED}
+        broken = [token for token, one in ids.items() if one is None or self.encode(token) != (one,)]
+        if broken:
+            raise UnavailableError(
+                f"The tokenizer in {folder} does not know {', '.join(broken)} as single tokens, so no mask could be found.",
+                hint="Take the tokenizer files that were saved with the fine-tuned model, not the base model's.",
+            )
+        self.seg: int = ids["[SEG]"]
+        self.context: int = ids[_CONTEXT]
+        self.end = _end_token(folder, self._tokenizer)
+        known = (self._tokenizer.token_to_id(token) for token in _STOPS)
+        self.stops = frozenset({self.end, *(token for token in known if token is not None)})
+        self.size: int = self._tokenizer.get_vocab_size()
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of ``text``, with nothing added around it."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """What the tokens say, special ones included, without white space at the ends."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text.strip()
+
+    def prompt(self, text: str, blocks: Sequence[int]) -> Prompt:
+        """The turn that asks ``text`` about pictures of ``blocks`` tiles each.
+
+        ``text`` may hold ``<image>`` once, where the pictures go; otherwise they go first. Raises `InputError` when it
+        holds it more often, or spells a placeholder of its own.
+        """
+        if text.count(IMAGE) > 1:
+            raise InputError(f"The prompt holds {IMAGE} {text.count(IMAGE)} times; it may hold it once: {text!r}.")
+        if IMAGE not in text:
+            text = IMAGE + text
+        # One block for all tiles of a picture; the frames of a run have a block each, on lines of their own.
+        pictures = "\n".join(_START + _CONTEXT * (TOKENS_PER_TILE * tiles) + _END for tiles in blocks)
+        ids = self.encode(_TURN.format(text=text.replace(IMAGE, pictures)))
+        visual = tuple(position for position, token in enumerate(ids) if token == self.context)
+        if len(visual) != TOKENS_PER_TILE * sum(blocks):
+            raise InputError(f"The prompt may not spell {_CONTEXT}; say {IMAGE} where the picture goes: {text!r}.")
+        return Prompt(ids=ids, visual=visual)
+
+    def draft(self, text: str) -> tuple[int, ...]:
+        """Token ids of an expected answer, with the token that ends it."""
+        ids = self.encode(text.strip())
+        if not ids:
+            return ()
+        return ids if ids[-1] in self.stops else (*ids, self.end)
+
+    def labels(self, answer: Sequence[int]) -> tuple[str, ...]:
+        """A name for each ``[SEG]`` in the answer: what stands before it between ``<p>`` and ``</p>``, or a number."""
+        labels: list[str] = []
+        begin = 0
+        for position, token in enumerate(answer):
+            if token == self.seg:
+                phrase = _PHRASE.search(self.decode(answer[begin:position]))
+                labels.append(phrase["name"] if phrase else f"object {len(labels) + 1}")
+                begin = position + 1
+        return tuple(labels)
+
+
+def _read(folder: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    try:
+        if path.is_file():
+            return Tokenizer.from_file(str(path))
+        if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            return _from_parts(folder)
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise UnavailableError(f"The tokenizer in {folder} cannot be read: {error}.", hint="Download it again.") from error
+    raise UnavailableError(
+        f"The model folder {folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there.",
+        hint="Copy the tokenizer files of the fine-tuned model into the folder.",
+    )
+
+
+def _from_parts(folder: Path) -> Tokenizer:
+    """Build the fast tokenizer of a folder that was saved with the slow one's files only."""
+    from transformers import Qwen2Tokenizer
+
+    tokenizer: Tokenizer = Qwen2Tokenizer.from_pretrained(folder).backend_tokenizer
+    return tokenizer
+
+
+def _end_token(folder: Path, tokenizer: Tokenizer) -> int:
+    """The token that ends an answer: ``eos_token`` of the tokenizer's configuration."""
+    path = folder / "tokenizer_config.json"
+    name = "<|im_end|>"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token") or name
+        name = found["content"] if isinstance(found, dict) else found
+    end: int | None = tokenizer.token_to_id(name)
+    if end is None:
+        raise UnavailableError(f"The tokenizer in {folder} does not know its own end token {name!r}.")
+    return end

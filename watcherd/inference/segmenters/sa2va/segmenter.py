@@ -1,0 +1,216 @@
+"""What watcherd sees of Sa2VA: a segmenter of single frames and of runs, whose model can be planned and split."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import chain, islice, tee
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from watcherd.errors import UnavailableError
+from watcherd.inference.base import Frame, ModelInfo, Prediction
+from watcherd.inference.segmenters.sa2va import config as configuration
+from watcherd.inference.segmenters.sa2va.checkpoint import Checkpoint, fingerprint
+from watcherd.inference.segmenters.sa2va.engine import Engine
+from watcherd.inference.segmenters.sa2va.network import NO_SPLIT, skeleton
+from watcherd.inference.segmenters.sa2va.prompt import Words
+from watcherd.inference.segmenters.sa2va.tiling import count_tiles
+from watcherd.inference.segmenters.sa2va.video import follow
+from watcherd.inference.segmenters.sa2va.weights import load
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from watcherd.config import Model
+    from watcherd.inference.base import Golden, Mark, Placement
+
+VERSION = "native-1"
+"""Part of the revision: raised whenever this code may give other masks for the same weights."""
+
+SMALL, MEDIUM = 1, 7
+"""Tiles up to which a frame counts as small and as medium; see `Sa2vaSegmenter.batch_key`."""
+
+FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (0, 1))
+"""Test-time augmentation: the axes along which each view is mirrored; the first view is the picture itself."""
+
+
+class Sa2vaSegmenter:
+    """Sa2VA from the Hugging Face folder at ``model.path``.
+
+    Raises `ConfigError` when the folder holds no supported model, and `UnavailableError` when its ``config.json`` cannot
+    be read.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._config = configuration.read(model.path)
+        self._folder: Path = model.path  # type: ignore[assignment] # read() has refused None
+        self._engine: Engine | None = None
+        self._dtype = "float32"
+
+    def info(self) -> ModelInfo:
+        """Name, model and revision."""
+        return ModelInfo(
+            segmenter="sa2va",
+            model=self._folder.name,
+            revision=self._revision,
+            dtype=self._dtype,
+            parameters=self._parameters,
+        )
+
+    @cached_property
+    def _revision(self) -> str:
+        return f"{fingerprint(self._folder)}-{VERSION}"
+
+    @cached_property
+    def _parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.skeleton().parameters())
+
+    def load(self, placement: Placement, mark: Mark) -> None:
+        """Put the model onto the devices of ``placement``. Raises `UnavailableError` if it cannot be loaded."""
+        mark("reading the model folder", None)
+        words = Words(self._folder)
+        network = skeleton(self._config)
+        _check_vocabulary(words, int(self._config.language["vocab_size"]), self._folder)
+        if placement.dtype == "float32":
+            # Convolutions would otherwise run in TF32 on a GPU, with 10 bits of mantissa.
+            torch.backends.cudnn.allow_tf32 = False
+        checkpoint = Checkpoint(self._folder, self._config.lora_ranks)
+        load(network, checkpoint, placement.device_map, getattr(torch, placement.dtype), mark)
+        self._dtype = placement.dtype
+        self._engine = Engine(network, words, max_new_tokens=self._model.sa2va.max_new_tokens)
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded model. Raises `UnavailableError` before `load`."""
+        if self._engine is None:
+            raise UnavailableError("The Sa2VA model is not loaded yet.", hint="Call load first.")
+        return self._engine
+
+    def batch_key(self, frame: Frame) -> Hashable:
+        """Small (one tile), medium or large: a batch's memory goes with its tiles, and within such a class frames of
+        different sizes share passes wherever that is cheaper."""
+        height, width = frame.pixels.shape[:2]
+        tiles = count_tiles(width, height)
+        return "small" if tiles <= SMALL else "medium" if tiles <= MEDIUM else "large"
+
+    def predict(self, frames: Sequence[Frame]) -> list[Prediction]:
+        """One prediction for each frame. Raises `InputError` for a prompt or a draft that cannot be used."""
+        predictions = self._predict_view(frames, ())
+        augmented = [number for number, frame in enumerate(frames) if frame.options.tta]
+        if augmented:
+            views = [self._predict_view([frames[number] for number in augmented], axes) for axes in FLIPS[1:]]
+            for place, number in enumerate(augmented):
+                predictions[number] = average(predictions[number], [view[place] for view in views])
+        return predictions
+
+    def _predict_view(self, frames: Sequence[Frame], axes: tuple[int, ...]) -> list[Prediction]:
+        """Predictions for the mirrored frames, mirrored back."""
+        found = self.engine.segment([mirrored(frame, axes) for frame in frames])
+        return [
+            _prediction(each.reply.text, each.reply.decode, each.reply.labels, unmirror(each.probability(*frame.pixels.shape[:2]), axes))
+            for each, frame in zip(found, frames, strict=True)
+        ]
+
+    def predict_run(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
+        """One prediction for each frame of a run, which SAM2 follows with its memory.
+
+        The first frame's options hold for all. Holds a window of frames and memories, however long the run is.
+        """
+        first, frames = _peek(frames)
+        if first is None:
+            return
+        axes = FLIPS if first.options.tta else FLIPS[:1]
+        copies = tee(frames, len(axes))
+        views = [self._follow_view(copy, flip) for copy, flip in zip(copies, axes, strict=True)]
+        for prediction, *others in zip(*views, strict=True):
+            yield average(prediction, others) if others else prediction
+
+    def _follow_view(self, frames: Iterable[Frame], axes: tuple[int, ...]) -> Iterator[Prediction]:
+        for tracked in follow(self.engine, (mirrored(frame, axes) for frame in frames)):
+            reply = tracked.reply
+            yield _prediction(reply.text, reply.decode, reply.labels, unmirror(tracked.probability, axes))
+
+    def golden(self) -> Golden | None:
+        """None: a model that somebody fine-tuned has no mask that we know."""
+        return None
+
+    def skeleton(self) -> nn.Module:
+        """The model's modules with parameters on the meta device."""
+        return skeleton(self._config)
+
+    def no_split(self) -> tuple[str, ...]:
+        """Class names of the parts that stay on one device."""
+        return NO_SPLIT
+
+    def reserve_gib(self, batch_size: int) -> float:
+        """Activations of one device: a fixed part, and what one frame of thirteen tiles adds at most."""
+        return 1.5 + 0.75 * batch_size
+
+
+def average(prediction: Prediction, others: Sequence[Prediction]) -> Prediction:
+    """Mean probabilities over ``prediction``, that of the picture itself, and those of its mirrored views.
+
+    What the model says about the picture itself decides which masks there are; views that gave other masks are left
+    out, and the note says so.
+    """
+    if prediction.probability is None:
+        return prediction
+    shape = prediction.probability.shape
+    same = [other.probability for other in others if other.probability is not None and other.probability.shape == shape]
+    views = 1 + len(others)
+    return Prediction(
+        probability=np.mean([prediction.probability, *same], axis=0, dtype=np.float32),
+        labels=prediction.labels,
+        answer=prediction.answer,
+        decode=prediction.decode,
+        note=f"averaged over {1 + len(same)} of {views} views",
+    )
+
+
+def mirrored(frame: Frame, axes: tuple[int, ...]) -> Frame:
+    """The frame, mirrored along ``axes`` (0 upside down, 1 left to right)."""
+    if not axes:
+        return frame
+    return Frame(pixels=np.ascontiguousarray(np.flip(frame.pixels, axes)), options=frame.options)
+
+
+def unmirror(maps: NDArray[np.float32] | None, axes: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """Undo `mirrored` on maps (height, width) or (classes, height, width)."""
+    if maps is None or not axes:
+        return maps
+    return np.ascontiguousarray(np.flip(maps, [axis - 2 for axis in axes]))
+
+
+def _prediction(
+    text: str, decode: str, labels: tuple[str, ...], maps: NDArray[np.float32] | None
+) -> Prediction:
+    return Prediction(
+        probability=maps,
+        # One mask needs no name: it is what was asked for.
+        labels=labels if maps is not None and maps.ndim == 3 else (),
+        answer=text,
+        decode=decode,
+    )
+
+
+def _check_vocabulary(words: Words, rows: int, folder: Path) -> None:
+    """Raise `UnavailableError` if the tokenizer has tokens for which the model has no embedding."""
+    if max(words.seg, words.context, words.end) >= rows:
+        raise UnavailableError(
+            f"The tokenizer in {folder} has tokens beyond the model's {rows}: [SEG] is {words.seg}.",
+            hint="The tokenizer and the weights are of different models; take both from one folder.",
+        )
+
+
+def _peek(frames: Iterable[Frame]) -> tuple[Frame | None, Iterable[Frame]]:
+    """The first frame, and all of them."""
+    rest = iter(frames)
+    first = list(islice(rest, 1))
+    return (first[0] if first else None), chain(first, rest)
