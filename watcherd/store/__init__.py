@@ -1,0 +1,82 @@
+"""The store: one SQLite file that holds the queue and its whole history. Only this package knows SQL.
+
+Writing (the daemon only)::
+
+    with Database.open(path) as database:                      # migrates; one thread owns the one writing connection
+        run_id = database.write(lambda c: runs.start_run(c, ..., now=now))
+        jobs = database.write(lambda c: queue.claim(c, run_id=run_id, limit=8, now=now))
+        future = database.submit(lambda c: ...)                 # the same without waiting; works share a sync
+
+Reading (any process)::
+
+    with reader(path) as connection:                           # or database.reader(); read-only, one moment in time
+        history.jobs(connection, Filter(states=[State.FAILED]))
+
+`arrivals`
+    enqueue, known, settling, ignored, vanished, record_disposal, present_after
+`queue`
+    claim, release, retry_later, give_up, begin_delivery, finish_delivery, delivering_jobs,
+    requeue_interrupted, ask_again, cancel, prioritise
+`deliveries`
+    arrivals_to_deliver, begin_redelivery, finish_redelivery, skip_delivery, arrivals_promised, outputs_of,
+    outdated_outputs, mark_removed, owners, arrivals_to_dispose
+`runs`
+    start_run, end_run, start_replica, replica_ready, end_replica, receive_command, finish_command, command,
+    set_setting, setting
+`history`
+    jobs, job, events, attempts, arrivals, counts, fates, oldest_queued, active, rate, failures, runs, replicas
+`backup`
+    backup, restore, check, prune, shrink, facts (in the works)
+
+A scan's way through it: `enqueue` → `claim` → `begin_delivery` (names and hashes written down) → the outbox renames →
+`finish_delivery`. Then, for every other name that waits for a result, and for the notes of failed jobs:
+`arrivals_to_deliver` → `begin_redelivery` → rename → `finish_redelivery`. Last, `arrivals_to_dispose` →
+`record_disposal`. After a crash: `requeue_interrupted`, `delivering_jobs`, `arrivals_promised`.
+"""
+
+from watcherd.store.connections import CorruptDatabaseError, StoreUnavailableError, reader
+from watcherd.store.database import Database
+from watcherd.store.history import Filter, JobRecord
+from watcherd.store.records import (
+    Answer,
+    ArrivalInfo,
+    Claim,
+    ClaimedJob,
+    DeviceUse,
+    Enqueued,
+    Failure,
+    Intent,
+    Measured,
+    ModelIdentity,
+    NewArrival,
+    Output,
+    Signature,
+    Staged,
+    moment,
+    stamp,
+)
+
+__all__ = [
+    "Answer",
+    "ArrivalInfo",
+    "Claim",
+    "ClaimedJob",
+    "CorruptDatabaseError",
+    "Database",
+    "DeviceUse",
+    "Enqueued",
+    "Failure",
+    "Filter",
+    "Intent",
+    "JobRecord",
+    "Measured",
+    "ModelIdentity",
+    "NewArrival",
+    "Output",
+    "Signature",
+    "Staged",
+    "StoreUnavailableError",
+    "moment",
+    "reader",
+    "stamp",
+]

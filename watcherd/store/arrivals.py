@@ -1,0 +1,375 @@
+"""Arrivals: what was seen in the inbox, and what became of it.
+
+At any time one row at most is the present file of a path (``present = 1``); earlier files of that path keep their
+rows. `known` answers the sweep's question, which of these files have been dealt with, from that index alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from watcherd.job import ErrorClass, Fate, Options, State
+from watcherd.names import show
+from watcherd.store import queue
+from watcherd.store.records import Disposal, Enqueued, Identity, ModelIdentity, NewArrival, Signature, stamp
+from watcherd.store.statements import last_id, one_by_one, select_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+MAY_PASS = frozenset({ErrorClass.TRANSIENT, ErrorClass.MEMORY, ErrorClass.CRASH})
+"""A job that failed like this is tried again when its scan is dropped again; a bad file stays bad."""
+
+PRESENT = """
+SELECT id, path, size_bytes, mtime_ns, device, inode, ctime_ns, fate, job_id FROM arrival
+WHERE present = 1 AND path IN ({values})
+"""
+
+REPLACED = """
+UPDATE arrival SET present = 0, disposal = CASE disposal WHEN 'pending' THEN 'changed' ELSE disposal END,
+    disposed_at = coalesce(disposed_at, :now)
+WHERE id = :id
+"""
+"""Other bytes lie at the path now. What was taken is in the spool; there is nothing left to dispose of."""
+
+INGEST = """
+INSERT INTO arrival (id, run_id, path, path_text, fate, seen_at, ingested_at, size_bytes, mtime_ns, device, inode,
+                     ctime_ns, scan_id, job_id, duplicate_of, delivery, disposal, present)
+VALUES (:id, :run_id, :path, :path_text, :fate, :seen_at, :now, :size_bytes, :mtime_ns, :device, :inode,
+        :ctime_ns, :scan_id, :job_id, :duplicate_of, :delivery, :disposal, :present)
+"""
+
+NOTICE = """
+INSERT INTO arrival (run_id, path, path_text, fate, reason, seen_at, size_bytes, mtime_ns, device, inode, ctime_ns)
+VALUES (:run_id, :path, :path_text, :fate, :reason, :now, :size_bytes, :mtime_ns, :device, :inode,
+        :ctime_ns)
+"""
+
+NOTICE_AGAIN = """
+UPDATE arrival SET fate = :fate, reason = :reason, size_bytes = :size_bytes, mtime_ns = :mtime_ns, device = :device,
+    inode = :inode, ctime_ns = :ctime_ns
+WHERE id = :id
+"""
+
+DISPOSED = """
+UPDATE arrival SET disposal = :disposal, disposed_at = :now, disposed_path = :path,
+    present = :disposal IN ('kept', 'failed')
+WHERE id = :id AND disposal = 'pending'
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """A job as far as a new arrival of its scan needs to know it."""
+
+    id: int
+    state: State
+    error_class: ErrorClass | None
+
+
+@dataclass(kw_only=True, slots=True)
+class _Batch:
+    """What an `enqueue` knows and has to write, before it writes it."""
+
+    run_id: int
+    model: ModelIdentity
+    at: str
+    now: datetime
+    taken: dict[Identity, Any]
+    scans: dict[str, int]
+    jobs: dict[tuple[int, str], _Job]
+    names: dict[int, set[bytes]]
+    next_arrival: int
+    next_scan: int
+    next_job: int
+    keys: dict[Options, tuple[str, str]] = field(default_factory=dict)
+    scan_rows: list[dict[str, Any]] = field(default_factory=list)
+    job_rows: list[dict[str, Any]] = field(default_factory=list)
+    arrival_rows: dict[bytes, dict[str, Any]] = field(default_factory=dict)
+    replaced_rows: list[dict[str, Any]] = field(default_factory=list)
+    again: list[int] = field(default_factory=list)
+
+
+def enqueue(
+    connection: Connection, arrivals: Sequence[NewArrival], *, model: ModelIdentity, run_id: int, now: datetime
+) -> list[Enqueued]:
+    """Make jobs for files that lie in the spool; one result for each, in order.
+
+    The same bytes with the same options and model are one job: the later arrival is its duplicate. A job that had
+    failed with something that may pass, or had been cancelled, is asked for again. A file that was taken before (the
+    same path and signature) changes nothing, so an ingest that was cut short may simply be repeated.
+    """
+    batch = _prepare(connection, arrivals, model=model, run_id=run_id, now=now)
+    results = [_decide(batch, arrival) for arrival in arrivals]
+    one_by_one(
+        connection,
+        "INSERT INTO scan (id, sha256, size_bytes, spool_name) VALUES (:id, :sha256, :size_bytes, :spool_name) "
+        "ON CONFLICT (sha256) DO UPDATE SET spool_name = excluded.spool_name",
+        batch.scan_rows,
+    )
+    one_by_one(connection, INGEST, [*batch.replaced_rows, *batch.arrival_rows.values()])
+    queue.add(connection, batch.job_rows)
+    queue.ask_again(connection, batch.again, now=now)
+    return results
+
+
+def _prepare(
+    connection: Connection, arrivals: Sequence[NewArrival], *, model: ModelIdentity, run_id: int, now: datetime
+) -> _Batch:
+    taken = _make_room(connection, {arrival.signature for arrival in arrivals}, now)
+    hashes = list({arrival.sha256 for arrival in arrivals})
+    scans = {
+        row.sha256: row.id
+        for row in select_in(connection, "SELECT id, sha256 FROM scan WHERE sha256 IN ({values})", hashes)
+    }
+    jobs = select_in(
+        connection,
+        "SELECT id, scan_id, options_key, state, error_class FROM job WHERE scan_id IN ({values})",
+        list(scans.values()),
+    )
+    names: dict[int, set[bytes]] = {}
+    dropped = "SELECT job_id, path FROM arrival WHERE job_id IN ({values})"
+    for row in select_in(connection, dropped, [row.id for row in jobs]):
+        names.setdefault(row.job_id, set()).add(row.path)
+    return _Batch(
+        run_id=run_id,
+        model=model,
+        at=stamp(now),
+        now=now,
+        taken=taken,
+        scans=scans,
+        jobs={
+            (row.scan_id, row.options_key): _Job(
+                id=row.id,
+                state=State(row.state),
+                error_class=ErrorClass(row.error_class) if row.error_class else None,
+            )
+            for row in jobs
+        },
+        names=names,
+        next_arrival=last_id(connection, "arrival") + 1,
+        next_scan=(connection.exec_driver_sql("SELECT max(id) FROM scan").scalar() or 0) + 1,
+        next_job=last_id(connection, "job") + 1,
+    )
+
+
+def _make_room(connection: Connection, signatures: set[Signature], now: datetime) -> dict[Identity, Any]:
+    """Rows of files that are taken already, by signature; other rows of these paths stop being the present file."""
+    wanted = {signature.identity() for signature in signatures}
+    taken: dict[Identity, Any] = {}
+    replaced, unsettled = [], []
+    for row in _present(connection, [signature.path for signature in signatures]):
+        if row.fate in (Fate.SETTLING, Fate.IGNORED):
+            unsettled.append({"id": row.id})
+        elif (identity := Signature.of(row).identity()) in wanted:
+            taken[identity] = row
+        else:
+            replaced.append({"id": row.id, "now": stamp(now)})
+    one_by_one(connection, REPLACED, replaced)
+    one_by_one(connection, "DELETE FROM arrival WHERE id = :id", unsettled)
+    return taken
+
+
+def _decide(batch: _Batch, arrival: NewArrival) -> Enqueued:
+    if (row := batch.taken.get(arrival.signature.identity())) is not None:
+        return Enqueued(arrival_id=row.id, job_id=row.job_id, duplicate=row.fate == Fate.DUPLICATE, known=True)
+    scan_id = _scan(batch, arrival)
+    text, key = _options(batch, arrival.options)
+    arrival_id = batch.next_arrival
+    batch.next_arrival += 1
+    job = batch.jobs.get((scan_id, key))
+    if job is None:
+        return _new_job(batch, arrival, arrival_id, scan_id, text, key)
+    again = job.state is State.CANCELLED or (job.state is State.FAILED and job.error_class in MAY_PASS)
+    if again:
+        batch.again.append(job.id)
+        batch.jobs[scan_id, key] = job = _Job(id=job.id, state=State.QUEUED, error_class=None)
+    _add_arrival(batch, arrival, arrival_id, scan_id, job, Fate.DUPLICATE)
+    return Enqueued(arrival_id=arrival_id, job_id=job.id, duplicate=True, asked_again=again)
+
+
+def _scan(batch: _Batch, arrival: NewArrival) -> int:
+    scan_id = batch.scans.get(arrival.sha256)
+    if scan_id is None:
+        scan_id = batch.scans[arrival.sha256] = batch.next_scan
+        batch.next_scan += 1
+    batch.scan_rows.append(
+        {
+            "id": scan_id,
+            "sha256": arrival.sha256,
+            "size_bytes": arrival.signature.size_bytes,
+            "spool_name": arrival.spool_name,
+        }
+    )
+    return scan_id
+
+
+def _options(batch: _Batch, options: Options) -> tuple[str, str]:
+    """The options as text and as a key; they are the same for nearly all of a batch."""
+    if options not in batch.keys:
+        batch.keys[options] = (options.to_json(), options.key(batch.model.key))
+    return batch.keys[options]
+
+
+def _new_job(batch: _Batch, arrival: NewArrival, arrival_id: int, scan_id: int, text: str, key: str) -> Enqueued:
+    job = _Job(id=batch.next_job, state=State.QUEUED, error_class=None)
+    batch.next_job += 1
+    batch.jobs[scan_id, key] = job
+    batch.job_rows.append(
+        {
+            "job_id": job.id,
+            "scan_id": scan_id,
+            "arrival_id": arrival_id,
+            "source": show(arrival.signature.path),
+            "profile": arrival.options.profile,
+            "options": text,
+            "options_key": key,
+            "segmenter": batch.model.segmenter,
+            "model": batch.model.model,
+            "model_revision": batch.model.revision,
+            "dtype": batch.model.dtype,
+            "threshold": arrival.options.threshold,
+            "now": batch.at,
+        }
+    )
+    _add_arrival(batch, arrival, arrival_id, scan_id, job, Fate.QUEUED)
+    return Enqueued(arrival_id=arrival_id, job_id=job.id)
+
+
+def _add_arrival(batch: _Batch, arrival: NewArrival, arrival_id: int, scan_id: int, job: _Job, fate: Fate) -> None:
+    path = arrival.signature.path
+    names = batch.names.setdefault(job.id, set())
+    if (earlier := batch.arrival_rows.get(path)) is not None:  # the file was overwritten within this very batch
+        batch.replaced_rows.append(earlier | {"present": 0, "disposal": "changed"})
+    batch.arrival_rows[path] = {
+        "id": arrival_id,
+        **arrival.signature.columns(),
+        "run_id": batch.run_id,
+        "path_text": show(path),
+        "fate": fate.value,
+        "seen_at": stamp(arrival.seen_at),
+        "now": batch.at,
+        "scan_id": scan_id,
+        "job_id": job.id,
+        "duplicate_of": job.id if fate is Fate.DUPLICATE else None,
+        "delivery": _delivery(job.state, same_name=path in names),
+        "disposal": "pending",
+        "present": 1,
+    }
+    names.add(path)
+    batch.taken[arrival.signature.identity()] = _Taken(id=arrival_id, job_id=job.id, fate=fate)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Taken:
+    """An arrival of this very batch, as `_decide` looks at a row."""
+
+    id: int
+    job_id: int
+    fate: Fate
+
+
+def _delivery(state: State, *, same_name: bool) -> str:
+    if state in (State.QUEUED, State.RUNNING, State.DELIVERING):
+        return "waiting"
+    return "none" if same_name else "due"
+
+
+def _present(connection: Connection, paths: Sequence[bytes]) -> list[Any]:
+    return select_in(connection, PRESENT, paths)
+
+
+def known(connection: Connection, signatures: Sequence[Signature]) -> set[Signature]:
+    """Which of these files in the inbox have been dealt with: taken, or found to be no scans and not touched since."""
+    present = {row.path: row for row in _present(connection, [signature.path for signature in signatures])}
+    return {found for found in signatures if (row := present.get(found.path)) is not None and _is_known(row, found)}
+
+
+def _is_known(row: Any, found: Signature) -> bool:
+    if row.fate == Fate.SETTLING or Signature.of(row).identity() != found.identity():
+        return False
+    return bool(row.fate != Fate.IGNORED or row.ctime_ns == found.ctime_ns)
+
+
+def settling(connection: Connection, files: Iterable[tuple[Signature, str]], *, run_id: int, now: datetime) -> None:
+    """These files are not complete yet; each with the reason."""
+    _notice(connection, files, Fate.SETTLING, run_id, now)
+
+
+def ignored(connection: Connection, files: Iterable[tuple[Signature, str]], *, run_id: int, now: datetime) -> None:
+    """These are no scans; each with the reason."""
+    _notice(connection, files, Fate.IGNORED, run_id, now)
+
+
+def _notice(
+    connection: Connection, files: Iterable[tuple[Signature, str]], fate: Fate, run_id: int, now: datetime
+) -> None:
+    reasons = dict(files)
+    present = {row.path: row for row in _present(connection, [signature.path for signature in reasons])}
+    new, again, replaced = [], [], []
+    for signature, reason in reasons.items():
+        row = present.get(signature.path)
+        values = _noticed(signature, reason, fate, run_id, now)
+        if row is None:
+            new.append(values)
+        elif row.fate in (Fate.SETTLING, Fate.IGNORED):
+            again.append(values | {"id": row.id})
+        elif Signature.of(row).identity() != signature.identity():
+            replaced.append({"id": row.id, "now": stamp(now)})
+            new.append(values)
+    one_by_one(connection, REPLACED, replaced)
+    one_by_one(connection, NOTICE, new)
+    one_by_one(connection, NOTICE_AGAIN, again)
+
+
+def _noticed(signature: Signature, reason: str, fate: Fate, run_id: int, now: datetime) -> dict[str, Any]:
+    return {
+        **signature.columns(),
+        "run_id": run_id,
+        "path_text": show(signature.path),
+        "fate": fate.value,
+        "reason": reason,
+        "now": stamp(now),
+    }
+
+
+def vanished(connection: Connection, paths: Sequence[bytes], *, now: datetime) -> None:
+    """Nothing lies at these paths any more, and it was not the daemon that took it away."""
+    rows = [{"id": row.id, "fate": row.fate, "now": stamp(now)} for row in _present(connection, paths)]
+    one_by_one(
+        connection,
+        "UPDATE arrival SET fate = 'ignored', reason = 'it went away before it was complete' "
+        "WHERE id = :id AND fate = 'settling'",
+        rows,
+    )
+    one_by_one(
+        connection,
+        "UPDATE arrival SET present = 0, disposed_at = coalesce(disposed_at, :now), "
+        "disposal = CASE disposal WHEN 'pending' THEN 'gone' ELSE disposal END WHERE id = :id",
+        rows,
+    )
+
+
+def record_disposal(
+    connection: Connection, disposed: Iterable[tuple[int, Disposal, bytes | None]], *, now: datetime
+) -> None:
+    """What was done with arrivals' files: id, how, and the path in the archive.
+
+    Whoever was first is right: an arrival that was disposed of already is left alone.
+    """
+    rows = [{"id": i, "disposal": how, "path": path, "now": stamp(now)} for i, how, path in disposed]
+    one_by_one(connection, DISPOSED, rows)
+
+
+def present_after(connection: Connection, path: bytes, limit: int) -> list[Signature]:
+    """Files that are believed to lie in the inbox, in order of path, from behind ``path`` on: to be looked for."""
+    rows = connection.exec_driver_sql(
+        "SELECT path, size_bytes, mtime_ns, device, inode, ctime_ns FROM arrival WHERE present = 1 AND path > ? "
+        "ORDER BY path LIMIT ?",
+        (path, limit),
+    )
+    return [Signature.of(row) for row in rows]

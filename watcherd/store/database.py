@@ -1,0 +1,230 @@
+"""The database as the daemon has it: one writing connection, owned by one thread.
+
+`Database.open` brings the file up to date; `submit` and `write` hand functions to the thread, which runs what has come
+together in one IMMEDIATE transaction and commits it durably (WAL, ``synchronous=FULL``).
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import time
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from sqlalchemy import Connection, exc
+
+from watcherd.errors import StoreError
+from watcherd.store import connections
+from watcherd.store.connections import CorruptDatabaseError, StoreUnavailableError, driver_of, errors_of, translated
+from watcherd.store.migrate import upgrade
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+T = TypeVar("T")
+
+GROUP = 64
+"""At most this many functions share a transaction: one sync for all of them."""
+
+QUICK_CHECK_SECONDS = 1.0
+"""A database is looked through for damage at every start, for as long as this; `backup.check` looks at all of it."""
+
+CLOSING_PATIENCE_MS = 400
+"""At the end, somebody who reads is waited for at most twice this long."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Task:
+    work: Callable[[Connection], Any]
+    future: Future[Any]
+
+
+class Database:
+    """The writing side. Make one with `open`; use it as a context manager or `close` it."""
+
+    def __init__(self, path: Path, connection: Connection) -> None:
+        self.path = path
+        self._connection = connection
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = Thread(target=self._serve, name="database", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open or make the database at ``path`` and migrate it to this program's version.
+
+        Raises `CorruptDatabaseError` for a damaged file, `StoreUnavailableError` for what may pass (a full disk;
+        somebody who holds a read transaction open on a database that was closed cleanly), and `StoreError` for one
+        written by a newer program or a migration that failed; the file is then as it was.
+        """
+        with errors_of(path):
+            connection = _connect(path)
+            try:
+                _look_for_damage(path, connection)
+                _use_wal(path, connection)
+                upgrade(path, connection)
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, work: Callable[[Connection], T]) -> Future[T]:
+        """Have ``work`` done in a transaction; the result arrives once it is committed durably.
+
+        ``work`` may share its transaction with others, but fails alone: what it did is then undone. It gets a
+        connection inside the transaction and must not commit. The future raises what ``work`` raised, or
+        `StoreUnavailableError` when the disk or a lock failed: nothing was recorded then, and it may be submitted
+        again. Works come to pass in the order in which they were submitted.
+        """
+        future: Future[T] = Future()
+        if self._closed:
+            raise StoreError(f"The database {self.path} is closed.")
+        self._tasks.put(_Task(work=work, future=future))
+        return future
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """As `submit`, and wait for the result."""
+        return self.submit(work).result()
+
+    @contextmanager
+    def reader(self) -> Iterator[Connection]:
+        """A read-only connection, in one transaction; see `connections.reader`."""
+        with connections.reader(self.path) as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Finish what was submitted, then leave one self-contained file that anybody may read.
+
+        Leaving WAL mode is tried only: a person's open read transaction delays it by a second at most, and the file
+        then stays as it is, which is just as safe.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._tasks.put(None)
+        self._thread.join()
+        with suppress(exc.DBAPIError):
+            _leave_wal(self._connection)
+        self._connection.close()
+
+    def _serve(self) -> None:
+        while (tasks := self._next_group()) is not None:
+            live = [task for task in tasks if task.future.set_running_or_notify_cancel()]
+            if live:
+                self._run(live)
+
+    def _next_group(self) -> list[_Task] | None:
+        """Wait for a task, and take along those that wait behind it; None at the end."""
+        first = self._tasks.get()
+        if first is None:
+            return None
+        group = [first]
+        with suppress(queue.Empty):
+            while len(group) < GROUP:
+                task = self._tasks.get_nowait()
+                if task is None:
+                    self._tasks.put(None)  # seen again on the next round, with nothing behind it
+                    break
+                group.append(task)
+        return group
+
+    def _run(self, tasks: list[_Task]) -> None:
+        try:
+            with errors_of(self.path), self._connection.begin():
+                outcomes = [self._one(task) for task in tasks] if len(tasks) > 1 else [self._alone(tasks[0])]
+        except Exception as error:  # whatever it was belongs to those who wait for the result
+            self._recover()
+            for task in tasks:
+                task.future.set_exception(error)
+            return
+        for task, (result, failure) in zip(tasks, outcomes, strict=True):
+            if failure is not None:
+                task.future.set_exception(failure)
+            else:
+                task.future.set_result(result)
+
+    def _alone(self, task: _Task) -> tuple[Any, None]:
+        return task.work(self._connection), None
+
+    def _one(self, task: _Task) -> tuple[Any, BaseException | None]:
+        """Run one of several tasks so that its failure undoes nothing but its own doing."""
+        self._connection.exec_driver_sql("SAVEPOINT task")
+        try:
+            with errors_of(self.path):
+                result = task.work(self._connection)
+        except (StoreUnavailableError, CorruptDatabaseError):
+            raise  # SQLite may have undone the whole transaction by itself: nobody's work can be kept
+        except Exception as error:  # handed to the task's future
+            self._connection.exec_driver_sql("ROLLBACK TO task")
+            self._connection.exec_driver_sql("RELEASE task")
+            return None, error
+        self._connection.exec_driver_sql("RELEASE task")
+        return result, None
+
+    def _recover(self) -> None:
+        """Make sure that the connection is usable after a failed transaction: outside of any, or a new one."""
+        with suppress(exc.SQLAlchemyError, sqlite3.Error):
+            if (transaction := self._connection.get_transaction()) is not None:
+                transaction.rollback()
+            if not driver_of(self._connection).in_transaction:
+                return
+        with suppress(exc.SQLAlchemyError, sqlite3.Error):
+            self._connection.invalidate()
+            self._connection.close()
+        with suppress(exc.SQLAlchemyError, sqlite3.Error):
+            self._connection = _connect(self.path)
+
+
+def _connect(path: Path) -> Connection:
+    return connections.writer(path).connect()
+
+
+def _look_for_damage(path: Path, connection: Connection) -> None:
+    driver = driver_of(connection)
+    driver.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    deadline = time.monotonic() + QUICK_CHECK_SECONDS
+    driver.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    try:
+        findings = [row[0] for row in driver.execute("PRAGMA quick_check(5)")]
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        findings = ["ok"]
+    finally:
+        driver.set_progress_handler(None, 0)
+    if findings != ["ok"]:
+        damage = sqlite3.DatabaseError("; ".join(findings).replace("\n", " "))
+        damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise translated(path, damage)
+
+
+def _use_wal(path: Path, connection: Connection) -> None:
+    driver = driver_of(connection)
+    if driver.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,):
+        driver.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only has an effect before the first table
+    mode = driver.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise StoreError(
+            f"The database {path} cannot use a write-ahead log (journal mode {mode}).",
+            hint="The state folder must be on a local file system.",
+        )
+
+
+def _leave_wal(connection: Connection) -> None:
+    driver = driver_of(connection)
+    driver.execute(f"PRAGMA busy_timeout = {CLOSING_PATIENCE_MS}")
+    with suppress(sqlite3.Error):
+        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        driver.execute("PRAGMA journal_mode = DELETE").fetchall()

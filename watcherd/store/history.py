@@ -1,0 +1,255 @@
+"""Reading what happened: for the command line, the metrics and the result files. Nothing here changes anything.
+
+Every function takes a connection (`connections.reader` or the daemon's own) and answers with plain dicts and lists that
+``json.dumps`` takes as they are. All of them are quick with a million jobs: they read totals, or rows by an index.
+"""
+
+# ruff: noqa: S608 - statements are put together from words of our own; values are always bound
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from watcherd.job import ErrorClass, Fate, State
+from watcherd.names import show
+from watcherd.store.records import stamp
+from watcherd.store.statements import select_in
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+JobRecord = dict[str, Any]
+"""A job with the fields of the view ``jobs``; ``devices`` and ``outputs`` are lists of dicts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filter:
+    """Which jobs, in which order, and how many.
+
+    ``name``: part of a dropped name, any of the job's. ``since``, ``until``: by creation.
+    ``sort``: ``newest``, ``oldest``, or a column of the view, largest first.
+    """
+
+    states: Sequence[State] = ()
+    error_class: ErrorClass | None = None
+    profile: str | None = None
+    name: str | None = None
+    sha256: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    sort: Literal["newest", "oldest", "queue_ms", "decode_ms", "inference_ms", "render_ms", "size_bytes"] = "newest"
+    limit: int | None = 50
+    offset: int = 0
+
+
+def jobs(connection: Connection, wanted: Filter | None = None) -> list[JobRecord]:
+    """The jobs that match."""
+    wanted = wanted or Filter()
+    conditions, values = _conditions(wanted)
+    order = {"newest": "id DESC", "oldest": "id"}.get(wanted.sort, f"{wanted.sort} DESC, id")
+    sql = f"SELECT * FROM jobs {conditions} ORDER BY {order} LIMIT :limit OFFSET :offset"
+    values |= {"limit": -1 if wanted.limit is None else wanted.limit, "offset": wanted.offset}
+    return [_record(row) for row in connection.exec_driver_sql(sql, values).mappings()]
+
+
+def _conditions(wanted: Filter) -> tuple[str, dict[str, Any]]:
+    terms, values = [], {}
+    if wanted.states:
+        terms.append("state IN (" + ", ".join(f"'{State(state).value}'" for state in wanted.states) + ")")
+    if wanted.name is not None:
+        terms.append("id IN (SELECT job_id FROM arrival WHERE path_text LIKE :name ESCAPE '\\')")
+        values["name"] = f"%{_literal(wanted.name)}%"
+    for column in ("error_class", "profile", "sha256"):
+        if (value := getattr(wanted, column)) is not None:
+            terms.append(f"{column} = :{column}")
+            values[column] = str(value)
+    for bound, comparison in (("since", ">="), ("until", "<")):
+        if (when := getattr(wanted, bound)) is not None:
+            terms.append(f"created_at {comparison} :{bound}")
+            values[bound] = stamp(when)
+    return ("WHERE " + " AND ".join(terms) if terms else ""), values
+
+
+def _literal(text: str) -> str:
+    """``text`` for LIKE, with its wildcards taken as they stand."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def _record(row: Any) -> JobRecord:
+    record = dict(row)
+    record["devices"] = json.loads(record["devices"])
+    record["outputs"] = json.loads(record["outputs"])
+    record["solo"] = bool(record["solo"])
+    return record
+
+
+def job(connection: Connection, job_id: int) -> JobRecord | None:
+    """One job; None when there is none of this id."""
+    row = connection.exec_driver_sql("SELECT * FROM jobs WHERE id = ?", (job_id,)).mappings().first()
+    return _record(row) if row is not None else None
+
+
+def events(connection: Connection, job_id: int) -> list[dict[str, Any]]:
+    """Everything that happened to a job, in order."""
+    sql = "SELECT at, kind, from_state, to_state, run_id, arrival_id, detail FROM event WHERE job_id = ? ORDER BY id"
+    rows = connection.exec_driver_sql(sql, (job_id,)).mappings()
+    return [dict(row) | {"detail": json.loads(row["detail"] or "{}")} for row in rows]
+
+
+def attempts(connection: Connection, job_id: int) -> list[dict[str, Any]]:
+    """Every try at a job, in order, each with its ``devices`` and the replica's ``placement``."""
+    rows = connection.exec_driver_sql(
+        "SELECT attempt.*, replica.number AS replica, replica.placement FROM attempt "
+        "LEFT JOIN replica ON replica.id = attempt.replica_id WHERE job_id = ? ORDER BY attempt.id",
+        (job_id,),
+    ).mappings()
+    return [_attempt(connection, dict(row)) for row in rows]
+
+
+def _attempt(connection: Connection, row: dict[str, Any]) -> dict[str, Any]:
+    used = connection.exec_driver_sql("SELECT * FROM attempt_device WHERE attempt_id = ?", (row["id"],)).mappings()
+    row["devices"] = [{key: value for key, value in device.items() if key != "attempt_id"} for device in used]
+    row["placement"] = json.loads(row["placement"]) if row["placement"] else None
+    return row
+
+
+def arrivals(connection: Connection, job_id: int) -> list[dict[str, Any]]:
+    """Every name under which a job's scan was dropped, with what became of it and its ``outputs``."""
+    rows = connection.exec_driver_sql(
+        "SELECT id, path_text AS source, fate, seen_at, ingested_at, size_bytes, duplicate_of, delivery, disposal, "
+        "disposed_at, disposed_path FROM arrival WHERE job_id = ? ORDER BY id",
+        (job_id,),
+    ).mappings()
+    return [
+        dict(row)
+        | {
+            "disposed_path": None if (path := row["disposed_path"]) is None else show(path),
+            "outputs": _outputs(connection, row["id"]),
+        }
+        for row in rows
+    ]
+
+
+def _outputs(connection: Connection, arrival_id: int) -> list[dict[str, Any]]:
+    sql = (
+        "SELECT kind, path_text AS path, sha256, bytes, delivered_at FROM output "
+        "WHERE arrival_id = ? AND state = 'delivered' ORDER BY id"
+    )
+    return [dict(row) for row in connection.exec_driver_sql(sql, (arrival_id,)).mappings()]
+
+
+def counts(connection: Connection) -> dict[State, int]:
+    """Jobs by state; every state is there."""
+    totals = _totals(connection)
+    return {state: totals.get(f"job.{state}", 0) for state in State}
+
+
+def fates(connection: Connection) -> dict[str, int]:
+    """Arrivals by what became of them: every arrival counts once, the taken ones by their job's state."""
+    totals = _totals(connection)
+    fate = {fate.value: totals.get(f"arrival.{fate}", 0) for fate in (Fate.IGNORED, Fate.SETTLING, Fate.DUPLICATE)}
+    return fate | {state.value: totals.get(f"job.{state}", 0) for state in State}
+
+
+def arrivals_in_all(connection: Connection) -> int:
+    """How many arrivals there are; `fates` adds up to this."""
+    return sum(count for name, count in _totals(connection).items() if name.startswith("arrival."))
+
+
+def _totals(connection: Connection) -> dict[str, int]:
+    return {row.name: row.count_ for row in connection.exec_driver_sql("SELECT name, count AS count_ FROM total")}
+
+
+def oldest_queued(connection: Connection) -> str | None:
+    """Since when the longest waiting job has waited (or its ``not_before``, if that is later); None when none waits."""
+    since: str | None = connection.exec_driver_sql("SELECT min(queued_at) FROM job WHERE state = 'queued'").scalar()
+    return since
+
+
+def active(connection: Connection) -> list[dict[str, Any]]:
+    """The jobs that are being worked on or delivered."""
+    sql = (
+        "SELECT id, state, source, attempts, started_at, run_id FROM job "
+        "WHERE state IN ('running', 'delivering') ORDER BY id"
+    )
+    return [dict(row) for row in connection.exec_driver_sql(sql).mappings()]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rate:
+    """Jobs that ended in the last ``minutes``."""
+
+    minutes: float
+    succeeded: int
+    failed: int
+
+    @property
+    def per_minute(self) -> float:
+        """Of both."""
+        return (self.succeeded + self.failed) / self.minutes
+
+
+def rate(connection: Connection, *, minutes: float, now: datetime) -> Rate:
+    """How fast work goes."""
+    ended = "SELECT count(*) FROM job WHERE finished_at IS NOT NULL AND finished_at >= ?"
+    gave_up = "SELECT count(*) FROM job WHERE state IN ('failed', 'quarantined') AND finished_at >= ?"
+    since = (stamp(now - timedelta(minutes=minutes)),)
+    failed = connection.exec_driver_sql(gave_up, since).scalar_one()
+    return Rate(
+        minutes=minutes, succeeded=connection.exec_driver_sql(ended, since).scalar_one() - failed, failed=failed
+    )
+
+
+def failures(connection: Connection, limit: int = 10) -> list[dict[str, Any]]:
+    """The last failures, newest first."""
+    return [dict(row) for row in connection.exec_driver_sql("SELECT * FROM failures LIMIT ?", (limit,)).mappings()]
+
+
+def failures_by_class(connection: Connection, *, since: datetime) -> dict[str, int]:
+    """Failed and quarantined jobs by error class."""
+    sql = (
+        "SELECT error_class, count(*) AS jobs FROM job WHERE state IN ('failed', 'quarantined') AND finished_at >= ? "
+        "GROUP BY error_class"
+    )
+    return {row.error_class: row.jobs for row in connection.exec_driver_sql(sql, (stamp(since),))}
+
+
+def runs(connection: Connection, limit: int = 10) -> list[dict[str, Any]]:
+    """The daemon's last runs, newest first."""
+    sql = "SELECT * FROM run ORDER BY id DESC LIMIT ?"
+    return [dict(row) for row in connection.exec_driver_sql(sql, (limit,)).mappings()]
+
+
+def replicas(connection: Connection, run_id: int) -> list[dict[str, Any]]:
+    """The replicas of a run, ended ones too."""
+    rows = connection.exec_driver_sql("SELECT * FROM replica WHERE run_id = ? ORDER BY id", (run_id,)).mappings()
+    return [
+        dict(row)
+        | {
+            "placement": json.loads(row["placement"]),
+            "weights_mib": json.loads(row["weights_mib"]) if row["weights_mib"] else None,
+        }
+        for row in rows
+    ]
+
+
+def unfinished_arrivals(connection: Connection, limit: int = 100) -> list[dict[str, Any]]:
+    """Arrivals without a job: still settling, or ignored; newest first, with the reasons."""
+    sql = (
+        "SELECT id, path_text AS source, fate, reason, seen_at, present FROM arrival "
+        "WHERE fate IN ('settling', 'ignored') ORDER BY id DESC LIMIT ?"
+    )
+    return [dict(row) for row in connection.exec_driver_sql(sql, (limit,)).mappings()]
+
+
+def spool_names(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Which of these files in the spool some scan still points to."""
+    return {row.spool_name for row in select_in(connection, _SPOOLED, names)}
+
+
+_SPOOLED = "SELECT spool_name FROM scan WHERE spool_name IN ({values})"

@@ -1,0 +1,71 @@
+"""The views: what people with the ``sqlite3`` shell read. They are documented in docs/history.md, with queries.
+
+Short and telling columns come first. Times are UTC; lists are JSON text. Views hold no data, so they belong to the
+program and not to a migration: `database` replaces those whose text differs when it opens the file.
+"""
+
+# ruff: noqa: S608 - statements are put together from words of our own; values are always bound
+
+from __future__ import annotations
+
+_DEVICES = """(SELECT json_group_array(json_object(
+            'device', d.device, 'name', d.name, 'vram_before_mib', d.vram_before_mib,
+            'vram_peak_allocated_mib', d.vram_peak_allocated_mib, 'vram_peak_reserved_mib', d.vram_peak_reserved_mib,
+            'nvml_used_mib', d.nvml_used_mib, 'nvml_process_mib', d.nvml_process_mib))
+        FROM attempt_device AS d WHERE d.attempt_id = job.attempt_id)"""
+
+_OUTPUTS = """(SELECT json_group_array(json_object(
+            'kind', o.kind, 'path', o.path_text, 'sha256', o.sha256, 'bytes', o.bytes))
+        FROM output AS o WHERE o.arrival_id = job.arrival_id AND o.state = 'delivered')"""
+
+VIEWS: dict[str, str] = {
+    "jobs": f"""
+        CREATE VIEW jobs AS SELECT
+            job.id, job.state, job.source, job.mask_fraction, job.queue_ms, job.decode_ms, job.inference_ms,
+            job.render_ms, job.attempts, job.error_class, job.error,
+            job.created_at, job.started_at, job.finished_at,
+            scan.width, scan.height, scan.frames, scan.size_bytes,
+            job.profile, job.segmenter, job.model, job.model_revision, job.dtype,
+            job.answer, job.decode, job.note, job.threshold, job.batch_size, job.host_peak_rss_mib,
+            job.priority, job.not_before, job.solo, job.advice, scan.sha256, scan.format,
+            {_OUTPUTS} AS outputs,
+            {_DEVICES} AS devices
+        FROM job JOIN scan ON scan.id = job.scan_id""",
+    "queue": """
+        CREATE VIEW queue AS SELECT
+            id, state, source, priority, attempts, not_before, error_class, error, queued_at, profile, solo
+        FROM job WHERE state = 'queued' ORDER BY priority DESC, id""",
+    "failures": """
+        CREATE VIEW failures AS SELECT
+            id, state, source, error_class, error, advice, attempts, finished_at, answer, profile
+        FROM job WHERE state IN ('failed', 'quarantined') ORDER BY finished_at DESC""",
+    "today": """
+        CREATE VIEW today AS SELECT
+            id, state, source, mask_fraction, queue_ms, decode_ms, inference_ms, render_ms, error_class, finished_at
+        FROM job WHERE finished_at >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', 'localtime', 'start of day', 'utc')
+        ORDER BY finished_at""",
+    "vram": """
+        CREATE VIEW vram AS SELECT
+            attempt.job_id, d.device, d.name, d.vram_peak_allocated_mib, d.vram_peak_reserved_mib, d.vram_before_mib,
+            d.nvml_used_mib, d.nvml_process_mib, attempt.batch_size, attempt.inference_ms, attempt.outcome,
+            attempt.started_at, job.source
+        FROM attempt_device AS d JOIN attempt ON attempt.id = d.attempt_id JOIN job ON job.id = attempt.job_id""",
+    "throughput": """
+        CREATE VIEW throughput AS SELECT
+            hour, succeeded, failed,
+            queue_ms / (succeeded + failed) AS mean_queue_ms, decode_ms / (succeeded + failed) AS mean_decode_ms,
+            inference_ms / (succeeded + failed) AS mean_inference_ms,
+            render_ms / (succeeded + failed) AS mean_render_ms
+        FROM hour""",
+    "cards": """
+        CREATE VIEW cards AS SELECT
+            hour, device, name, attempts, round(busy_ms / 36000.0, 1) AS busy_percent, busy_ms,
+            vram_peak_allocated_mib
+        FROM device_hour""",
+    "duplicates": """
+        CREATE VIEW duplicates AS SELECT
+            arrival.id, arrival.path_text AS source, arrival.duplicate_of, job.source AS same_as, job.state,
+            arrival.delivery, arrival.seen_at, arrival.disposal
+        FROM arrival JOIN job ON job.id = arrival.duplicate_of WHERE arrival.fate = 'duplicate'""",
+}
+"""Name to statement."""
