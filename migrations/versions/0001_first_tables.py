@@ -222,7 +222,6 @@ STATEMENTS = (
         device INTEGER,
         inode INTEGER,
         ctime_ns INTEGER,
-        scan_id INTEGER,
         job_id INTEGER,
         duplicate_of INTEGER,
         present INTEGER DEFAULT 1 NOT NULL CHECK (present IN (0, 1)),
@@ -231,7 +230,6 @@ STATEMENTS = (
         disposed_at TEXT CHECK (disposed_at LIKE '____-__-__T__:__:__.___Z'),
         disposed_path BLOB,
         FOREIGN KEY(run_id) REFERENCES run (id),
-        FOREIGN KEY(scan_id) REFERENCES scan (id),
         FOREIGN KEY(job_id) REFERENCES job (id) DEFERRABLE INITIALLY DEFERRED
     ) STRICT
     """,
@@ -316,8 +314,7 @@ STATEMENTS = (
         delivered_at TEXT CHECK (delivered_at LIKE '____-__-__T__:__:__.___Z'),
         PRIMARY KEY (id),
         FOREIGN KEY(job_id) REFERENCES job (id),
-        FOREIGN KEY(arrival_id) REFERENCES arrival (id),
-        FOREIGN KEY(attempt_id) REFERENCES attempt (id)
+        FOREIGN KEY(arrival_id) REFERENCES arrival (id)
     ) STRICT
     """,
     """

@@ -26,7 +26,7 @@ Reading (any process)::
 `history`
     jobs, job, events, attempts, arrivals, counts, fates, oldest_queued, active, rate, failures, runs, replicas
 `backup`
-    backup, restore, check, prune, shrink, facts (in the works)
+    backup, restore, check, prune, shrink, rotate, set_aside, facts
 
 A scan's way through it: `enqueue` → `claim` → `begin_delivery` (names and hashes written down) → the outbox renames →
 `finish_delivery`. Then, for every other name that waits for a result, and for the notes of failed jobs:

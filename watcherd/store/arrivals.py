@@ -38,9 +38,9 @@ WHERE id = :id
 
 INGEST = """
 INSERT INTO arrival (id, run_id, path, path_text, fate, seen_at, ingested_at, size_bytes, mtime_ns, device, inode,
-                     ctime_ns, scan_id, job_id, duplicate_of, delivery, disposal, present)
+                     ctime_ns, job_id, duplicate_of, delivery, disposal, present)
 VALUES (:id, :run_id, :path, :path_text, :fate, :seen_at, :now, :size_bytes, :mtime_ns, :device, :inode,
-        :ctime_ns, :scan_id, :job_id, :duplicate_of, :delivery, :disposal, :present)
+        :ctime_ns, :job_id, :duplicate_of, :delivery, :disposal, :present)
 """
 
 NOTICE = """
@@ -188,7 +188,7 @@ def _decide(batch: _Batch, arrival: NewArrival) -> Enqueued:
     if again:
         batch.again.append(job.id)
         batch.jobs[scan_id, key] = job = _Job(id=job.id, state=State.QUEUED, error_class=None)
-    _add_arrival(batch, arrival, arrival_id, scan_id, job, Fate.DUPLICATE)
+    _add_arrival(batch, arrival, arrival_id, job, Fate.DUPLICATE)
     return Enqueued(arrival_id=arrival_id, job_id=job.id, duplicate=True, asked_again=again)
 
 
@@ -236,11 +236,11 @@ def _new_job(batch: _Batch, arrival: NewArrival, arrival_id: int, scan_id: int, 
             "now": batch.at,
         }
     )
-    _add_arrival(batch, arrival, arrival_id, scan_id, job, Fate.QUEUED)
+    _add_arrival(batch, arrival, arrival_id, job, Fate.QUEUED)
     return Enqueued(arrival_id=arrival_id, job_id=job.id)
 
 
-def _add_arrival(batch: _Batch, arrival: NewArrival, arrival_id: int, scan_id: int, job: _Job, fate: Fate) -> None:
+def _add_arrival(batch: _Batch, arrival: NewArrival, arrival_id: int, job: _Job, fate: Fate) -> None:
     path = arrival.signature.path
     names = batch.names.setdefault(job.id, set())
     if (earlier := batch.arrival_rows.get(path)) is not None:  # the file was overwritten within this very batch
@@ -253,7 +253,6 @@ def _add_arrival(batch: _Batch, arrival: NewArrival, arrival_id: int, scan_id: i
         "fate": fate.value,
         "seen_at": stamp(arrival.seen_at),
         "now": batch.at,
-        "scan_id": scan_id,
         "job_id": job.id,
         "duplicate_of": job.id if fate is Fate.DUPLICATE else None,
         "delivery": _delivery(job.state, same_name=path in names),

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from watcherd.store.statements import Row
+
 REPLACE = "UPDATE output SET state = 'removed' WHERE path = :path AND job_id = :job_id AND state <> 'removed'"
 
 PROMISE = """
@@ -52,14 +54,11 @@ DROP_PROMISES = (
 delivered, so that `outdated_outputs` names it when the new result is there."""
 
 
-def promise(
-    connection: Connection, intents: Sequence[Intent], *, job_id: int, arrival_id: int, attempt_id: int | None
-) -> None:
-    """Write down names and hashes; a job's own earlier result under the same name is replaced.
-
-    Raises `StoreError` when a name belongs to another job: see `owners`.
-    """
-    rows = [
+def promised(
+    intents: Sequence[Intent], *, job_id: int, arrival_id: int, attempt_id: int | None
+) -> list[dict[str, Any]]:
+    """Rows for `promise`."""
+    return [
         {
             "job_id": job_id,
             "arrival_id": arrival_id,
@@ -73,6 +72,13 @@ def promise(
         }
         for intent in intents
     ]
+
+
+def promise(connection: Connection, rows: Sequence[Row]) -> None:
+    """Write down names and hashes; a job's own earlier result under the same name is replaced.
+
+    Raises `StoreError` when a name belongs to another job: see `owners`.
+    """
     one_by_one(connection, REPLACE, rows)
     one_by_one(connection, PROMISE, rows)
 
@@ -83,7 +89,7 @@ def begin_redelivery(connection: Connection, arrival_id: int, intents: Sequence[
         "SELECT job.id, job.attempt_id FROM arrival JOIN job ON job.id = arrival.job_id WHERE arrival.id = ?",
         (arrival_id,),
     ).one()
-    promise(connection, intents, job_id=job_id, arrival_id=arrival_id, attempt_id=attempt_id)
+    promise(connection, promised(intents, job_id=job_id, arrival_id=arrival_id, attempt_id=attempt_id))
     connection.exec_driver_sql("UPDATE arrival SET delivery = 'intended' WHERE id = ?", (arrival_id,))
 
 
@@ -165,7 +171,7 @@ def owners(connection: Connection, finals: Sequence[bytes]) -> dict[bytes, int]:
 _ARRIVAL = """
 SELECT arrival.id, arrival.job_id, job.state, arrival.path, arrival.size_bytes, arrival.mtime_ns, arrival.device,
        arrival.inode, arrival.ctime_ns, scan.sha256, arrival.path_text, arrival.duplicate_of
-FROM arrival JOIN job ON job.id = arrival.job_id JOIN scan ON scan.id = arrival.scan_id
+FROM arrival JOIN job ON job.id = arrival.job_id JOIN scan ON scan.id = job.scan_id
 """
 
 

@@ -87,7 +87,6 @@ UPDATE job SET state = 'delivering', moved_why = 'staged', reason = NULL, moved_
     decode = :decode, note = :note, threshold = coalesce(:threshold, threshold), mask_fraction = :mask_fraction,
     error = NULL, error_class = NULL, advice = NULL, {MEASURED}
 {CLAIMED}
-RETURNING arrival_id
 """
 
 SUCCEED = """
@@ -114,7 +113,7 @@ WHERE id = (SELECT scan_id FROM job WHERE id = :job_id) AND width IS NOT :width
 """
 
 INTERRUPTED = """
-SELECT id AS job_id, run_id, attempt_id, interruptions, crashes_alone, solo FROM job
+SELECT id AS job_id, run_id, attempt_id, arrival_id, interruptions, crashes_alone, solo FROM job
 WHERE state = 'running' AND run_id <> :run_id
 """
 
@@ -158,7 +157,7 @@ def claim(connection: Connection, *, run_id: int, limit: int, now: datetime) -> 
     if not chosen:
         return []
     first = last_id(connection, "attempt") + 1
-    jobs = [_claimed(row, Claim(row.id, run_id, first + place), at) for place, row in enumerate(chosen)]
+    jobs = [_claimed(row, Claim(row.id, run_id, first + place, row.arrival_id), at) for place, row in enumerate(chosen)]
     values = [{**job.claim._asdict(), "number": job.attempt, "queue_ms": job.queue_ms, "now": at} for job in jobs]
     _move(connection, TAKE, values)
     one_by_one(connection, BEGIN_ATTEMPT, values)
@@ -222,21 +221,18 @@ def give_up(
 
 def begin_delivery(connection: Connection, staged: Sequence[Staged], *, now: datetime) -> None:
     """Results are computed and staged: write down their names and hashes, and what was measured."""
-    rows = []
-    for item in staged:
-        row = _ended(item.claim, now, outcome="succeeded", measured=item.measured) | _answer(item.answer)
-        arrival_id = connection.exec_driver_sql(STAGE, row).scalar()
-        if arrival_id is None:
-            raise _stale(connection, [row])
-        deliveries.promise(
-            connection,
-            item.intents,
-            job_id=item.claim.job_id,
-            arrival_id=arrival_id,
-            attempt_id=item.claim.attempt_id,
-        )
-        rows.append((row, item.measured))
+    rows = [
+        (_ended(item.claim, now, outcome="succeeded", measured=item.measured) | _answer(item.answer), item.measured)
+        for item in staged
+    ]
+    _move(connection, STAGE, [row for row, _ in rows])
     _record_attempt(connection, rows)
+    deliveries.promise(connection, [row for item in staged for row in _promised(item)])
+
+
+def _promised(item: Staged) -> list[dict[str, Any]]:
+    job_id, _, attempt_id, arrival_id = item.claim
+    return deliveries.promised(item.intents, job_id=job_id, arrival_id=arrival_id, attempt_id=attempt_id)
 
 
 def finish_delivery(connection: Connection, claims: Iterable[Claim], *, now: datetime) -> None:
@@ -245,15 +241,10 @@ def finish_delivery(connection: Connection, claims: Iterable[Claim], *, now: dat
     After a crash the claims are those that `delivering_jobs` found.
     """
     at = stamp(now)
-    rows = [{**claim._asdict(), "now": at} for claim in claims]
+    rows = [{**claim._asdict(), "now": at, "delivered_arrival": claim.arrival_id} for claim in claims]
     _move(connection, SUCCEED, rows)
-    ids = [row["job_id"] for row in rows]
-    own = select_in(connection, "SELECT id, arrival_id FROM job WHERE id IN ({values})", ids)
-    ended = [
-        {"job_id": job_id, "delivered_arrival": arrival, "arrival_id": arrival, "now": at} for job_id, arrival in own
-    ]
-    one_by_one(connection, deliveries.KEEP_PROMISE, ended)
-    one_by_one(connection, deliveries.JOB_ENDED, ended)
+    one_by_one(connection, deliveries.KEEP_PROMISE, rows)
+    one_by_one(connection, deliveries.JOB_ENDED, rows)
 
 
 def delivering_jobs(connection: Connection) -> list[tuple[Claim, list[Intent]]]:
@@ -263,7 +254,7 @@ def delivering_jobs(connection: Connection) -> list[tuple[Claim, list[Intent]]]:
     ).fetchall()
     return [
         (
-            Claim(row.id, row.run_id, row.attempt_id),
+            Claim(row.id, row.run_id, row.attempt_id, row.arrival_id),
             [
                 output.intent
                 for output in deliveries.outputs_of(connection, row.arrival_id)
@@ -293,7 +284,7 @@ def _interrupted(row: Any, now: datetime) -> dict[str, Any]:
     decision = after_daemon_death(
         interruptions=row.interruptions + 1, crashes_alone=row.crashes_alone, solo=bool(row.solo), now=now
     )
-    claim = Claim(row.job_id, row.run_id, row.attempt_id)
+    claim = Claim(row.job_id, row.run_id, row.attempt_id, row.arrival_id)
     gave_up = decision.state is State.QUARANTINED
     failure = Failure(error_class=ErrorClass.CRASH, error=decision.why) if gave_up else None
     return _ended(claim, now, outcome="quarantined" if gave_up else "interrupted", failure=failure) | {
@@ -364,7 +355,6 @@ def _stale(connection: Connection, rows: Sequence[Row]) -> StaleJobError:
 def _claimed(row: Any, claim: Claim, at: str) -> ClaimedJob:
     return ClaimedJob(
         claim=claim,
-        arrival_id=row.arrival_id,
         path=row.path,
         source=row.source,
         sha256=row.sha256,

@@ -135,6 +135,8 @@ class Claim(NamedTuple):
     job_id: int
     run_id: int
     attempt_id: int
+    arrival_id: int
+    """The job's first arrival, whose results are delivered with it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +149,6 @@ class ClaimedJob:
     """
 
     claim: Claim
-    arrival_id: int
     path: bytes
     source: str
     sha256: str

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from watcherd.store.connections import driver_of
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
@@ -21,8 +23,11 @@ Row = Mapping[str, Any]
 
 
 def one_by_one(connection: Connection, sql: str, rows: Sequence[Row]) -> int:
-    """Run ``sql`` once for each of ``rows``; the number of rows it changed in all."""
-    return connection.exec_driver_sql(sql, list(rows)).rowcount if rows else 0
+    """Run ``sql`` once for each of ``rows``; the number of rows it changed in all.
+
+    Straight through the driver: a job takes ten of these, and SQLAlchemy's part of each would be most of its cost.
+    """
+    return driver_of(connection).executemany(sql, rows).rowcount if rows else 0
 
 
 def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:

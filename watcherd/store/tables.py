@@ -144,7 +144,6 @@ arrival = _table(
     _whole("device", null=True),
     _whole("inode", null=True),
     _whole("ctime_ns", null=True),
-    _to("scan_id", "scan.id", null=True),
     _to("job_id", "job.id", null=True, deferrable=True, initially="DEFERRED"),
     _whole("duplicate_of", null=True),
     _flag("present", default=1),
@@ -275,7 +274,8 @@ output = _table(
     _key(),
     _to("job_id", "job.id"),
     _to("arrival_id", "arrival.id"),
-    _to("attempt_id", "attempt.id", null=True),
+    # No foreign key: pruning an attempt would look through all outputs for it.
+    _whole("attempt_id", null=True),
     _words("kind"),
     _bytes("path"),
     _words("path_text"),

@@ -1,0 +1,71 @@
+"""What is no longer needed, and what has to be tried again: copies in the spool, notes of failures, disposals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from watcherd.store.deliveries import _OUTPUT, _outputs
+from watcherd.store.statements import one_by_one, select_in
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from watcherd.store.records import Output
+
+NO_LONGER_NEEDED = """
+SELECT id, spool_name FROM scan WHERE spool_name IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM job WHERE job.scan_id = scan.id AND (state <> 'succeeded' OR EXISTS (
+        SELECT 1 FROM arrival WHERE arrival.job_id = job.id AND delivery IN ('waiting', 'due', 'intended'))))
+ORDER BY id LIMIT ?
+"""
+
+
+def forget_spooled(connection: Connection, limit: int) -> list[str]:
+    """Take note that scans whose jobs have all succeeded need no copy in the spool; the copies' names.
+
+    The row goes first: a copy without a row is swept at the next start, a row without a copy would be a lie.
+    """
+    rows = connection.exec_driver_sql(NO_LONGER_NEEDED, (limit,)).fetchall()
+    one_by_one(connection, "UPDATE scan SET spool_name = NULL WHERE id = :id", [{"id": row.id} for row in rows])
+    return [row.spool_name for row in rows]
+
+
+def remember_spooled(connection: Connection, sha256: str, spool_name: str) -> None:
+    """A copy of this scan lies in the spool again."""
+    connection.exec_driver_sql("UPDATE scan SET spool_name = ? WHERE sha256 = ?", (spool_name, sha256))
+
+
+def outputs_at(connection: Connection, finals: Sequence[bytes]) -> list[Output]:
+    """The outputs that are promised or delivered at these paths below the outbox."""
+    return _outputs(select_in(connection, _OUTPUT + "WHERE output.state <> 'removed' AND path IN ({values})", finals))
+
+
+def retry_disposals(connection: Connection) -> int:
+    """Sources that could not be disposed of are due again; how many."""
+    sql = "UPDATE arrival SET disposal = 'pending' WHERE disposal = 'failed' AND present = 1"
+    return connection.exec_driver_sql(sql).rowcount
+
+
+def archived_copies(connection: Connection, job_id: int) -> list[bytes]:
+    """Where in the archive the scan of a job may be found, newest first."""
+    rows = connection.exec_driver_sql(
+        "SELECT disposed_path FROM arrival WHERE disposal = 'archived' AND disposed_path IS NOT NULL "
+        "AND scan_id = (SELECT scan_id FROM job WHERE id = ?) ORDER BY id DESC",
+        (job_id,),
+    )
+    return [row.disposed_path for row in rows]
+
+
+def spooled(connection: Connection, job_id: int) -> tuple[str, str | None]:
+    """The SHA-256 of a job's scan, and the name of its copy in the spool if it has one."""
+    row = connection.exec_driver_sql(
+        "SELECT sha256, spool_name FROM scan WHERE id = (SELECT scan_id FROM job WHERE id = ?)", (job_id,)
+    ).one()
+    return row.sha256, row.spool_name
+
+
+def first_arrival(connection: Connection, job_id: int) -> int:
+    """The arrival that a job was made for."""
+    return int(connection.exec_driver_sql("SELECT arrival_id FROM job WHERE id = ?", (job_id,)).scalar_one())
