@@ -1,0 +1,168 @@
+"""What watcherd sees of a Hugging Face segmentation model: whole pictures, sliding windows, flips, label masks."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from watcherd.errors import UnavailableError
+from watcherd.inference import loading
+from watcherd.inference.base import Frame, ModelInfo, Prediction
+from watcherd.inference.segmenters.semantic.classes import Classes
+from watcherd.inference.segmenters.semantic.network import Network, describe
+from watcherd.inference.segmenters.semantic.recipe import Geometry, Recipe
+from watcherd.job import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    import torch
+    from torch import nn
+
+    from watcherd.config import Model
+    from watcherd.inference.base import Golden, Mark, Placement
+
+VERSION = "semantic-1"
+"""Part of the revision: raised whenever this code may give other masks for the same weights."""
+WINDOWS_AT_ONCE = 4
+"""Windows of one scan that go through the model together."""
+FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+"""Test-time augmentation: the axes along which each view is mirrored."""
+
+
+class SemanticSegmenter:
+    """The model in the Hugging Face folder ``model.path``. Raises `ConfigError` for a folder that cannot be used."""
+
+    def __init__(self, model: Model) -> None:
+        self._setting = model.semantic
+        self._description = describe(model.path)
+        self._recipe = Recipe.read(self._description.folder, model.semantic.window)
+        labels = self._description.config.id2label
+        self._classes = Classes.choose(labels, model.semantic, shifted=self._recipe.shifted_labels)
+        self._network: Network | None = None
+        self._dtype = "float32"
+
+    def info(self) -> ModelInfo:
+        """Name, model and revision; the revision also changes with the settings that change masks."""
+        return ModelInfo(
+            segmenter="semantic",
+            model=self._description.folder.name,
+            revision=self._revision,
+            dtype=self._dtype,
+            parameters=self._parameters,
+        )
+
+    @cached_property
+    def _revision(self) -> str:
+        return loading.fingerprint(self._description.folder, extra=f"{VERSION} {self._setting!r}")
+
+    @cached_property
+    def _parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.skeleton().parameters())
+
+    def load(self, placement: Placement, mark: Mark) -> None:
+        """Put the model onto the devices of ``placement``. Raises `UnavailableError` if it cannot be loaded."""
+        mark("loading weights", None)
+        self._network = Network(self._description, placement)
+        self._dtype = placement.dtype
+        mark("loading weights", 1.0)
+
+    def batch_key(self, frame: Frame) -> Hashable:
+        """Frames that look alike to the model: scaled to one size, both whole or both tiled, both flipped or not."""
+        return self._geometry(frame), frame.options.tta
+
+    def _geometry(self, frame: Frame) -> Geometry:
+        height, width = frame.pixels.shape[:2]
+        return self._recipe.geometry(height, width)
+
+    def predict(self, frames: Sequence[Frame]) -> list[Prediction]:
+        """One prediction for each frame. Raises `InputError` for pixels that are not 8-bit grey or RGB."""
+        import torch
+
+        if self._network is None:
+            raise UnavailableError("The model is not loaded yet.", hint="Call load first.")
+        geometry = self._geometry(frames[0])
+        with torch.inference_mode():
+            pictures = self._recipe.prepare(frames, geometry.size, self._network.device, self._network.dtype)
+            views = FLIPS if frames[0].options.tta else FLIPS[:1]
+            sizes = [(frame.pixels.shape[0], frame.pixels.shape[1]) for frame in frames]
+            maps = self._view(self._network, pictures, geometry, sizes, views[0])
+            for axes in views[1:]:
+                others = self._view(self._network, pictures, geometry, sizes, axes)
+                maps = [one + other for one, other in zip(maps, others, strict=True)]
+            return [self._prediction(each / len(views) if len(views) > 1 else each) for each in maps]
+
+    def _view(
+        self,
+        network: Network,
+        pictures: torch.Tensor,
+        geometry: Geometry,
+        sizes: Sequence[tuple[int, int]],
+        axes: tuple[int, ...],
+    ) -> list[torch.Tensor]:
+        """Probabilities (classes, height, width) of each mirrored picture, mirrored back, at the frame's own size."""
+        seen = pictures.flip(axes) if axes else pictures
+        if geometry.sliding:
+            return self._slide(network, seen, sizes, axes)
+        scores = network.scores(seen)
+        scores = scores.flip(axes) if axes else scores
+        if len(set(sizes)) == 1:
+            return list(network.probability(scores, sizes[0]))
+        return [network.probability(scores[i : i + 1], size)[0] for i, size in enumerate(sizes)]
+
+    def _slide(
+        self, network: Network, pictures: torch.Tensor, sizes: Sequence[tuple[int, int]], axes: tuple[int, ...]
+    ) -> list[torch.Tensor]:
+        """Overlapping windows of the model's own size, blended so that a window's rim counts little."""
+        from monai.inferers.utils import sliding_window_inference
+        from torch.nn.functional import interpolate
+
+        window = self._recipe.window
+        found: Any = sliding_window_inference(
+            pictures,
+            roi_size=window,
+            sw_batch_size=WINDOWS_AT_ONCE,
+            predictor=lambda part: network.probability(network.scores(part), window),
+            overlap=self._setting.overlap,
+            mode="gaussian",
+        )
+        found = found.flip(axes) if axes else found
+        return [
+            one if one.shape[-2:] == size else interpolate(one[None], size=size, mode="bilinear")[0]
+            for one, size in zip(found, sizes, strict=True)
+        ]
+
+    def _prediction(self, probability: torch.Tensor) -> Prediction:
+        """One class becomes a probability map, to be cut at the threshold; of several the likeliest of all classes."""
+        findings = list(self._classes.findings)
+        if len(findings) == 1:
+            return Prediction(probability=probability[findings[0]].cpu().numpy(), labels=self._classes.names)
+        values = probability.new_zeros(len(probability), dtype=loading.torch_dtype("uint8"))
+        for value, number in enumerate(findings, start=1):
+            values[number] = value
+        mask = values[probability.argmax(dim=0)].cpu().numpy()
+        return Prediction(probability=probability[findings].cpu().numpy(), mask=mask, labels=self._classes.names)
+
+    def golden(self) -> Golden | None:
+        """None: a model that somebody trained has no mask that we know."""
+        return None
+
+    def probe_frame(self) -> Frame:
+        """A frame of the model's own size: its activations are those of every window."""
+        noise = np.random.default_rng(0).integers(0, 256, (*self._recipe.window, 3), dtype=np.uint8)
+        return Frame(pixels=noise, options=Options())
+
+    def skeleton(self) -> nn.Module:
+        """The model's modules with parameters on the meta device."""
+        return self._description.skeleton()
+
+    def no_split(self) -> tuple[str, ...]:
+        """Class names of the parts that stay on one device."""
+        return self._description.no_split(self.skeleton())
+
+    def reserve_gib(self, batch_size: int) -> float:
+        """Activations of a transformer of SegFormer-B5's size, which need about 0.4 GiB for 512 x 512 pixels."""
+        height, width = self._recipe.window
+        return 0.25 + 0.4 * batch_size * (height * width) / 512**2
