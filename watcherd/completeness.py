@@ -34,6 +34,7 @@ def ends_early(file: BinaryIO) -> str:
     head = file.read(16)
     for matches, check, reason in _CHECKS:
         if matches(head):
+            file.seek(0)
             try:
                 early = check(file, size)
             except (_EndError, struct.error):
