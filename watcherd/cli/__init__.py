@@ -1,0 +1,56 @@
+"""The command line: one small file per group of commands. Exit codes are those of sysexits.h."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from watcherd.cli.configuration import config_app
+from watcherd.cli.database import db_app
+from watcherd.cli.demo import demo
+from watcherd.cli.history import jobs, show
+from watcherd.cli.plan import plan
+from watcherd.cli.service import install_service, uninstall_service
+from watcherd.cli.serve import run as serve
+from watcherd.cli.status import status
+from watcherd.cli.steer import cancel, pause, prioritise, reload, resume, retry
+from watcherd.errors import WatcherdError
+
+USAGE = 64
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="watcherd",
+    help="Watches a folder for scans, segments them with a model that stays loaded, and remembers every job.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(serve)
+for command in (demo, status, jobs, show, retry, cancel, prioritise, pause, resume, reload, plan):
+    app.command()(command)
+app.command("install-service")(install_service)
+app.command("uninstall-service")(uninstall_service)
+app.add_typer(config_app, name="config")
+app.add_typer(db_app, name="db")
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; its exit code. What went wrong is said on stderr: what, why and what to do."""
+    try:
+        result = app(args=arguments, standalone_mode=False, prog_name="watcherd")
+    except WatcherdError as error:
+        print(f"watcherd: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(error.hint, file=sys.stderr)
+        return error.exit_code
+    except click.exceptions.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return USAGE
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        return 0
+    return result if isinstance(result, int) else 0

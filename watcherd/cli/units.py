@@ -140,7 +140,7 @@ def _adapted(text: str, service: Service) -> str:
 def local_lines(service: Service, unit: str) -> str:
     """The folders of this machine, for ``unit``; what ProtectHome=yes would hide is let through by name."""
     paths = " ".join(map(_word, service.folders))
-    writable = " ".join(_word(folder, prefix="-") for folder in service.folders)
+    writable = " ".join(_word(folder, prefix="-") for folder in _writable(service.folders))
     lines = ["[Unit]", f"RequiresMountsFor={paths}", "", "[Service]", "ReadWritePaths=", f"ReadWritePaths={writable}"]
     if hidden := [folder for folder in service.folders if hidden_home(folder)]:
         lines += ["# Of /home these alone exist for the service.", "ProtectHome=tmpfs"]
@@ -151,6 +151,17 @@ def local_lines(service: Service, unit: str) -> str:
             f"ExecStartPre=-+{_word(service.modprobe)} -u -c 0",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _writable(folders: tuple[Path, ...]) -> list[Path]:
+    """What the service may write to: where several of ``folders`` lie beside each other the folder that they lie in.
+
+    Each path stands on a mount of its own in the sandbox, and nothing can be renamed from one mount to another: scans
+    would have to be copied into the archive.
+    """
+    parents = [folder.parent for folder in folders]
+    shared = {p for p in parents if parents.count(p) > 1 and len(p.parts) > 1 and not hidden_home(p)}
+    return list(dict.fromkeys(f.parent if f.parent in shared else f for f in folders))
 
 
 def tmpfiles(service: Service) -> str:

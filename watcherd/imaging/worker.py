@@ -11,7 +11,14 @@ import os
 import resource
 import signal
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from watcherd.imaging.decode import Decoded
+    from watcherd.imaging.encode import Rendered, RenderRequest
+    from watcherd.imaging.limits import DecodeLimits
 
 PR_SET_PDEATHSIG = 1
 
@@ -49,3 +56,19 @@ def die_with_parent(parent: int | None = None) -> None:
 def _address_space() -> int:
     """Bytes of address space that this process uses now."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def timed_decode(source: Path, target: Path, limits: DecodeLimits) -> tuple[Decoded, int]:
+    """`decode.decode` and the milliseconds that it took."""
+    from watcherd.imaging.decode import decode
+
+    began = time.monotonic()
+    return decode(source, target, limits), round((time.monotonic() - began) * 1000)
+
+
+def timed_render(request: RenderRequest) -> tuple[Rendered, int]:
+    """`encode.render` and the milliseconds that it took."""
+    from watcherd.imaging.encode import render
+
+    began = time.monotonic()
+    return render(request), round((time.monotonic() - began) * 1000)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from watcherd.config import Log, Model
+from watcherd.errors import JobError, NoMaskError
 from watcherd.inference.base import ModelInfo, Placement
 from watcherd.job import ErrorClass, Options
 
@@ -94,6 +95,15 @@ class NotSegmented:
     batch_size: int | None = None
     devices: tuple[DeviceUse, ...] = ()
     host_peak_rss_mib: float | None = None
+
+    @classmethod
+    def of(cls, job_id: int, error: Exception) -> Self:
+        """The record of an error that stopped one scan."""
+        if not isinstance(error, JobError):
+            what = f"the segmenter failed: {type(error).__name__}: {error}"
+            return cls(job_id=job_id, error_class=ErrorClass.TRANSIENT, error=what)
+        answer = error.answer if isinstance(error, NoMaskError) else None
+        return cls(job_id=job_id, error_class=error.error_class, error=error.message, hint=error.hint, answer=answer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

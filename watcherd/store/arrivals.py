@@ -111,8 +111,8 @@ def enqueue(
         "ON CONFLICT (sha256) DO UPDATE SET spool_name = excluded.spool_name",
         batch.scan_rows,
     )
-    one_by_one(connection, INGEST, [*batch.replaced_rows, *batch.arrival_rows.values()])
     queue.add(connection, batch.job_rows)
+    one_by_one(connection, INGEST, [*batch.replaced_rows, *batch.arrival_rows.values()])
     queue.ask_again(connection, batch.again, now=now)
     return results
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from watcherd.errors import StoreError
 from watcherd.files import sync_folder
 from watcherd.store import queue
-from watcherd.store.connections import CorruptDatabaseError, address, errors_of
+from watcherd.store.connections import CorruptDatabaseError, address, driver_of, errors_of
 from watcherd.store.records import stamp
 from watcherd.store.statements import chunks, one_by_one
 
@@ -167,8 +167,15 @@ def _remove(connection: Connection, jobs: Sequence[int]) -> None:
 
 def shrink(connection: Connection, pages: int = 2000) -> int:
     """Give up to ``pages`` free pages back to the file system; how many free ones are left."""
-    connection.exec_driver_sql(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
-    return int(connection.exec_driver_sql("PRAGMA freelist_count").scalar_one())
+    driver = driver_of(connection)
+    free = _freelist(driver)
+    for _ in range(min(pages, free)):
+        driver.execute("PRAGMA incremental_vacuum(1)")  # Python's driver takes one step, and a step frees one page
+    return _freelist(driver)
+
+
+def _freelist(driver: sqlite3.Connection) -> int:
+    return int(driver.execute("PRAGMA freelist_count").fetchone()[0])
 
 
 def facts(path: Path) -> dict[str, Any]:

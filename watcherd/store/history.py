@@ -247,6 +247,25 @@ def unfinished_arrivals(connection: Connection, limit: int = 100) -> list[dict[s
     return [dict(row) for row in connection.exec_driver_sql(sql, (limit,)).mappings()]
 
 
+def open_arrivals(connection: Connection) -> bool:
+    """Whether some name still waits for its result, or some file for its disposal."""
+    sql = (
+        "SELECT EXISTS (SELECT 1 FROM arrival WHERE delivery IN ('due', 'intended')) "
+        "OR EXISTS (SELECT 1 FROM arrival WHERE disposal = 'pending' AND delivery IN ('delivered', 'none'))"
+    )
+    return bool(connection.exec_driver_sql(sql).scalar())
+
+
+def vram_now(connection: Connection) -> float | None:
+    """The peak of allocated device memory in the last attempt, in MiB over all its devices; None where unknown."""
+    sql = (
+        "SELECT sum(vram_peak_allocated_mib) FROM attempt_device "
+        "WHERE attempt_id = (SELECT max(attempt_id) FROM attempt_device)"
+    )
+    peak: float | None = connection.exec_driver_sql(sql).scalar()
+    return peak
+
+
 def spool_names(connection: Connection, names: Sequence[str]) -> set[str]:
     """Which of these files in the spool some scan still points to."""
     return {row.spool_name for row in select_in(connection, _SPOOLED, names)}

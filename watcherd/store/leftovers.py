@@ -69,3 +69,8 @@ def spooled(connection: Connection, job_id: int) -> tuple[str, str | None]:
 def first_arrival(connection: Connection, job_id: int) -> int:
     """The arrival that a job was made for."""
     return int(connection.exec_driver_sql("SELECT arrival_id FROM job WHERE id = ?", (job_id,)).scalar_one())
+
+
+def path_of(connection: Connection, arrival_id: int) -> bytes:
+    """The path below the inbox at which an arrival was seen."""
+    return bytes(connection.exec_driver_sql("SELECT path FROM arrival WHERE id = ?", (arrival_id,)).scalar_one())

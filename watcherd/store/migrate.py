@@ -89,19 +89,16 @@ def _migrate(path: Path, connection: Connection, version: str | None) -> None:
 
 
 def refresh(connection: Connection) -> None:
-    """Replace the views and triggers whose text is not this program's."""
-    for name, kind in _differing(connection).items():
+    """Replace the views and triggers whose text is not this program's. A person's own views stay."""
+    for name, (kind, statement) in _differing(connection).items():
         connection.exec_driver_sql(f"DROP {kind} IF EXISTS {name}")
-        wanted = VIEWS.get(name) or TRIGGERS.get(name)
-        if wanted is not None:
-            connection.exec_driver_sql(cleandoc(wanted))
+        connection.exec_driver_sql(statement)
 
 
-def _differing(connection: Connection) -> dict[str, str]:
-    """Name to kind of every view and trigger that is missing, outdated or not known any more."""
-    rows = connection.exec_driver_sql("SELECT name, type, sql FROM sqlite_schema WHERE type IN ('view', 'trigger')")
-    stored = {name: (kind, sql) for name, kind, sql in rows}
+def _differing(connection: Connection) -> dict[str, tuple[str, str]]:
+    """Kind and statement of every view and trigger that is missing or outdated, by name."""
+    rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_schema WHERE type IN ('view', 'trigger')")
+    stored = {row.name: row.sql for row in rows}
     wanted = {name: ("view", cleandoc(sql)) for name, sql in VIEWS.items()}
     wanted |= {name: ("trigger", cleandoc(sql)) for name, sql in TRIGGERS.items()}
-    names = [name for name in stored | wanted if stored.get(name) != wanted.get(name)]
-    return {name: stored.get(name, wanted.get(name, ("", "")))[0] for name in names}
+    return {name: made for name, made in wanted.items() if stored.get(name) != made[1]}

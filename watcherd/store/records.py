@@ -184,7 +184,7 @@ class DeviceUse:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What an attempt measured, as far as it came. ``inference_ms`` is the batch's, one for its ``batch_size`` jobs."""
+    """What an attempt measured, as far as it came. ``inference_ms``: its share of its batches' time; shares add up."""
 
     replica_id: int | None = None
     decode_ms: int | None = None

@@ -60,7 +60,7 @@ TRIGGERS: dict[str, str] = {
             INSERT INTO hour (hour, succeeded, failed, queue_ms, decode_ms, inference_ms, render_ms)
             VALUES (substr(NEW.finished_at, 1, 13), NEW.state = 'succeeded', NEW.state <> 'succeeded',
                     coalesce(NEW.queue_ms, 0), coalesce(NEW.decode_ms, 0),
-                    coalesce(NEW.inference_ms / max(NEW.batch_size, 1), NEW.inference_ms, 0),
+                    coalesce(NEW.inference_ms, 0),
                     coalesce(NEW.render_ms, 0))
             ON CONFLICT (hour) DO UPDATE SET
                 succeeded = succeeded + excluded.succeeded, failed = failed + excluded.failed,
@@ -100,7 +100,7 @@ TRIGGERS: dict[str, str] = {
         BEGIN
             INSERT INTO device_hour (hour, device, name, attempts, busy_ms, vram_peak_allocated_mib)
             SELECT substr(coalesce(ended_at, started_at), 1, 13), NEW.device, coalesce(NEW.name, ''), 1,
-                   coalesce(inference_ms / max(batch_size, 1), inference_ms, 0), NEW.vram_peak_allocated_mib
+                   coalesce(inference_ms, 0), NEW.vram_peak_allocated_mib
             FROM attempt WHERE id = NEW.attempt_id
             ON CONFLICT (hour, device, name) DO UPDATE SET
                 attempts = attempts + 1, busy_ms = busy_ms + excluded.busy_ms,

@@ -67,16 +67,28 @@ def replica_ready(
     connection: Connection,
     replica_id: int,
     *,
+    model: ModelIdentity,
     weights_mib: Mapping[str, float | None],
     host_rss_mib: float | None,
     now: datetime,
 ) -> None:
-    """A replica is loaded. ``weights_mib``: device to MiB of weights, None where unknown."""
+    """A replica is loaded; only now its ``model`` is known exactly. ``weights_mib``: by device, None where unknown."""
     started = connection.exec_driver_sql("SELECT started_at FROM replica WHERE id = ?", (replica_id,)).scalar_one()
     at = stamp(now)
     connection.exec_driver_sql(
-        "UPDATE replica SET ready_at = ?, load_ms = ?, weights_mib = ?, host_rss_mib = ? WHERE id = ?",
-        (at, milliseconds(started, at), json.dumps(weights_mib), host_rss_mib, replica_id),
+        "UPDATE replica SET ready_at = ?, load_ms = ?, weights_mib = ?, host_rss_mib = ?, segmenter = ?, model = ?, "
+        "model_revision = ?, dtype = ? WHERE id = ?",
+        (
+            at,
+            milliseconds(started, at),
+            json.dumps(weights_mib),
+            host_rss_mib,
+            model.segmenter,
+            model.model,
+            model.revision,
+            model.dtype,
+            replica_id,
+        ),
     )
 
 

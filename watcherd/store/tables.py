@@ -76,8 +76,8 @@ def _flag(name: str, *, default: int = 0) -> Column[int]:
     )
 
 
-def _to(name: str, target: str, *, null: bool = False, **options: Any) -> Column[int]:
-    return Column(name, Integer, ForeignKey(target, **options), nullable=null)
+def _to(name: str, target: str, *, null: bool = False) -> Column[int]:
+    return Column(name, Integer, ForeignKey(target), nullable=null)
 
 
 def _table(name: str, *parts: Any, **options: Any) -> Table:
@@ -144,7 +144,7 @@ arrival = _table(
     _whole("device", null=True),
     _whole("inode", null=True),
     _whole("ctime_ns", null=True),
-    _to("job_id", "job.id", null=True, deferrable=True, initially="DEFERRED"),
+    _to("job_id", "job.id", null=True),
     _whole("duplicate_of", null=True),
     _flag("present", default=1),
     _one_of("delivery", get_args(Delivery), null=True),

@@ -21,10 +21,12 @@ GROUP = "watcherd.segmenters"
 """The entry-point group; each entry is a callable that takes a `watcherd.config.Model` and gives a `Segmenter`."""
 
 BUILT_IN = {
-    "none": "watcherd.inference.fake:create",
+    "fake": "watcherd.inference.fake:create",
+    "none": "watcherd.inference.segmenters.none:create",
     "sa2va": "watcherd.inference.segmenters.sa2va:create",
     "semantic": "watcherd.inference.segmenters.semantic:create",
-    "vesselness": "watcherd.inference.segmenters.vessel:create",
+    "vessel": "watcherd.inference.segmenters.vessel:create",
+    "vesselness": "watcherd.inference.segmenters.vesselness:create",
 }
 """Where the built-in ones are made. Their names cannot be taken by others."""
 

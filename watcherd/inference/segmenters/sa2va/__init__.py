@@ -5,6 +5,7 @@
     renames.py      our names to the checkpoint's
     weights.py      every tensor to its device, every name accounted for
     network.py      the modules, and where they may be cut apart
+    hiera.py        SAM2's windowed attention, without what nobody reads
     tiling.py, preprocess.py    pictures to the inputs of both vision branches
     prompt.py       words to tokens and back
     language.py     a drafted answer checked in one pass, or a generated one

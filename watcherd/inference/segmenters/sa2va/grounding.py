@@ -32,7 +32,7 @@ class Features:
 
     def pick(self, pictures: Sequence[int]) -> Features:
         """The features of these pictures, in this order."""
-        index = torch.tensor(list(pictures), device=self.coarse.device)
+        index = torch.tensor(list(pictures), dtype=torch.long)
         return Features(fine=self.fine[index], middle=self.middle[index], coarse=self.coarse[index])
 
     @staticmethod

@@ -140,8 +140,8 @@ class Language:
     ) -> torch.Tensor:
         """States (turns, D) of ``tokens``, the step-th of each answer, behind prompts that were padded to ``width``."""
         device = device_of(self._embedding)
-        embedded = self._embedding(torch.tensor(tokens, device=device)[:, None])
-        positions = torch.tensor(lengths, device=device)[:, None] + step
+        embedded = self._embedding(torch.tensor(tokens)[:, None].to(device))
+        positions = torch.tensor(lengths)[:, None].to(device) + step
         mask = None
         if min(lengths) < width:
             keys = torch.arange(width + step + 1, device=device)
@@ -173,7 +173,7 @@ class Language:
         """Through all layers, from device to device, up to the last norm. ``mask`` is True where a key is seen."""
         if positions is None:
             positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
-        rotation = self._rotary(hidden, positions.to(_rotary_device(self._rotary)))
+        rotation = self._rotary(hidden, positions)
         for layer in self._layers:
             device = device_of(layer)
             hidden = hidden.to(device)
@@ -190,13 +190,11 @@ class Language:
 
     def _states(self, rows: torch.Tensor, chosen: Sequence[int]) -> torch.Tensor:
         """The chosen rows behind the last norm, (n, D)."""
-        index = torch.tensor(list(chosen), dtype=torch.long, device=rows.device)
+        # An index may be on the CPU whatever it points into.
+        index = torch.tensor(list(chosen), dtype=torch.long)
         return self._norm(rows[index].to(device_of(self._norm)))  # type: ignore[no-any-return]
 
     def _say(self, states: torch.Tensor) -> torch.Tensor:
         """The likeliest token after each state, (n,)."""
         return self._head(states.to(device_of(self._head))).argmax(-1)  # type: ignore[no-any-return]
 
-
-def _rotary_device(rotary: nn.Module) -> torch.device:
-    return next(rotary.buffers()).device

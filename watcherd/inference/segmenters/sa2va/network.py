@@ -24,6 +24,7 @@ from transformers.models.sam2_video.configuration_sam2_video import Sam2VideoCon
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoModel
 
 from watcherd.inference.segmenters.sa2va.config import TILE
+from watcherd.inference.segmenters.sa2va.hiera import lean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,12 +111,13 @@ class Sa2vaNetwork(nn.Module):
         self.text_hidden_fcs = SegProjection(config.hidden_size)
         self.sam2 = Sam2VideoModel(_sam2_config(config.hiera))
         self.sam2.vision_encoder.neck.position_encoding = NoPositions()
+        lean(self.sam2.vision_encoder.backbone)
 
     def see(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Visual tokens (tiles, 256, D), on the projector's device, of normalised tiles (tiles, 3, 448, 448)."""
-        vision, projector = device_of(self.vision), device_of(self.projector)
-        patches = self.vision(pixel_values=tiles.to(vision)).last_hidden_state
-        return self.projector(patches.to(projector))  # type: ignore[no-any-return]
+        """Visual tokens (tiles, 256, D), on the projector's device, of normalised tiles (tiles, 3, 448, 448) on the
+        vision tower's."""
+        patches = self.vision(pixel_values=tiles).last_hidden_state
+        return self.projector(patches.to(device_of(self.projector)))  # type: ignore[no-any-return]
 
 
 def skeleton(config: Sa2vaConfig) -> Sa2vaNetwork:

@@ -48,16 +48,20 @@ def squashed(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 def upload(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> torch.Tensor:
     """Pictures of one size on ``device`` as float32 (n, 3, height, width) in 0..255; grey ones become RGB by
     repetition, after the transfer."""
-    planes = [torch.from_numpy(np.ascontiguousarray(picture)) for picture in pictures]
     if len({picture.ndim for picture in pictures}) > 1:
-        planes = [plane[..., None].expand(-1, -1, 3) if plane.ndim == 2 else plane for plane in planes]
-    batch = torch.stack(planes)
+        pictures = [colour(picture) for picture in pictures]
+    batch = torch.from_numpy(np.stack(pictures))
     if device.type == "cuda":
         batch = batch.pin_memory()
     batch = batch.to(device, non_blocking=True)
     if batch.ndim == 3:
         batch = batch[..., None].expand(-1, -1, -1, 3)
     return batch.permute(0, 3, 1, 2).float()
+
+
+def colour(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB of a grey picture, by repetition; RGB as it is."""
+    return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
 
 
 def for_vision(tiles: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -76,4 +80,4 @@ def for_grounding(pictures: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    return torch.tensor(values, device=device)[:, None, None]
+    return torch.tensor(values).to(device)[:, None, None]

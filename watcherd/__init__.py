@@ -1,0 +1,1 @@
+"""watcherd: scans from a folder, masks into another, and the fate of every job in SQLite."""

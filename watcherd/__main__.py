@@ -1,0 +1,14 @@
+"""``python -m watcherd``. Imports nothing until it is called: spawned workers import this module again."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    from watcherd.cli import run
+
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What every command shares: options, tables, and how times and sizes are shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from watcherd import config as configuration
+from watcherd.config import Config
+from watcherd.store import reader
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="The configuration file.", envvar="WATCHERD_CONFIG", show_envvar=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+STATE_COLOURS = {
+    "succeeded": "green",
+    "failed": "red",
+    "quarantined": "bold red",
+    "running": "cyan",
+    "delivering": "cyan",
+    "queued": "yellow",
+    "cancelled": "dim",
+}
+
+
+def load_config(path: Path | None) -> Config:
+    """The configuration that a command works with."""
+    return configuration.load(configuration.find(path))
+
+
+@contextmanager
+def open_history(path: Path | None) -> Iterator[Any]:
+    """A read-only connection to the history of the configured state folder."""
+    with reader(load_config(path).state.database) as connection:
+        yield connection
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    """A table on a terminal; tab-separated lines otherwise, for other programs."""
+    if not sys.stdout.isatty():
+        typer.echo("\t".join(columns))
+        for row in rows:
+            typer.echo("\t".join(_plain(cell) for cell in row))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_styled(cell) for cell in row))
+    Console().print(table)
+
+
+def _plain(cell: object) -> str:
+    return "" if cell is None else " ".join(str(cell).split())
+
+
+def _styled(cell: object) -> Text:
+    text = _plain(cell)
+    return Text(text, style=STATE_COLOURS.get(text, ""))
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """Names and values, one a line."""
+    width = max(map(len, fields), default=0)
+    for name, value in fields.items():
+        if value is not None and value != "":
+            typer.echo(f"{name:<{width}}  {value}")
+
+
+def local(stamp: str | None) -> str:
+    """A stored time as the person's clock showed it."""
+    return datetime.fromisoformat(stamp).astimezone().strftime("%Y-%m-%d %H:%M:%S") if stamp else ""
+
+
+def duration(ms: float | None) -> str:
+    """Milliseconds as a person reads them: ``85 ms``, ``3.2 s``, ``4 min 10 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    if ms is None:
+        return ""
+    if ms < 1000:
+        return f"{ms:.0f} ms"
+    seconds = ms / 1000
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // smaller} {small}"
+    return f"{whole} s"
+
+
+def size(count: float | None) -> str:
+    """Bytes as a person reads them."""
+    if count is None:
+        return ""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return ""

@@ -1,0 +1,87 @@
+"""``watcherd demo``: a few bundled scans through a real inbox, queue, replica and outbox, with the real defaults."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from watcherd import config as configuration
+from watcherd import logs
+from watcherd.cli.common import JsonOption, duration, print_json, print_table
+from watcherd.daemon import Daemon
+from watcherd.errors import UnavailableError
+from watcherd.store import Filter, history, reader
+
+PICTURES = (".png", ".jpg")
+CONFIG = """\
+# The demo's configuration: every other key has its default.
+[inbox]
+path = "inbox"
+settle_seconds = 0.5
+"""
+
+
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where to put inbox, outbox and state.")] = Path("demo-run"),
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Segment a few bundled scans and show where their masks are."""
+    folder = folder.absolute()
+    settings = _prepare(folder)
+    logs.setup(settings.log.model_copy(update={"level": "warning"}), hidden_names=False)
+    typer.echo(f"Segmenting {_copy_scans(settings.inbox.path)} scans in {folder} ...", err=True)
+    Daemon(settings, path=folder / "config.toml", once=True).run()
+    with reader(settings.state.database) as connection:
+        records = history.jobs(connection, Filter(limit=None, sort="oldest"))
+    if as_json:
+        print_json(records)
+        return
+    rows = [
+        (
+            record["id"],
+            record["state"],
+            record["source"],
+            f"{record['width']} x {record['height']}",
+            f"{record['mask_fraction'] or 0:.1%}",
+            duration(record["inference_ms"]),
+            _overlay(record, settings.outbox.path),
+        )
+        for record in records
+    ]
+    print_table(("job", "state", "scan", "size", "vessels", "inference", "overlay"), rows, right=("job", "vessels"))
+    typer.echo(f"\nMasks are in {settings.outbox.path / 'masks'}. The history: sqlite3 {settings.state.database}")
+    typer.echo("Drop scans of your own into the inbox and run it again:")
+    typer.echo(f"  watcherd run --once --config {folder / 'config.toml'}")
+
+
+def _prepare(folder: Path) -> configuration.Config:
+    """A fresh folder with the demo's configuration; what an earlier demo left there is removed."""
+    if folder.exists():
+        if not (folder / "config.toml").is_file() and any(folder.iterdir()):
+            raise UnavailableError(f"{folder} holds something else.", hint="Give another folder with --folder.")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(CONFIG)
+    return configuration.load(folder / "config.toml")
+
+
+def _copy_scans(inbox: Path) -> int:
+    inbox.mkdir()
+    scans = [item for item in resources.files("watcherd.demo").iterdir() if item.name.endswith(PICTURES)]
+    for scan in scans:
+        (inbox / scan.name).write_bytes(scan.read_bytes())
+    return len(scans)
+
+
+def _overlay(record: dict[str, object], outbox: Path) -> str:
+    outputs = record["outputs"]
+    assert isinstance(outputs, list)  # noqa: S101 - the history's records have lists here
+    found = [output["path"] for output in outputs if output["kind"] == "overlay"]
+    path = outbox / found[0] if found else None
+    here = Path.cwd()
+    return str(path.relative_to(here) if path and path.is_relative_to(here) else path or "")

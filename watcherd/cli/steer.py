@@ -1,0 +1,153 @@
+"""``retry``, ``cancel``, ``prioritise``, ``pause``, ``resume``, ``reload``: tell the daemon what to do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from watcherd import config as configuration
+from watcherd import steering
+from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json
+from watcherd.config import Config
+from watcherd.errors import ConfigError, UnavailableError, UsageError, WatcherdError
+from watcherd.inbox.spool import Spool
+from watcherd.job import ErrorClass, State
+from watcherd.steering import Command, JobSteering
+from watcherd.store import Database, Filter, history, reader, runs
+
+PATIENCE_SECONDS = 30.0
+
+JobsArgument = Annotated[list[int] | None, typer.Argument(help="Numbers of jobs.")]
+
+
+def retry(
+    jobs: JobsArgument = None,
+    state: Annotated[State | None, typer.Option(help="All jobs in this state, for example failed.")] = None,
+    error_class: Annotated[ErrorClass | None, typer.Option(help="Of these only failures of this class.")] = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Have ended jobs done again."""
+    settings = load_config(config)
+    _steer(settings, "retry", {"jobs": _chosen(settings, jobs, state, error_class)}, as_json=as_json)
+
+
+def cancel(
+    jobs: JobsArgument = None,
+    state: Annotated[State | None, typer.Option(help="All jobs in this state: queued.")] = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Take waiting jobs back. What is running finishes."""
+    settings = load_config(config)
+    _steer(settings, "cancel", {"jobs": _chosen(settings, jobs, state, None)}, as_json=as_json)
+
+
+def prioritise(
+    jobs: Annotated[list[int], typer.Argument(help="Numbers of waiting jobs.")],
+    priority: Annotated[int, typer.Option(help="Higher is sooner; 0 is the ordinary one.")] = 10,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Do waiting jobs sooner, or with a negative priority later."""
+    _steer(load_config(config), "prioritise", {"jobs": jobs, "priority": priority}, as_json=as_json)
+
+
+def pause(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Begin nothing new until `resume`; scans are taken in and wait."""
+    _steer(load_config(config), "pause", {}, as_json=as_json, needs_daemon=True)
+
+
+def resume(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Go on after `pause`."""
+    _steer(load_config(config), "resume", {}, as_json=as_json, needs_daemon=True)
+
+
+def reload(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Have the daemon read its configuration again, and wait until it has; exit code 78 when it is wrong."""
+    path = configuration.find(config)
+    try:
+        settings = configuration.load(path)
+    except ConfigError:
+        # The daemon has to say so in its own log; where its state folder is must be known for that.
+        _reload_rejected(path, as_json=as_json)
+        raise
+    _steer(settings, "reload", {}, as_json=as_json, needs_daemon=True)
+
+
+def _reload_rejected(path: Path, *, as_json: bool) -> None:
+    import tomllib
+
+    try:
+        state = tomllib.loads(path.read_text()).get("state", {})
+        settings = configuration.build({"state": state}, base=path.parent)
+    except (ValueError, OSError, ConfigError):
+        return
+    if steering.owner(settings.state.lock) is not None:
+        _steer(settings, "reload", {}, as_json=as_json, needs_daemon=True)
+
+
+def _chosen(
+    settings: Config, jobs: Sequence[int] | None, state: State | None, error_class: ErrorClass | None
+) -> list[int]:
+    if state is None and error_class is None:
+        if not jobs:
+            raise UsageError("Which jobs?", hint="Give their numbers, or --state.")
+        return list(jobs)
+    wanted = Filter(states=(state,) if state else (), error_class=error_class, limit=None, sort="oldest")
+    with reader(settings.state.database) as connection:
+        return [record["id"] for record in history.jobs(connection, wanted)]
+
+
+def _steer(
+    settings: Config, verb: str, arguments: Mapping[str, Any], *, as_json: bool, needs_daemon: bool = False
+) -> None:
+    """Have it done: by the daemon, or while none runs by ourselves under its lock."""
+    if steering.owner(settings.state.lock) is not None:
+        outcome = _by_daemon(settings, verb, arguments)
+    elif needs_daemon:
+        raise UnavailableError("watcherd is not running.", hint="Start it with systemctl start watcherd.")
+    else:
+        outcome = _by_ourselves(settings, Command(id="", verb=verb, arguments=arguments))
+    if as_json:
+        print_json({"outcome": outcome})
+    else:
+        typer.echo(outcome)
+
+
+def _by_ourselves(settings: Config, command: Command) -> str:
+    with steering.sole_owner(settings.state.lock), Database.open(settings.state.database) as database:
+        spool = Spool(settings.state.spool)
+        spool.prepare()
+        return JobSteering(settings, database, spool).carry_out(command)
+
+
+def _by_daemon(settings: Config, verb: str, arguments: Mapping[str, Any]) -> str:
+    """Leave the command and wait for what the daemon records of it."""
+    command_id = steering.send(settings.state.commands, verb, arguments)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        with reader(settings.state.database) as connection:
+            found = runs.command(connection, command_id)
+        if found and found["finished_at"]:
+            if found["error"]:
+                raise _refused(*json.loads(found["error"]))
+            return str(found["outcome"])
+        time.sleep(0.05)
+    raise UnavailableError(
+        f"The daemon has not answered within {PATIENCE_SECONDS:g} s; it will do it when it can.",
+        hint="See watcherd status.",
+    )
+
+
+def _refused(exit_code: int, message: str, hint: str) -> WatcherdError:
+    kinds = {kind.exit_code: kind for kind in (UsageError, ConfigError, UnavailableError)}
+    return kinds.get(exit_code, WatcherdError)(message, hint=hint)

@@ -1,0 +1,637 @@
+"""The daemon: builds every part, wires them, starts them in order, stops them in order.
+
+Start: lock, database, what the last run left, the model, then the inbox; READY when the model has passed its checks.
+Stop: the inbox, the claims, the replicas (their batches end), delivery of what is computed, the database. SIGTERM and
+SIGINT stop, a second one hurries; SIGHUP reads the configuration again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from watcherd import config as configuration
+from watcherd import live, logs, steering
+from watcherd.config import Config
+from watcherd.crash_points import crash_point
+from watcherd.delivery import Delivery
+from watcherd.errors import ConfigError, UnavailableError, UsageError, WatcherdError
+from watcherd.imaging.pool import ImagingPool
+from watcherd.inbox import mounts
+from watcherd.inbox.spool import Spool
+from watcherd.inference import devices, placement
+from watcherd.inference.messages import LoadFailed, ReplicaSpec
+from watcherd.inference.pool import Phase, ReplicaPool
+from watcherd.intake import Intake
+from watcherd.job import State
+from watcherd.notify import Notifier
+from watcherd.outbox.deliver import Outbox
+from watcherd.pauses import Pauses, StoppedError
+from watcherd.pipeline import Pipeline
+from watcherd.steering import Command, JobSteering
+from watcherd.store import CorruptDatabaseError, Database, ModelIdentity, backup, history, runs
+from watcherd.store import queue as jobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from watcherd.inference.messages import Outcome, Ready
+    from watcherd.inference.placement import Plan
+    from watcherd.inference.pool import Died
+
+TICK_SECONDS = 1.0
+ONCE_TICK_SECONDS = 0.1
+STATUS_SECONDS = 5.0
+HANG_SECONDS = 300.0
+"""A part that shows no sign of life for so long is hung, and systemd is no longer told that all is well."""
+EXTEND_SECONDS = 60.0
+"""While the model loads, systemd is asked to wait this much longer, again and again."""
+TMPFS_MIB = 2048
+"""Decoded scans go to memory where there is at least so much room, else to the state folder."""
+
+
+class Daemon:
+    """One run of the service."""
+
+    def __init__(self, config: Config, *, path: Path | None = None, once: bool = False) -> None:
+        self._config = config
+        self._path = path
+        self._once = once
+        self._log = logs.get_logger()
+        self._notifier = Notifier()
+        self._stop = threading.Event()
+        self._hurry = threading.Event()
+        self._reload = threading.Event()
+        self._tick = threading.Event()
+        self._ready = threading.Event()
+        self._stopping = threading.Event()
+        self._failure: WatcherdError | None = None
+        self._signals = 0
+        self._phase = "starting"
+        self._began = datetime.now(UTC)
+        self._replica_ids: dict[int, int] = {}
+        self._live = live.LiveStatus(config.state.path)
+        self._status_at = float("-inf")
+        self._threads: list[threading.Thread] = []
+        self._intake: Intake | None = None
+        self._beat = time.monotonic()
+
+    # ---------------------------------------------------------------------------------------------------- start to end
+
+    def run(self) -> int:
+        """Run until stopped; the exit code. Raises `WatcherdError` for what keeps it from starting."""
+        self._prepare_folders()
+        with steering.sole_owner(self._config.state.lock), contextlib.ExitStack() as stack:
+            self._handle_signals()
+            database = stack.enter_context(self._open_database())
+            self._begin_run(database)
+            scratch = stack.enter_context(_scratch_folder(self._config.state.path))
+            self._build(database, scratch)
+            stack.callback(self._imaging.stop)
+            try:
+                self._load_model()
+                self._start()
+                self._watch()
+            finally:
+                self._shut_down(database)
+        if self._failure is not None:
+            raise self._failure
+        return 0
+
+    def _prepare_folders(self) -> None:
+        config = self._config
+        mounts.refuse_network_state(config.state.path, mounts.mount_at(config.state.path))
+        folders = {
+            "inbox.path": config.inbox.path,
+            "inbox.archive_path": config.inbox.archive_path,
+            "outbox.path": config.outbox.path,
+            "state.path": config.state.path,
+        }
+        for key, folder in folders.items():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                if key == "inbox.path" and folder.exists():
+                    continue
+                raise UnavailableError(
+                    f"{key} = {str(folder)!r} cannot be made: {error.strerror}.",
+                    hint="Make it, or give the service's user permission to.",
+                ) from error
+        for folder in (config.state.commands, config.state.cache):
+            folder.mkdir(exist_ok=True)
+        if problems := mounts.overlaps(folders, mounts.read_mounts()):
+            raise ConfigError("; ".join(problems) + ".", hint="These folders must be apart.")
+
+    def _open_database(self) -> Database:
+        path = self._config.state.database
+        try:
+            return Database.open(path)
+        except CorruptDatabaseError as error:
+            aside = backup.set_aside(path, now=datetime.now(UTC))
+            self._log.error("database_corrupt", error=error.message, reason=f"set aside as {aside and aside.name}")
+            copies = sorted((self._config.state.path / "backups").glob("watcherd-*.db"))
+            if copies:
+                backup.restore(copies[-1], path, now=datetime.now(UTC))
+                self._log.warning("database_restored", reason=f"from the backup {copies[-1].name}")
+            return Database.open(path)
+
+    def _begin_run(self, database: Database) -> None:
+        """Put right what the last run left, as far as the database goes."""
+        crash_point("recover.begun")
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        now = datetime.now(UTC)
+        self._run_id = database.write(
+            lambda c: runs.start_run(
+                c,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                boot_id=boot.read_text().strip() if boot.exists() else None,
+                version=version("watcherd"),
+                now=now,
+            )
+        )
+        requeued = database.write(lambda c: jobs.requeue_interrupted(c, run_id=self._run_id, now=now))
+        crash_point("recover.requeued")
+        if requeued:
+            self._log.warning("jobs_requeued", count=len(requeued), reason="the last run ended while they ran")
+
+    def _build(self, database: Database, scratch: Path) -> None:
+        config = self._config
+        self._database = database
+        self._scratch = scratch
+        self._pauses = Pauses(self._stopping)
+        self._spool = Spool(config.state.spool)
+        self._outbox = Outbox(config.outbox.path, layout=config.outbox.layout)
+        workers = config.limits.workers
+        count = min(8, max(2, os.cpu_count() or 2)) if workers == "auto" else workers
+        self._imaging = ImagingPool(workers=count, memory_mib=config.limits.worker_memory_mib)
+        self._delivery = Delivery(config, database, self._outbox, self._pauses)
+        self._pipeline = Pipeline(
+            config,
+            database,
+            self._imaging,
+            lambda: self._pool,
+            self._delivery,
+            self._pauses,
+            run_id=self._run_id,
+            scratch=scratch,
+            spool_path=self._spool.path,
+            stopping=self._stopping,
+        )
+        self._delivery.job_requeued = self._pipeline.wake
+        self._steering = JobSteering(config, database, self._spool)
+
+    def _plan(self) -> Plan:
+        config = self._config
+        found = devices.inventory(config.devices.use)
+        if not found and config.model.path is None:
+            count = config.devices.replicas
+            return placement.plan(None, (), dtype=_cpu_dtype(config.model.dtype), replicas=count)
+        return placement.plan_apart(config, found)
+
+    def _load_model(self) -> None:
+        """Start the replicas, and wait until one is ready; systemd hears how far it is."""
+        self._become("loading")
+        plan = self._plan()
+        self._log.info("model_placed", reason=plan.reason, segmenter=self._config.model.segmenter)
+        threads = max(1, (os.cpu_count() or 1) // len(plan.replicas)) if len(plan.replicas) > 1 else 0
+        specs = [
+            ReplicaSpec(
+                number=number,
+                model=self._config.model,
+                placement=replica.placement(plan.dtype),
+                visible=replica.visible,
+                cache=self._config.state.cache,
+                stack=self._scratch / f"replica-{number}.stack",
+                log=self._config.log,
+                hidden_names=self._config.privacy.names == "hidden",
+                threads=0 if replica.visible else threads,
+            )
+            for number, replica in enumerate(plan.replicas)
+        ]
+        limits = self._config.devices
+        self._specs = specs
+        self._pool = ReplicaPool(specs, self, load_seconds=limits.load_seconds, batch_seconds=limits.batch_seconds)
+        self._pool.start()
+        while not self._ready.is_set() and not self._stop.is_set():
+            self._ready.wait(TICK_SECONDS)
+            self._notifier.extend(EXTEND_SECONDS, self._status_line())
+            self._show()
+
+    def _start(self) -> None:
+        """The model is ready: finish the last run's deliveries, then open the inbox."""
+        if self._stop.is_set():
+            return
+        try:
+            self._pauses.until_possible("outbox", self._outbox.prepare)
+            self._delivery.recover()
+            self._pauses.until_possible("spool", self._spool.prepare)
+            self._pauses.until_possible("spool", self._clean_spool)
+        except StoppedError:
+            return
+        crash_point("recover.swept")
+        self._intake = intake = Intake(
+            self._config,
+            self._database,
+            self._spool,
+            self._pauses,
+            run_id=self._run_id,
+            model=self._model,
+            queued=self._queued,
+            stopping=self._stopping,
+        )
+        self._delivery.inbox_online = lambda: intake.state.online
+        self._delivery.source_left = intake.folder_emptied
+        self._delivery.scans_finished = intake.scans_finished
+        self._thread("intake", intake.run)
+        self._thread("feed", self._pipeline.feed)
+        self._thread("finish", self._pipeline.finish)
+        self._pipeline.look_for_arrivals()
+        self._become("running")
+        self._notifier.ready(self._status_line())
+        self._log.info("daemon_ready", version=version("watcherd"), model=self._model.model)
+
+    def _clean_spool(self) -> None:
+        def known(names: Sequence[str]) -> set[str]:
+            with self._database.reader() as connection:
+                return history.spool_names(connection, names)
+
+        self._spool.clean(known)
+
+    def _queued(self) -> None:
+        self._pipeline.wake()
+        self._pipeline.look_for_arrivals()
+
+    def _thread(self, name: str, target: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                target()
+            except BaseException as error:  # a part that fails must not leave a daemon that only looks alive
+                self._log.exception("daemon_part_failed", kind=name)
+                self._fail(WatcherdError(f"The part {name!r} failed: {type(error).__name__}: {error}"))
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _watch(self) -> None:
+        """The main thread's loop: commands, signals, signs of life."""
+        interval = ONCE_TICK_SECONDS if self._once else TICK_SECONDS
+        while not self._stop.is_set():
+            if self._reload.is_set():
+                self._reload.clear()
+                self._notifier.reloading()
+                with contextlib.suppress(ConfigError):
+                    self._reread()
+                self._notifier.ready(self._status_line())
+            self._take_commands()
+            self._show()
+            if self._is_alive():
+                self._notifier.watchdog()
+            if self._once and self._is_done():
+                return
+            self._tick.wait(interval)
+            self._tick.clear()
+
+    # ---------------------------------------------------------------------------------------------------------- stop
+
+    def _shut_down(self, database: Database) -> None:
+        """Stop in order: nothing new, let batches end, deliver what is computed, give the rest back."""
+        self._become("stopping")
+        self._notifier.stopping("stopping: the batches that are being computed end")
+        self._log.info("daemon_stopping")
+        self._stopping.set()
+        if self._intake is not None:
+            self._intake.wake()
+        self._pipeline.wake()
+        seconds = self._config.limits.stop_seconds
+        self._join("feed", seconds)
+        pool = getattr(self, "_pool", None)
+        if pool is not None:
+            stopper = threading.Thread(target=pool.stop, kwargs={"within": seconds}, daemon=True)
+            stopper.start()
+            while stopper.is_alive():
+                stopper.join(0.1)
+                if self._hurry.is_set():
+                    pool.kill()
+        self._pipeline.no_more()
+        self._join("finish", 10.0)
+        self._join("intake", 30.0)
+        with contextlib.suppress(WatcherdError):
+            self._pipeline.release_all()
+            reason = "failed" if self._failure else "finished" if self._once and not self._signals else "stopped"
+            database.write(lambda c: runs.end_run(c, self._run_id, reason, now=datetime.now(UTC)))
+        self._live.write({})
+        self._log.info("daemon_stopped")
+
+    def _join(self, name: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            if thread.name == name and not self._hurry.is_set():
+                while thread.is_alive() and time.monotonic() < deadline and not self._hurry.is_set():
+                    thread.join(0.1)
+
+    def _fail(self, error: WatcherdError) -> None:
+        self._failure = self._failure or error
+        self._stop.set()
+        self._ready.set()
+        self._tick.set()
+
+    def _handle_signals(self) -> None:
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGINT, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_reload)
+
+    def _on_stop(self, *_: object) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            self._hurry.set()
+        self._stop.set()
+        self._ready.set()
+        self._tick.set()
+
+    def _on_reload(self, *_: object) -> None:
+        self._reload.set()
+        self._tick.set()
+
+    # ---------------------------------------------------------------------------------- what the replicas tell (Listener)
+
+    def replica_starting(self, number: int, pid: int) -> None:
+        """A replica's process was started."""
+        spec = self._specs[number]
+        model = ModelIdentity(
+            segmenter=spec.model.segmenter, model=str(spec.model.path or ""), revision="", dtype=spec.placement.dtype
+        )
+        placed = {
+            "devices": list(spec.visible or ("cpu",)),
+            "device_map": dict(spec.placement.device_map),
+            "dtype": spec.placement.dtype,
+        }
+        self._replica_ids[number] = self._database.write(
+            lambda c: runs.start_replica(
+                c, run_id=self._run_id, number=number, model=model, placement=placed, pid=pid, now=datetime.now(UTC)
+            )
+        )
+        self._log.info("replica_starting", replica=number, pid=pid)
+
+    def replica_ready(self, number: int, ready: Ready) -> None:
+        """A replica's model is loaded and passed its checks."""
+        info = ready.info
+        self._model = ModelIdentity(
+            segmenter=info.segmenter, model=info.model, revision=info.revision, dtype=info.dtype
+        )
+        weights = {use.device: use.vram_peak_allocated_mib for use in ready.weights}
+        self._database.write(
+            lambda c: runs.replica_ready(
+                c,
+                self._replica_ids[number],
+                model=self._model,
+                weights_mib=weights,
+                host_rss_mib=ready.host_rss_mib,
+                now=datetime.now(UTC),
+            )
+        )
+        self._log.info(
+            "replica_ready", replica=number, load_ms=ready.load_ms, batch_size=ready.batch_size, dtype=info.dtype
+        )
+        self._ready.set()
+        self._pipeline.wake()
+
+    def replica_died(self, died: Died) -> None:
+        """A replica's process ended against our will."""
+        self._database.write(
+            lambda c: runs.end_replica(c, self._replica_ids[died.number], died.reason, now=datetime.now(UTC))
+        )
+        self._log.error("replica_died", replica=died.number, pid=died.pid, reason=died.reason, stack_dump=died.stack)
+
+    def replica_stopped(self, number: int) -> None:
+        """A replica ended in good order."""
+        if number in self._replica_ids:
+            self._database.write(
+                lambda c: runs.end_replica(c, self._replica_ids[number], "stopped", now=datetime.now(UTC))
+            )
+
+    def batch_taken(self) -> None:
+        """A replica has begun a batch."""
+        self._pipeline.batch_taken()
+
+    def scan_answered(self, number: int, outcome: Outcome) -> None:
+        """A scan was segmented, or failed."""
+        self._pipeline.scan_answered(self._replica_ids.get(number), outcome)
+
+    def scans_handed_back(self, job_ids: Sequence[int]) -> None:
+        """Scans that were not begun."""
+        self._pipeline.scans_handed_back(job_ids)
+
+    def model_unusable(self, failed: LoadFailed) -> None:
+        """The model cannot be loaded: without any replica there is no point in going on."""
+        if all(status.phase in (Phase.STOPPED,) for status in self._pool.status()):
+            error = UnavailableError(failed.message, hint=failed.hint)
+            if failed.exit_code == ConfigError.exit_code:
+                self._fail(ConfigError(failed.message, hint=failed.hint))
+            else:
+                self._fail(error)
+        else:
+            self._log.error("replica_unusable", error=failed.message)
+
+    # ------------------------------------------------------------------------------------------------------- commands
+
+    def _take_commands(self) -> None:
+        steering.carry_out_all(self._config.state.commands, self._database, self._carry_out)
+
+    def _carry_out(self, command: Command) -> str:
+        self._log.info("command_received", kind=command.verb)
+        if command.verb == "pause":
+            self._pipeline.held.set()
+            return "paused: nothing new is begun"
+        if command.verb == "resume":
+            self._pipeline.held.clear()
+            self._pipeline.wake()
+            return "resumed"
+        if command.verb == "reload":
+            return self._reread()
+        if command.verb == "sweep" and self._intake is not None:
+            self._intake.sweep_now()
+            return "the inbox is swept"
+        outcome = self._in_intake(lambda: self._steering.carry_out(command))
+        self._queued()
+        return outcome
+
+    def _in_intake(self, work: Callable[[], str]) -> str:
+        """Have the thread that owns the spool do it."""
+        assert self._intake is not None  # noqa: S101 - commands are taken while running
+        done = threading.Event()
+        result: list[str | WatcherdError] = []
+
+        def errand() -> None:
+            try:
+                result.append(work())
+            except WatcherdError as error:
+                result.append(error)
+            finally:
+                done.set()
+
+        self._intake.errands.append(errand)
+        self._intake.wake()
+        if not done.wait(HANG_SECONDS) or not result:
+            raise UnavailableError("The intake does not answer.", hint="Look at the log.")
+        if isinstance(result[0], WatcherdError):
+            raise result[0]
+        return result[0]
+
+    def _reread(self) -> str:
+        """Read the configuration again; a bad one changes nothing. Raises `ConfigError`."""
+        if self._path is None:
+            raise UsageError("This daemon was started without a configuration file.")
+        try:
+            fresh = configuration.load(self._path)
+        except ConfigError as error:
+            self._log.error("config_rejected", error=error.message)
+            raise
+        applied, later = merged(self._config, fresh)
+        self._config = applied
+        logs.setup(applied.log, hidden_names=applied.privacy.names == "hidden")
+        for part in (self._intake, self._pipeline, self._delivery):
+            if part is not None:
+                part.reconfigure(applied)
+        self._log.info("config_reloaded", reason=f"needs a restart: {', '.join(later)}" if later else "applied")
+        return "reloaded" + (f"; a restart is needed for {', '.join(later)}" if later else "")
+
+    # ------------------------------------------------------------------------------------------------------ signs of life
+
+    def _become(self, phase: str) -> None:
+        self._phase = phase
+        self._status_at = float("-inf")
+        self._show()
+
+    def _is_alive(self) -> bool:
+        """Whether sweep, database and at least one replica make progress."""
+        now = time.monotonic()
+        if not self._pauses.reasons:
+            task = self._database.submit(lambda _connection: None)
+            task.add_done_callback(lambda _future: setattr(self, "_beat", time.monotonic()))
+        else:
+            self._beat = now
+        intake = self._intake
+        turned = intake is None or now - intake.turned_at < HANG_SECONDS
+        return turned and now - self._beat < HANG_SECONDS and self._pool.progressing()
+
+    def _is_done(self) -> bool:
+        """Whether ``--once`` has nothing left to do."""
+        if self._intake is None or not self._intake.idle or self._pipeline.busy:
+            return False
+        with self._database.reader() as connection:
+            counts = history.counts(connection)
+            open_jobs = sum(counts[state] for state in (State.QUEUED, State.RUNNING, State.DELIVERING))
+            return open_jobs == 0 and not history.open_arrivals(connection) and self._intake.idle
+
+    def _show(self) -> None:
+        """Refresh the live status, and now and then the line that systemd shows."""
+        now = time.monotonic()
+        if now - self._status_at < (STATUS_SECONDS if self._phase == "running" else TICK_SECONDS):
+            return
+        self._status_at = now
+        self._live.write(self._status())
+        if self._phase == "running" and self._notifier.listening:
+            self._notifier.status(self._status_line())
+
+    def _status(self) -> dict[str, Any]:
+        pool = getattr(self, "_pool", None)
+        intake = self._intake
+        return {
+            "pid": os.getpid(),
+            "phase": self._phase,
+            "started_at": self._began.isoformat(timespec="seconds"),
+            "version": version("watcherd"),
+            "config": str(self._path) if self._path else None,
+            "held": self._pipeline.held.is_set() if hasattr(self, "_pipeline") else False,
+            "paused": self._pauses.reasons if hasattr(self, "_pauses") else {},
+            "inbox": {name: getattr(intake.state, name) for name in intake.state.__slots__} if intake else None,
+            "replicas": [
+                {
+                    "number": status.number,
+                    "phase": status.phase.value,
+                    "devices": list(status.devices),
+                    "pid": status.pid,
+                    "stage": status.stage,
+                    "fraction": status.fraction,
+                    "restarts": status.restarts,
+                    "jobs": list(status.jobs),
+                    "last_error": status.last_error,
+                    "batch_size": status.ready.batch_size if status.ready else None,
+                }
+                for status in (pool.status() if pool else [])
+            ],
+        }
+
+    def _status_line(self) -> str:
+        """One line for ``systemctl status``."""
+        pool = getattr(self, "_pool", None)
+        replicas = pool.status() if pool else []
+        up = sum(status.phase in (Phase.IDLE, Phase.BUSY) for status in replicas)
+        line = f"{self._phase}; {up} of {len(replicas)} replicas ready"
+        stages = [f"{s.stage} {s.fraction:.0%}" if s.fraction else s.stage for s in replicas if s.stage]
+        if self._phase != "running":
+            return f"{line}; {stages[0]}" if stages else line
+        with contextlib.suppress(WatcherdError), self._database.reader() as connection:
+            counts = history.counts(connection)
+            rate = history.rate(connection, minutes=5, now=datetime.now(UTC))
+            vram = history.vram_now(connection)
+            line += f"; {counts[State.QUEUED]} queued, {counts[State.RUNNING]} running, {rate.per_minute:.1f} scans/min"
+            if vram is not None:
+                line += f"; {vram:.0f} MiB of VRAM at the last peak"
+        for part, reason in self._pauses.reasons.items():
+            line += f"; {part} paused: {reason}"
+        return line
+
+
+def merged(old: Config, fresh: Config) -> tuple[Config, list[str]]:
+    """The configuration that can be applied without a restart, and the tables that need one to change."""
+    model = old.model.model_copy(
+        update={"threshold": fresh.model.threshold, "tta": fresh.model.tta, "sa2va": fresh.model.sa2va}
+    )
+    inbox = fresh.inbox.model_copy(
+        update={name: getattr(old.inbox, name) for name in ("path", "archive_path", "events", "settle_seconds")}
+    )
+    outbox = fresh.outbox.model_copy(update={"path": old.outbox.path, "layout": old.outbox.layout})
+    update = {"state": old.state, "devices": old.devices, "model": model, "inbox": inbox, "outbox": outbox}
+    applied = fresh.model_copy(update=update)
+    later = [name for name in update if getattr(applied, name) != getattr(fresh, name)]
+    return applied, later
+
+
+def _cpu_dtype(setting: str) -> str:
+    return "float32" if setting == "auto" else setting
+
+
+@contextlib.contextmanager
+def _scratch_folder(state: Path) -> Any:
+    """The run folder for decoded scans: in memory where there is room, else in the state folder; emptied at the end.
+
+    One that a killed run left behind is removed: its name is the state folder's own.
+    """
+    name = f"watcherd-{os.getuid()}-{state.stat().st_dev:x}-{state.stat().st_ino:x}"
+    memory = Path(os.environ.get("RUNTIME_DIRECTORY", "/dev/shm"))  # noqa: S108 - a folder of our own in it, mode 0700
+    folder = memory / name if _room_mib(memory) >= TMPFS_MIB else state / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _room_mib(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free >> 20 if os.access(folder, os.W_OK) else 0
+    except OSError:
+        return 0

@@ -1,0 +1,380 @@
+"""The last stations: results get their final names, the record is written, the source leaves the inbox.
+
+Many scans share each sync and each transaction. The order is what `watcherd.outbox.deliver` explains; `recover` runs
+the same steps over what a crash has left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from watcherd import results
+from watcherd.crash_points import crash_point
+from watcherd.errors import StaleJobError
+from watcherd.inbox.dispose import Source, dispose
+from watcherd.inbox.values import Signature
+from watcherd.job import State
+from watcherd.logs import get_logger
+from watcherd.names import show
+from watcherd.outbox.deliver import Intent, Outbox, ResultLostError, Staged
+from watcherd.pauses import check_room
+from watcherd.store import Intent as Promise
+from watcherd.store import Staged as StagedJob
+from watcherd.store import arrivals, deliveries, history, leftovers
+from watcherd.store import queue as jobs
+from watcherd.store.records import stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from watcherd.config import Config
+    from watcherd.flight import Drawn
+    from watcherd.pauses import Pauses
+    from watcherd.store import ArrivalInfo, Claim, ClaimedJob, Database
+
+AT_ONCE = 64
+DISPOSED_AT_ONCE = 256
+
+
+class Delivery:
+    """What happens to a scan after its results are drawn. One thread uses it."""
+
+    def __init__(self, config: Config, database: Database, outbox: Outbox, pauses: Pauses) -> None:
+        self._config = config
+        self._database = database
+        self._outbox = outbox
+        self._pauses = pauses
+        self._log = get_logger()
+        self._taken: set[bytes] = set()
+        self.inbox_online: Callable[[], bool] = lambda: True
+        self.source_left: Callable[[bytes], None] = lambda _path: None
+        self.scans_finished: Callable[[], None] = lambda: None
+        self.job_requeued: Callable[[], None] = lambda: None
+
+    def reconfigure(self, config: Config) -> None:
+        """Use another configuration from now on; the folders stay what they were."""
+        self._config = config
+
+    def check_outbox(self) -> None:
+        """Raises OSError when results cannot be written at the moment."""
+        self._outbox.prepare()
+        check_room(self._config.outbox.path, self._config.limits.min_free_mib)
+        self._outbox.try_to_write()
+
+    def stage(self, job: ClaimedJob) -> Path:
+        """An empty folder for the results of an attempt."""
+        return self._outbox.staging(job.id, job.attempt)
+
+    # ---------------------------------------------------------------------------------------------- jobs that succeeded
+
+    def deliver(self, drawn: Sequence[Drawn]) -> None:
+        """Publish the results of these jobs under their own names and record them."""
+        promises = self._pauses.until_possible("outbox", partial(self._promise_all, drawn))
+        rows = [
+            StagedJob(
+                claim=item.flight.job.claim, intents=promise, measured=item.flight.measured(), answer=item.answer()
+            )
+            for item, promise in zip(drawn, promises, strict=True)
+        ]
+        self._store(partial(self._begin, rows))
+        crash_point("deliver.intended")
+        try:
+            self._publish([list(map(_intent, promise)) for promise in promises])
+        except (ResultLostError, FileExistsError):
+            for item, promise in zip(drawn, promises, strict=True):
+                claim = item.flight.job.claim
+                self._finish_promised(promise, partial(self._finish, [claim]), claim.job_id)
+        else:
+            self._finish([item.flight.job.claim for item in drawn])
+        for item in drawn:
+            job, measured = item.flight.job, item.flight.measured()
+            self._log.info(
+                "job_succeeded",
+                job_id=job.id,
+                source=job.source,
+                queue_ms=job.queue_ms,
+                decode_ms=measured.decode_ms,
+                inference_ms=measured.inference_ms,
+                render_ms=measured.render_ms,
+            )
+        self.scans_finished()
+
+    def _promise_all(self, drawn: Sequence[Drawn]) -> list[list[Promise]]:
+        """Choose names, take away earlier results of the same jobs, stage the JSON, and make all of it durable."""
+        self._taken.clear()
+        now = datetime.now(UTC)
+        with self._database.reader() as connection:
+            promises = [self._promise(connection, item, now) for item in drawn]
+        crash_point("stage.written")
+        self._outbox.sync()
+        crash_point("stage.synced")
+        return promises
+
+    def _promise(self, connection: Any, item: Drawn, now: datetime) -> list[Promise]:
+        job = item.flight.job
+        folder = self._outbox.staging_of(job.id, job.attempt)
+        staged = [
+            Staged(kind=file.kind, path=file.path, suffix=file.path.suffix, sha256=file.sha256, bytes=file.bytes)
+            for file in item.rendered.files
+        ]
+        stem = self._name(connection, job.id, job.claim.arrival_id, job.path, job.sha256, staged)
+        intents = self._outbox.intents(stem, staged)
+        record = history.job(connection, job.id)
+        assert record is not None  # noqa: S101 - it was claimed
+        measured = item.flight.measured()
+        record |= asdict(item.answer()) | {
+            "state": State.SUCCEEDED.value,
+            "finished_at": stamp(now),
+            "error": None,
+            "error_class": None,
+            "advice": None,
+            "devices": [asdict(use) for use in measured.devices],
+            "labels": list(item.segmented.labels),
+            "window": item.flight.decoded.window if item.flight.decoded else None,
+        }
+        record |= {key: value for key, value in asdict(measured).items() if key in record and key != "devices"}
+        return list(map(_promise, [*intents, self._stage_text(folder, stem, "result", results.result_json(record, intents))]))
+
+    def _stage_text(self, folder: Path, stem: bytes, kind: str, content: bytes) -> Intent:
+        suffix = {"result": ".json", "failed": ".txt"}[kind]
+        path = folder / f"{kind}{suffix}"
+        path.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        return self._outbox.intents(
+            stem, [Staged(kind=kind, path=path, suffix=suffix, sha256=digest, bytes=len(content))]
+        )[0]
+
+    def _begin(self, rows: Sequence[StagedJob], connection: Any) -> None:
+        jobs.begin_delivery(connection, rows, now=datetime.now(UTC))
+        crash_point("deliver.begun")
+
+    def _publish(self, intents: Sequence[Sequence[Intent]]) -> None:
+        self._pauses.until_possible("outbox", partial(self._outbox.publish, intents))
+        crash_point("deliver.synced")
+
+    def _finish(self, claims: Sequence[Claim]) -> None:
+        def work(connection: Any) -> None:
+            jobs.finish_delivery(connection, claims, now=datetime.now(UTC))
+            crash_point("record.begun")
+
+        self._store(work)
+        crash_point("record.committed")
+
+    # -------------------------------------------------------------------------------------------------------- names
+
+    def _name(
+        self, connection: Any, job_id: int, arrival_id: int, source: bytes, sha256: str, staged: Sequence[Staged]
+    ) -> bytes:
+        """The stem for an arrival's results, free of everybody else's files; our own earlier ones are removed.
+
+        The stem is kept when the arrival had results before. A note about an earlier scan of the same name gives way.
+        """
+        kinds = [*dict.fromkeys(file.kind for file in staged), "result", "failed"]
+        self._remove_earlier(deliveries.outputs_of(connection, arrival_id))
+
+        def is_free(final: bytes) -> bool:
+            if final in self._taken:
+                return False
+            owned = leftovers.outputs_at(connection, [final])
+            return not owned and not self._outbox.exists(final)
+
+        plain = self._outbox.plain_stem(source)
+        self._remove_note(connection, self._outbox.final(plain, "failed", ".txt"), source)
+        stem = self._outbox.stem(source, sha256, kinds, is_free)
+        self._taken.update(self._outbox.paths(stem, kinds))
+        return stem
+
+    def _remove_note(self, connection: Any, final: bytes, source: bytes) -> None:
+        """The note of an earlier scan that was dropped under this very name."""
+        notes = [output for output in leftovers.outputs_at(connection, [final]) if output.state == "delivered"]
+        self._remove_earlier([n for n in notes if leftovers.path_of(connection, n.arrival_id) == source])
+
+    def _remove_earlier(self, earlier: Sequence[Any]) -> None:
+        """Take results of ours out of the outbox, the JSON first, and then out of the books."""
+        if not earlier:
+            return
+        self._outbox.remove([_intent(output.intent) for output in earlier])
+        self._store(lambda c: deliveries.mark_removed(c, [output.id for output in earlier]))
+
+    # ------------------------------------------------------------------------- other names, notes of failures, sources
+
+    def tidy(self) -> None:
+        """Deliver to names whose job has ended, then take sources out of the inbox."""
+        while True:
+            with self._database.reader() as connection:
+                due = deliveries.arrivals_to_deliver(connection, AT_ONCE)
+            if not due:
+                break
+            self._deliver_to_names(due)
+        while self.inbox_online():
+            with self._database.reader() as connection:
+                ended = deliveries.arrivals_to_dispose(connection, DISPOSED_AT_ONCE)
+            if not ended:
+                break
+            self._dispose(ended)
+
+    def _deliver_to_names(self, due: Sequence[ArrivalInfo]) -> None:
+        """Copies of the results for duplicates, notes for scans that gave none; one sync for all."""
+        promises = self._pauses.until_possible("outbox", partial(self._promise_names, due))
+        given = [(arrival, promise) for arrival, promise in zip(due, promises, strict=True) if promise]
+        lost = [arrival.job_id for arrival, promise in zip(due, promises, strict=True) if not promise]
+        if lost:
+            self._log.info("results_gone_so_asked_again", count=len(set(lost)))
+            self._store(lambda c: jobs.ask_again(c, set(lost), now=datetime.now(UTC)))
+            self.job_requeued()
+        if not given:
+            return
+
+        def begin(connection: Any) -> None:
+            for arrival, promise in given:
+                deliveries.begin_redelivery(connection, arrival.id, promise)
+            crash_point("deliver.begun")
+
+        self._store(begin)
+        crash_point("deliver.intended")
+        try:
+            self._publish([list(map(_intent, promise)) for _, promise in given])
+        except (ResultLostError, FileExistsError):
+            for arrival, promise in given:
+                self._finish_promised(promise, partial(self._finish_names, [arrival.id]), arrival.job_id)
+        else:
+            self._finish_names([arrival.id for arrival, _ in given])
+        crash_point("record.committed")
+        self.scans_finished()
+
+    def _promise_names(self, due: Sequence[ArrivalInfo]) -> list[list[Promise] | None]:
+        self._taken.clear()
+        with self._database.reader() as connection:
+            promises = [self._promise_name(connection, arrival) for arrival in due]
+        crash_point("stage.written")
+        self._outbox.sync()
+        crash_point("stage.synced")
+        return promises
+
+    def _promise_name(self, connection: Any, arrival: ArrivalInfo) -> list[Promise] | None:
+        """The results for one more name; None when those that it shares are gone from the outbox."""
+        record = history.job(connection, arrival.job_id)
+        assert record is not None  # noqa: S101 - the arrival refers to it
+        folder = self._outbox.staging(arrival.job_id, -arrival.id)
+        path = arrival.signature.path
+        if arrival.state is not State.SUCCEEDED:
+            note = results.failure_note(record, arrival.source)
+            self._remove_earlier(deliveries.outputs_of(connection, arrival.id))
+            stem = self._outbox.stem(path, arrival.sha256, ["failed"], partial(self._note_is_free, connection, path))
+            self._taken.update(self._outbox.paths(stem, ["failed"]))
+            return [_promise(self._stage_text(folder, stem, "failed", note))]
+        staged = self._copies(connection, arrival, folder)
+        if staged is None:
+            return None
+        stem = self._name(connection, arrival.job_id, arrival.id, path, arrival.sha256, staged)
+        intents = self._outbox.intents(stem, staged)
+        document = results.result_json(
+            record, intents, source=arrival.source, duplicate_of=arrival.job_id, same_as=record["source"]
+        )
+        return list(map(_promise, [*intents, self._stage_text(folder, stem, "result", document)]))
+
+    def _note_is_free(self, connection: Any, source: bytes, final: bytes) -> bool:
+        """Whether a note may have this name; one about an earlier scan of the same name gives way."""
+        if final in self._taken:
+            return False
+        self._remove_note(connection, final, source)
+        return not self._outbox.exists(final)
+
+    def _copies(self, connection: Any, arrival: ArrivalInfo, folder: Path) -> list[Staged] | None:
+        first = leftovers.first_arrival(connection, arrival.job_id)
+        staged = []
+        for output in deliveries.outputs_of(connection, first):
+            intent = output.intent
+            if intent.kind == "result":
+                continue
+            suffix = os.path.splitext(os.fsdecode(intent.final))[1]
+            path = self._outbox.copy(intent.final, intent.sha256, folder, f"{intent.kind}{suffix}")
+            if path is None:
+                return None
+            staged.append(
+                Staged(kind=intent.kind, path=path, suffix=suffix, sha256=intent.sha256, bytes=intent.bytes)
+            )
+        return staged or None
+
+    def _dispose(self, ended: Sequence[ArrivalInfo]) -> None:
+        crash_point("dispose.begun")
+        inbox = self._config.inbox
+        sources = [
+            Source(
+                path=arrival.signature.path,
+                signature=Signature(
+                    size=arrival.signature.size_bytes,
+                    mtime_ns=arrival.signature.mtime_ns,
+                    device=arrival.signature.device,
+                    inode=arrival.signature.inode,
+                ),
+                sha256=arrival.sha256,
+                how=inbox.on_success if arrival.state is State.SUCCEEDED else inbox.on_failure,
+                failed=arrival.state is not State.SUCCEEDED,
+            )
+            for arrival in ended
+        ]
+        disposals = dispose(sources, inbox=inbox.path, archive=inbox.archive_path)
+        rows = [
+            (arrival.id, disposal.result, disposal.archived_as)
+            for arrival, disposal in zip(ended, disposals, strict=True)
+        ]
+        self._store(lambda c: arrivals.record_disposal(c, rows, now=datetime.now(UTC)))
+        crash_point("dispose.recorded")
+        for disposal in disposals:
+            self.source_left(disposal.path)
+            if disposal.result == "failed":
+                self._log.warning("source_not_disposed", source=show(disposal.path), error=disposal.reason)
+
+    # ------------------------------------------------------------------------------------------------------ recovery
+
+    def recover(self) -> None:
+        """Finish what the last run had promised, and remove what it had only begun."""
+        with self._database.reader() as connection:
+            promised = jobs.delivering_jobs(connection)
+            waiting = deliveries.arrivals_promised(connection)
+            names = [
+                [output.intent for output in deliveries.outputs_of(connection, arrival.id) if output.state == "intended"]
+                for arrival in waiting
+            ]
+        for claim, intents in promised:
+            self._finish_promised(intents, partial(self._finish, [claim]), claim.job_id)
+        for arrival, intents in zip(waiting, names, strict=True):
+            self._finish_promised(intents, partial(self._finish_names, [arrival.id]), arrival.job_id)
+        crash_point("recover.delivered")
+        self._pauses.until_possible("outbox", self._outbox.discard_staging)
+
+    def _finish_names(self, arrival_ids: Sequence[int]) -> None:
+        self._store(lambda c: deliveries.finish_redelivery(c, arrival_ids, now=datetime.now(UTC)))
+
+    def _finish_promised(self, intents: Sequence[Promise], record: Callable[[], None], job_id: int) -> None:
+        try:
+            self._publish([list(map(_intent, intents))])
+        except (ResultLostError, FileExistsError) as error:
+            self._log.error("results_lost_so_asked_again", job_id=job_id, error=str(error))
+            record()
+            self._store(lambda c: jobs.ask_again(c, [job_id], now=datetime.now(UTC)))
+        else:
+            record()
+
+    def _store(self, work: Callable[[Any], Any]) -> Any:
+        """Write, and while the database cannot be written pause and try again."""
+        return self._pauses.until_possible("state", lambda: self._database.write(work))
+
+
+def _promise(intent: Intent) -> Promise:
+    return Promise(
+        kind=intent.kind, staged=intent.staged, final=intent.final, sha256=intent.sha256, bytes=intent.bytes
+    )
+
+
+def _intent(promise: Promise) -> Intent:
+    return Intent(
+        kind=promise.kind, staged=promise.staged, final=promise.final, sha256=promise.sha256, bytes=promise.bytes
+    )

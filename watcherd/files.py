@@ -1,0 +1,72 @@
+"""What the standard library lacks for publishing files durably: syncfs, and a rename that never overwrites."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+Name: TypeAlias = "bytes | str | os.PathLike[str] | os.PathLike[bytes]"
+
+AT_FDCWD = -100
+RENAME_NOREPLACE = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def sync_filesystem(folder: Name) -> None:
+    """Make everything written to the file system that holds ``folder`` durable (syncfs(2)).
+
+    One call serves a whole batch of files and renames. Raises OSError, with the disk's own errors too.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            _raise(folder)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Name) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename_new(source: Name, target: Name, *, source_fd: int = AT_FDCWD, target_fd: int = AT_FDCWD) -> None:
+    """Rename, and raise FileExistsError rather than overwrite.
+
+    renameat2(2) with RENAME_NOREPLACE; a hard link and an unlink where the file system lacks it.
+    """
+    old, new = os.fsencode(source), os.fsencode(target)
+    if _libc.renameat2(source_fd, old, target_fd, new, RENAME_NOREPLACE) == 0:
+        return
+    if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
+        _raise(target)
+    directories = {
+        "src_dir_fd": source_fd if source_fd != AT_FDCWD else None,
+        "dst_dir_fd": target_fd if target_fd != AT_FDCWD else None,
+    }
+    os.link(old, new, follow_symlinks=False, **directories)
+    os.unlink(old, dir_fd=directories["src_dir_fd"])
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content``: a reader, and a machine that lost power, sees the old or the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def _raise(name: Name) -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number), os.fsdecode(name))

@@ -1,0 +1,78 @@
+"""A job under way, and the ways in which it comes back from a station."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from watcherd.store import Answer, ClaimedJob, DeviceUse, Measured
+
+if TYPE_CHECKING:
+    from watcherd.errors import JobError
+    from watcherd.imaging.decode import Decoded
+    from watcherd.imaging.encode import Rendered
+    from watcherd.inference.messages import NotSegmented, Segmented
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A claimed job, with what has come of it so far. ``render_ms`` and ``decode_ms``: time in the worker."""
+
+    job: ClaimedJob
+    decoded: Decoded | None = None
+    decode_ms: int | None = None
+    replica_id: int | None = None
+    answer: Segmented | NotSegmented | None = None
+    render_ms: int | None = None
+    renders: int = 0
+
+    @property
+    def id(self) -> int:
+        """The job's id."""
+        return self.job.id
+
+    def measured(self) -> Measured:
+        """What was measured so far."""
+        decoded, answer = self.decoded, self.answer
+        return Measured(
+            replica_id=self.replica_id,
+            decode_ms=self.decode_ms,
+            inference_ms=round(answer.inference_ms) if answer and answer.inference_ms is not None else None,
+            render_ms=self.render_ms,
+            batch_size=answer.batch_size if answer else None,
+            host_peak_rss_mib=answer.host_peak_rss_mib if answer else None,
+            devices=tuple(DeviceUse(**asdict(use)) for use in answer.devices) if answer else (),
+            width=decoded.width if decoded else None,
+            height=decoded.height if decoded else None,
+            frames=decoded.frames if decoded else None,
+            format=decoded.format if decoded else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A scan's results are drawn and staged."""
+
+    flight: Flight
+    rendered: Rendered
+    segmented: Segmented
+
+    def answer(self) -> Answer:
+        """What the model said."""
+        said = self.segmented
+        return Answer(
+            answer=said.answer,
+            decode=said.decode,
+            note=said.note,
+            threshold=self.flight.job.options.threshold,
+            mask_fraction=round(self.rendered.mask_fraction, 6),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Something went wrong with a scan. ``alone``: it was the only one that the failing process worked on."""
+
+    flight: Flight
+    error: JobError
+    alone: bool = False

@@ -1,0 +1,445 @@
+"""The replicas, seen from the main process: started, fed, watched, killed when they hang, started again.
+
+One thread per replica talks to its process. Work comes from one bounded queue, so that whichever replica is free takes
+the next batch; what became of every scan goes to one callback. A process that dies or hangs answers for nothing:
+the scans that it was working on are reported as crashed, those that it had not begun are handed back.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any, Protocol
+
+from watcherd.errors import UnavailableError
+from watcherd.inference import devices, replica
+from watcherd.inference.messages import (
+    BatchEnded,
+    LoadFailed,
+    Marked,
+    NotSegmented,
+    Outcome,
+    Poisoned,
+    Ready,
+    ReplicaSpec,
+    WorkItem,
+)
+from watcherd.job import ErrorClass
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
+STACK_SECONDS = 1.0
+"""How long a hung process gets to write its stack before it is killed."""
+HEALTHY_SECONDS = 300.0
+"""A replica that has run this long since its start begins again with the shortest back-off."""
+LOAD_CRASHES = 3
+"""A model that kills its process so many times while loading is not tried again."""
+
+
+class Phase(StrEnum):
+    """What a replica is doing."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    DOWN = "down"
+    """Dead; started again after a back-off."""
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplicaStatus:
+    """One replica as it is now. Times are of `time.monotonic`."""
+
+    number: int
+    phase: Phase
+    devices: tuple[str, ...]
+    pid: int | None = None
+    stage: str = ""
+    fraction: float | None = None
+    marked_at: float = 0.0
+    restarts: int = 0
+    jobs: tuple[int, ...] = ()
+    last_error: str = ""
+    ready: Ready | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Died:
+    """A replica's process ended against our will."""
+
+    number: int
+    pid: int
+    reason: str
+    stack: str
+    jobs: tuple[int, ...]
+
+
+class Listener(Protocol):
+    """Who hears of what the replicas do. Called from the replicas' threads."""
+
+    def replica_starting(self, number: int, pid: int) -> None: ...
+    def replica_ready(self, number: int, ready: Ready) -> None: ...
+    def replica_died(self, died: Died) -> None: ...
+    def replica_stopped(self, number: int) -> None: ...
+    def batch_taken(self) -> None: ...
+    def scan_answered(self, number: int, outcome: Outcome) -> None: ...
+    def scans_handed_back(self, jobs: Sequence[int]) -> None: ...
+    def model_unusable(self, failed: LoadFailed) -> None: ...
+
+
+class Pool(Protocol):
+    """What the pipeline needs of the replicas, be they one or many."""
+
+    def start(self) -> None: ...
+    def has_room(self) -> bool: ...
+    def capacity(self) -> int: ...
+    def submit(self, items: Sequence[WorkItem]) -> None: ...
+    def status(self) -> list[ReplicaStatus]: ...
+    def progressing(self) -> bool: ...
+    def stop(self, *, within: float) -> None: ...
+    def kill(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch under way: scans leave ``waiting`` as they are answered for."""
+
+    waiting: dict[int, WorkItem]
+    begun: set[int] = field(default_factory=set)
+
+
+class ReplicaPool:
+    """Replicas in processes of their own (see `Pool`)."""
+
+    def __init__(
+        self,
+        specs: Sequence[ReplicaSpec],
+        listener: Listener,
+        *,
+        load_seconds: float,
+        batch_seconds: float,
+        back_off: Callable[[int], float] = lambda restarts: min(60.0, 0.5 * 2.0**restarts),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._queue: queue.Queue[_Batch | None] = queue.Queue()
+        self._stopping = threading.Event()
+        self._hurry = threading.Event()
+        self.listener = listener
+        self._members = [
+            _Member(spec, self, load_seconds=load_seconds, batch_seconds=batch_seconds, back_off=back_off, clock=clock)
+            for spec in specs
+        ]
+
+    def start(self) -> None:
+        """Start every replica; they say through the listener when they are ready."""
+        for member in self._members:
+            member.thread.start()
+
+    def has_room(self) -> bool:
+        """Whether another batch would be taken up soon: fewer are waiting than there are live replicas."""
+        live = sum(member.status.phase in (Phase.IDLE, Phase.BUSY) for member in self._members)
+        return self._queue.qsize() < live
+
+    def capacity(self) -> int:
+        """Frames in the largest batch that a ready replica computes at once; 1 while none is ready."""
+        sizes = [member.status.ready.batch_size for member in self._members if member.status.ready]
+        return min(sizes, default=1)
+
+    def submit(self, items: Sequence[WorkItem]) -> None:
+        """Give a batch to whichever replica is free first."""
+        self._queue.put(_Batch(waiting={item.job_id: item for item in items}))
+
+    def status(self) -> list[ReplicaStatus]:
+        """Every replica as it is now."""
+        return [member.status for member in self._members]
+
+    def progressing(self) -> bool:
+        """Whether at least one replica is ready for work or shows signs of life within its deadline."""
+        return any(member.progressing() for member in self._members)
+
+    def stop(self, *, within: float) -> None:
+        """Let the batches that are being computed end, ``within`` seconds at most; hand the others back."""
+        self._stopping.set()
+        self._hand_back_queue()
+        for _ in self._members:
+            self._queue.put(None)
+        deadline = time.monotonic() + within
+        for member in self._members:
+            if member.thread.is_alive():
+                member.thread.join(max(0.0, deadline - time.monotonic()))
+        self.kill()
+
+    def kill(self) -> None:
+        """End every replica now; the scans at hand are handed back, for this was our will."""
+        self._stopping.set()
+        self._hurry.set()
+        for member in self._members:
+            member.interrupt()
+        for member in self._members:
+            if member.thread.is_alive():
+                member.thread.join(5.0)
+
+    def take_within(self, seconds: float) -> _Batch | None:
+        """The next batch; None when the pool stops. Raises `queue.Empty` when none came in time."""
+        return self._queue.get(timeout=seconds)
+
+    @property
+    def stopping(self) -> threading.Event:
+        return self._stopping
+
+    @property
+    def hurry(self) -> threading.Event:
+        return self._hurry
+
+    def _hand_back_queue(self) -> None:
+        while True:
+            try:
+                batch = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if batch is not None:
+                self.listener.scans_handed_back(tuple(batch.waiting))
+
+
+class _Ended(Exception):  # noqa: N818 - not an error of ours: the process's end, with its reason
+    """The process died or was killed."""
+
+    def __init__(self, reason: str, stack: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.stack = stack
+
+
+class _CannotLoadError(Exception):
+    """The replica says that its model cannot be loaded."""
+
+    def __init__(self, failed: LoadFailed) -> None:
+        super().__init__(failed.message)
+        self.failed = failed
+
+
+class _Member:
+    """One replica: its thread, its process, its status."""
+
+    def __init__(
+        self,
+        spec: ReplicaSpec,
+        pool: ReplicaPool,
+        *,
+        load_seconds: float,
+        batch_seconds: float,
+        back_off: Callable[[int], float],
+        clock: Callable[[], float],
+    ) -> None:
+        self._spec = spec
+        self._pool = pool
+        self._load_seconds = load_seconds
+        self._batch_seconds = batch_seconds
+        self._back_off = back_off
+        self._clock = clock
+        self._process: BaseProcess | None = None
+        self._connection: Connection[Any, Any] | None = None
+        self.status = ReplicaStatus(number=spec.number, phase=Phase.STARTING, devices=spec.visible or ("cpu",))
+        self.thread = threading.Thread(target=self._live, name=f"replica-{spec.number}", daemon=True)
+
+    def progressing(self) -> bool:
+        status = self.status
+        if status.phase is Phase.IDLE:
+            return True
+        limit = self._load_seconds if status.phase is Phase.STARTING else self._batch_seconds
+        return status.phase in (Phase.STARTING, Phase.BUSY) and self._clock() - status.marked_at <= limit
+
+    def interrupt(self) -> None:
+        if self._process is not None and self._process.is_alive():
+            self._process.kill()
+
+    def _become(self, **changes: Any) -> None:
+        self.status = replace(self.status, **changes)
+
+    def _live(self) -> None:
+        """Start, serve, and after a death start again with a growing pause, until the pool stops."""
+        failures = load_crashes = 0
+        while not self._pool.stopping.is_set():
+            began = self._clock()
+            try:
+                self._start()
+                load_crashes = 0
+                self._serve()
+            except _Ended as end:
+                if self._pool.stopping.is_set():
+                    break
+                if self.status.ready is None:
+                    load_crashes += 1
+                failures = 0 if self._clock() - began > HEALTHY_SECONDS else failures + 1
+                self._bury(end)
+                if load_crashes >= LOAD_CRASHES:
+                    self._give_up(f"the model ended its process {load_crashes} times while loading: {end.reason}")
+                    return
+                self._pool.stopping.wait(self._back_off(failures))
+            except _CannotLoadError as error:
+                self._give_up(error.failed.message, error.failed.hint, error.failed.exit_code)
+                return
+        self._shut()
+
+    def _start(self) -> None:
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=replica.main, args=(self._spec, theirs), name=f"watcherd-replica-{self._spec.number}", daemon=True
+        )
+        process.start()
+        theirs.close()
+        self._process, self._connection = process, ours
+        self._become(phase=Phase.STARTING, pid=process.pid, ready=None, marked_at=self._clock(), stage="starting")
+        self._pool.listener.replica_starting(self._spec.number, process.pid or 0)
+        while True:
+            message = self._receive(self._load_seconds, "loading")
+            if isinstance(message, Ready):
+                self._become(phase=Phase.IDLE, ready=message, stage="", fraction=None)
+                self._pool.listener.replica_ready(self._spec.number, message)
+                return
+            if isinstance(message, LoadFailed):
+                raise _CannotLoadError(message)
+
+    def _serve(self) -> None:
+        while (batch := self._next_batch()) is not None:
+            self._become(phase=Phase.BUSY, marked_at=self._clock(), jobs=tuple(batch.waiting))
+            self._pool.listener.batch_taken()
+            try:
+                self._compute(batch)
+            except _Ended as end:
+                self._answer_for(batch, end)
+                raise
+            self._become(phase=Phase.IDLE, jobs=(), stage="")
+
+    def _next_batch(self) -> _Batch | None:
+        """Wait for work, but notice at once when the idle process dies."""
+        while True:
+            try:
+                return self._pool.take_within(0.5)
+            except queue.Empty:
+                if self._process is not None and not self._process.is_alive():
+                    raise self._ended() from None
+
+    def _compute(self, batch: _Batch) -> None:
+        assert self._connection is not None  # noqa: S101 - set by _start
+        try:
+            self._connection.send(list(batch.waiting.values()))
+        except OSError:
+            raise self._ended() from None
+        while True:
+            message = self._receive(self._batch_seconds, "computing a batch")
+            if isinstance(message, BatchEnded):
+                return
+            if isinstance(message, Poisoned):
+                raise _Ended(f"its device context broke: {message.error}")
+            if isinstance(message, Marked) and message.jobs:
+                batch.begun.update(message.jobs)
+                self._become(jobs=message.jobs)
+            elif not isinstance(message, Marked | Ready | LoadFailed):
+                batch.waiting.pop(message.job_id, None)
+                self._pool.listener.scan_answered(self._spec.number, message)
+
+    def _receive(self, seconds: float, doing: str) -> Any:
+        """The next message; a silence longer than ``seconds`` is a hang."""
+        assert self._connection is not None  # noqa: S101 - set by _start
+        assert self._process is not None  # noqa: S101 - set by _start
+        ready = wait([self._connection, self._process.sentinel], timeout=seconds)
+        if not ready:
+            raise self._kill_hung(f"no sign of life for {seconds:g} s while {doing}")
+        try:
+            if self._connection in ready or self._connection.poll():
+                message = self._connection.recv()
+            else:
+                raise self._ended()
+        except (EOFError, OSError):
+            raise self._ended() from None
+        self._become(marked_at=self._clock())
+        if isinstance(message, Marked):
+            self._become(stage=message.stage, fraction=message.fraction)
+        return message
+
+    def _ended(self) -> _Ended:
+        assert self._process is not None  # noqa: S101 - set by _start
+        self._process.join(5.0)
+        code = self._process.exitcode
+        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        return _Ended(f"its process ended with {how}", self._stack())
+
+    def _kill_hung(self, reason: str) -> _Ended:
+        """Ask the hung process for its stack, then kill it."""
+        assert self._process is not None  # noqa: S101 - set by _start
+        pid = self._process.pid
+        if pid is not None and self._process.is_alive():
+            os.kill(pid, signal.SIGUSR1)
+            os.kill(pid, signal.SIGCONT)
+            self._pool.hurry.wait(STACK_SECONDS)
+            self._process.kill()
+            self._process.join(5.0)
+        return _Ended(reason, self._stack())
+
+    def _stack(self) -> str:
+        try:
+            return self._spec.stack.read_text(errors="replace").strip()
+        except OSError:
+            return ""
+
+    def _answer_for(self, batch: _Batch, end: _Ended) -> None:
+        """Scans that were under way crashed; the others had no part in it and are handed back."""
+        if self._pool.stopping.is_set():
+            self._pool.listener.scans_handed_back(tuple(batch.waiting))
+            return
+        suspects = set(self.status.jobs) & set(batch.waiting) & (batch.begun or set(batch.waiting))
+        innocent = tuple(job for job in batch.waiting if job not in suspects)
+        for job in suspects:
+            error = f"replica {self._spec.number} died while it worked on this scan: {end.reason}"
+            failed = NotSegmented(job_id=job, error_class=ErrorClass.CRASH, error=error)
+            self._pool.listener.scan_answered(self._spec.number, failed)
+        if innocent:
+            self._pool.listener.scans_handed_back(innocent)
+
+    def _bury(self, end: _Ended) -> None:
+        """Make sure that the process and its memory are gone, and tell."""
+        assert self._process is not None  # noqa: S101 - set by _start
+        self._process.kill()
+        self._process.join()
+        pid = self._process.pid or 0
+        died = Died(
+            number=self._spec.number, pid=pid, reason=end.reason, stack=end.stack, jobs=self.status.jobs
+        )
+        self._become(
+            phase=Phase.DOWN, pid=None, jobs=(), ready=None, restarts=self.status.restarts + 1, last_error=end.reason
+        )
+        self._pool.listener.replica_died(died)
+        devices.wait_released(self._spec.visible, pid, stop=self._pool.stopping)
+
+    def _give_up(self, message: str, hint: str = "", exit_code: int = UnavailableError.exit_code) -> None:
+        self._shut()
+        self._become(last_error=message)
+        self._pool.listener.model_unusable(LoadFailed(message=message, hint=hint, exit_code=exit_code))
+
+    def _shut(self) -> None:
+        """End the process in good order; it holds no work any more."""
+        if self._connection is not None:
+            try:
+                self._connection.send(None)
+            except OSError:
+                pass
+        if self._process is not None:
+            self._process.join(2.0)
+            self._process.kill()
+            self._process.join()
+        self._become(phase=Phase.STOPPED, pid=None)
+        self._pool.listener.replica_stopped(self._spec.number)

@@ -1,0 +1,198 @@
+"""Segment a batch of scans inside a replica: read their frames, compute, write their masks.
+
+Frames of all the scans go through the model together, a bounded window at a time, so that a long run needs no more
+memory than a short one; a scan is answered for as soon as its last frame is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from watcherd.errors import InputError, JobError, NoMaskError
+from watcherd.inference import batching
+from watcherd.inference.base import Frame, Prediction, RunSegmenter
+from watcherd.inference.messages import DeviceUse, NotSegmented, Outcome, Segmented, WorkItem
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from watcherd.inference.base import Segmenter
+    from watcherd.inference.batching import FrameOutcome, Probe
+    from watcherd.inference.vram import Meter
+
+WINDOW = 64
+"""Frames that are held in memory at once, unless one batch needs more."""
+
+
+@dataclass(slots=True)
+class _Scan:
+    """A scan on its way through the model."""
+
+    item: WorkItem
+    pixels: NDArray[np.uint8]
+    mask: NDArray[np.uint8] | None = None
+    probability: NDArray[np.uint16] | None = None
+    done: int = 0
+    classes: int = 1
+    labels: tuple[str, ...] = ()
+    answer: str | None = None
+    decode: str | None = None
+    note: str | None = None
+    inference_ms: float = 0.0
+    batch_size: int = 0
+    devices: dict[str, DeviceUse] = field(default_factory=dict)
+    host_peak_rss_mib: float | None = None
+    answered: bool = False
+
+    def frame(self, index: int) -> Frame:
+        return Frame(pixels=np.asarray(self.pixels[index]), options=self.item.options)
+
+
+def segment(
+    segmenter: Segmenter,
+    items: Sequence[WorkItem],
+    probe: Probe,
+    meter: Meter,
+    working_on: Callable[[tuple[int, ...]], None],
+) -> Iterator[Outcome]:
+    """Yield one outcome for each scan, in the order in which they are finished.
+
+    Errors that poison the process (see `batching.is_sticky`) go through.
+    """
+    singles: list[_Scan] = []
+    for item in items:
+        scan = _Scan(item=item, pixels=np.load(item.decoded, mmap_mode="r"))
+        if item.frames > 1 and item.options.group_frames and isinstance(segmenter, RunSegmenter):
+            working_on((item.job_id,))
+            yield _run(segmenter, scan, meter)
+        else:
+            singles.append(scan)
+    todo = [(scan, index) for scan in singles for index in range(scan.item.frames)]
+    window = max(WINDOW, probe.batch_size)
+    for start in range(0, len(todo), window):
+        part = [(scan, index) for scan, index in todo[start : start + window] if not scan.answered]
+        working_on(tuple(dict.fromkeys(scan.item.job_id for scan, _ in part)))
+        frames = [scan.frame(index) for scan, index in part]
+        for position, outcome in batching.run(segmenter, frames, probe, meter):
+            scan, index = part[position]
+            if not scan.answered and (answer := _take(scan, index, outcome)) is not None:
+                yield answer
+
+
+def _run(segmenter: RunSegmenter, scan: _Scan, meter: Meter) -> Outcome:
+    """A whole run as video, with the model's memory from frame to frame."""
+    began = batching.clock()
+    meter.before()
+    try:
+        frames = (scan.frame(index) for index in range(scan.item.frames))
+        for index, prediction in enumerate(segmenter.predict_run(frames)):
+            _store(scan, index, prediction)
+    except JobError as error:
+        return NotSegmented.of(scan.item.job_id, error)
+    scan.inference_ms = (batching.clock() - began) * 1000
+    scan.batch_size = 1
+    scan.devices = {use.device: use for use in meter.after()}
+    scan.host_peak_rss_mib = meter.host_peak_rss_mib()
+    return _answer(scan)
+
+
+def _take(scan: _Scan, index: int, outcome: FrameOutcome) -> Outcome | None:
+    """Put one frame's outcome into its scan; the scan's outcome when this was what it waited for."""
+    scan.inference_ms += outcome.inference_ms if outcome.inference_ms is not None else 0.0
+    scan.batch_size = max(scan.batch_size, outcome.batch_size)
+    scan.host_peak_rss_mib = outcome.host_peak_rss_mib
+    for use in outcome.devices:
+        scan.devices[use.device] = _larger(scan.devices.get(use.device), use)
+    try:
+        if isinstance(outcome.result, JobError):
+            raise outcome.result
+        _store(scan, index, outcome.result)
+    except JobError as error:
+        scan.answered = True
+        return NotSegmented.of(scan.item.job_id, error)
+    return _answer(scan) if scan.done == scan.item.frames else None
+
+
+def _larger(before: DeviceUse | None, use: DeviceUse) -> DeviceUse:
+    """Of two batches' figures for a device, those with the higher peak."""
+    if before is None or (use.vram_peak_allocated_mib or 0) >= (before.vram_peak_allocated_mib or 0):
+        return use
+    return before
+
+
+def _store(scan: _Scan, index: int, prediction: Prediction) -> None:
+    """Write one frame's mask (and probability, when asked for) into the scan's files."""
+    options = scan.item.options
+    height, width = scan.pixels.shape[1:3]
+    scan.answer = prediction.answer if scan.answer is None else scan.answer
+    scan.decode, scan.note, scan.labels = prediction.decode, prediction.note, prediction.labels
+    if prediction.probability is None:
+        if options.no_mask != "empty":
+            raise NoMaskError(
+                f"The model gave no mask. It answered: {prediction.answer!r}",
+                answer=prediction.answer,
+                hint='Where that is to be expected, set no_mask = "empty" in the profile.',
+            )
+        scan.note = "the model gave no mask; an empty one was asked for by no_mask = \"empty\""
+        label = np.zeros((height, width), np.uint8)
+        probability = np.zeros((height, width), np.float32)
+    else:
+        probability = prediction.probability
+        label = prediction.mask if prediction.mask is not None else _threshold(probability, options.threshold)
+    if label.shape != (height, width):
+        raise InputError(f"The segmenter answered with a mask of {label.shape} for a frame of {(height, width)}.")
+    if not np.isfinite(probability).all():
+        raise InputError("The segmenter answered with probabilities that are not numbers.")
+    if probability.ndim == 3:
+        scan.classes = max(scan.classes, probability.shape[0])
+    _files(scan, height, width)
+    assert scan.mask is not None  # noqa: S101 - made by the line above
+    scan.mask[index] = label
+    if scan.probability is not None:
+        strongest = probability.max(axis=0) if probability.ndim == 3 else probability
+        scan.probability[index] = np.round(strongest * 65535).astype(np.uint16)
+    scan.done += 1
+
+
+def _threshold(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+    """Label values: 1 where one class's probability is greater than the threshold; of several the likeliest."""
+    if probability.ndim == 2:
+        return (probability > threshold).astype(np.uint8)
+    label = probability.argmax(axis=0).astype(np.uint8) + 1
+    return np.where(probability.max(axis=0) > threshold, label, 0).astype(np.uint8)
+
+
+def _files(scan: _Scan, height: int, width: int) -> None:
+    if scan.mask is not None:
+        return
+    shape = (scan.item.frames, height, width)
+    target = scan.item.target
+    scan.mask = np.lib.format.open_memmap(
+        target.with_name(target.name + "-mask.npy"), mode="w+", dtype=np.uint8, shape=shape
+    )
+    if "probability" in scan.item.options.outputs:
+        scan.probability = np.lib.format.open_memmap(
+            target.with_name(target.name + "-probability.npy"), mode="w+", dtype=np.uint16, shape=shape
+        )
+
+
+def _answer(scan: _Scan) -> Segmented:
+    target = scan.item.target
+    return Segmented(
+        job_id=scan.item.job_id,
+        mask=target.with_name(target.name + "-mask.npy"),
+        probability=target.with_name(target.name + "-probability.npy") if scan.probability is not None else None,
+        classes=scan.classes,
+        labels=scan.labels,
+        answer=scan.answer,
+        decode=scan.decode,
+        note=scan.note,
+        inference_ms=round(scan.inference_ms, 3),
+        batch_size=scan.batch_size,
+        devices=tuple(scan.devices.values()),
+        host_peak_rss_mib=scan.host_peak_rss_mib,
+    )

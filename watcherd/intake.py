@@ -1,0 +1,465 @@
+"""From the inbox to the queue: look, wait until settled, copy into the spool, one transaction.
+
+One thread runs it, and owns the spool. Events are hints; the sweep is the truth.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from watcherd.crash_points import crash_point
+from watcherd.errors import TransientError
+from watcherd.inbox import mounts
+from watcherd.inbox.events import Events
+from watcherd.inbox.folders import open_root
+from watcherd.inbox.ingest import BATCH, take
+from watcherd.inbox.settle import Settled, Settler
+from watcherd.inbox.spool import Spool
+from watcherd.inbox.sweep import CHUNK, Chunk, IgnoreList, look, sweep
+from watcherd.inbox.tidy import EmptyFolders, remove_if_empty
+from watcherd.inbox.values import Candidate, Folder, Gone, Ignored, Ingested, NotYet, Outcome, Seen
+from watcherd.logs import get_logger
+from watcherd.names import show
+from watcherd.pauses import RETRY_SECONDS, Pauses, StoppedError, check_room, in_words, is_passing
+from watcherd.store import Database, Enqueued, ModelIdentity, NewArrival, Signature, arrivals, leftovers
+
+if TYPE_CHECKING:
+    from watcherd.config import Config
+
+PRESENCE_SECONDS = 2.0
+"""Between two looks whether the inbox is still the folder that it was."""
+JUMP_SECONDS = 5.0
+"""A turn of the loop that took this long means that the process was stopped, or the machine asleep: sweep."""
+WAITING_IS_NEWS = 5.0
+"""A file that settles longer than this has a row, so that its fate can be queried."""
+CLEANED_AT_ONCE = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InboxState:
+    """The inbox as ``watcherd status`` shows it."""
+
+    online: bool = False
+    reason: str = "not looked at yet"
+    filesystem: str = ""
+    sweep_seconds: float = 0.0
+    last_sweep_ms: float | None = None
+    swept_at: str | None = None
+    settling: int = 0
+    events: bool = False
+
+
+class Intake:
+    """Turns files of the inbox into jobs."""
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        spool: Spool,
+        pauses: Pauses,
+        *,
+        run_id: int,
+        model: ModelIdentity,
+        queued: Callable[[], None],
+        stopping: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._spool = spool
+        self._pauses = pauses
+        self._run_id = run_id
+        self._model = model
+        self._queued = queued
+        self._stopping = stopping
+        self._clock = clock
+        self._log = get_logger()
+        self._wake = threading.Event()
+        self._ignore = IgnoreList(config.inbox.ignore)
+        self._events = Events(config.inbox.path, self._ignore, wake=self._wake.set, warn=self._warn)
+        self._presence = mounts.Presence(online=False, identity=None)
+        self._network = False
+        self._settler = self._make_settler()
+        self._sweeps: deque[tuple[float, Iterator[Chunk], bool]] = deque()
+        self._next_sweep = float("-inf")
+        self._next_presence = float("-inf")
+        self._sweep_again = False
+        self._full_sweeps = 0
+        self._folders = EmptyFolders([os.fsencode(profile.folder) for profile in config.profiles.values()])
+        self._root: int | None = None
+        self.turned_at = clock()
+        self._cleaning = True
+        self.errands: deque[Callable[[], None]] = deque()
+        """Things that others want done by the thread that owns the spool."""
+        self.state = InboxState()
+
+    # What others ask
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything in the inbox has been looked at and taken, as far as can be known."""
+        return self._full_sweeps > 0 and not (self._sweeps or len(self._settler) or self._sweep_again or self.errands)
+
+    def wake(self) -> None:
+        """Have the loop turn now."""
+        self._wake.set()
+
+    def sweep_now(self) -> None:
+        """Look at the whole inbox as soon as possible."""
+        self._next_sweep = float("-inf")
+        self._wake.set()
+
+    def scans_finished(self) -> None:
+        """Some scans need their copy in the spool no longer."""
+        self._cleaning = True
+        self._wake.set()
+
+    def reconfigure(self, config: Config) -> None:
+        """Use another configuration from the next file on; the folders stay what they were."""
+        self._config = config
+        self._ignore = IgnoreList(config.inbox.ignore)
+        self._wake.set()
+
+    # The loop
+
+    def run(self) -> None:
+        """Work until the daemon stops."""
+        if self._config.inbox.events:
+            self._events.start()
+        try:
+            while not self._stopping.is_set():
+                self._turn()
+        except StoppedError:
+            pass
+        finally:
+            self._events.stop()
+            self._close()
+
+    def _turn(self) -> None:
+        """Look at what is due, take what has settled, then wait for the next thing to do."""
+        self._wake.clear()
+        self._run_errands()
+        if not self._is_online():
+            self._wake.wait(PRESENCE_SECONDS)
+            return
+        try:
+            self._notice()
+            self._take_settled()
+            self._clean()
+        except OSError as error:  # the inbox itself does not answer: look whether it is still there
+            self._next_presence = float("-inf")
+            self._pauses.set("inbox", in_words(error))
+            self._stopping.wait(RETRY_SECONDS)
+            return
+        except TransientError as error:
+            self._pauses.set("spool", in_words(error))
+            self._sweep_again = True
+            self._stopping.wait(RETRY_SECONDS)
+            return
+        self._pauses.clear("inbox")
+        self._wake.wait(self._pause())
+
+    def _run_errands(self) -> None:
+        while self.errands:
+            self.errands.popleft()()
+
+    def _pause(self) -> float:
+        """Seconds until there is something to do."""
+        now = self._clock()
+        if self._sweeps and self._settler.room >= CHUNK:
+            return 0.0
+        due = [self._next_sweep, self._next_presence]
+        if (wakeup := self._settler.next_wakeup()) is not None:
+            due.append(wakeup)
+        return max(0.0, min(due) - now)
+
+    # The inbox as a whole
+
+    def _is_online(self) -> bool:
+        now = self._clock()
+        if now - self.turned_at > max(JUMP_SECONDS, 2 * PRESENCE_SECONDS):
+            self._next_sweep = float("-inf")
+        self.turned_at = now
+        if now < self._next_presence:
+            return self._presence.online
+        self._next_presence = now + PRESENCE_SECONDS
+        before = self._presence
+        self._presence = mounts.presence(before.identity, mounts.identify(self._config.inbox.path))
+        if self._presence.online and (self._presence.renewed or self._root is None):
+            self._open()
+        if not self._presence.online and (before.online or before.reason != self._presence.reason):
+            self._log.warning("inbox_offline", error=self._presence.reason)
+            self._close()
+        elif self._presence.online and not before.online:
+            self._log.info("inbox_online", filesystem=self.state.filesystem)
+        self._show()
+        return self._presence.online
+
+    def _open(self) -> None:
+        """The inbox is there, or is another folder than before: watch and sweep all of it."""
+        identity = self._presence.identity
+        assert identity is not None  # noqa: S101 - it is online
+        self._close()
+        self._root = open_root(self._config.inbox.path)
+        mount = mounts.mount_at(self._config.inbox.path)
+        self._network = mount.is_network if mount else False
+        self._settler = self._make_settler()
+        self._sweeps.clear()
+        self._next_sweep = float("-inf")
+        if self._config.inbox.events:
+            self._events.rewatch()
+        self._database.write(leftovers.retry_disposals)
+
+    def _close(self) -> None:
+        if self._root is not None:
+            os.close(self._root)
+            self._root = None
+
+    def _make_settler(self) -> Settler:
+        inbox = self._config.inbox
+        return Settler(
+            settle_seconds=mounts.settle_seconds(inbox.settle_seconds, network=self._network),
+            limit_seconds=inbox.settle_limit_seconds,
+        )
+
+    def _show(self) -> None:
+        identity = self._presence.identity
+        self.state = InboxState(
+            online=self._presence.online,
+            reason=self._presence.reason,
+            filesystem=identity.fs_type if identity else "",
+            sweep_seconds=self._sweep_seconds(),
+            last_sweep_ms=self.state.last_sweep_ms,
+            swept_at=self.state.swept_at,
+            settling=len(self._settler),
+            events=self._events.complete,
+        )
+
+    def _sweep_seconds(self) -> float:
+        return mounts.sweep_seconds(
+            self._config.inbox.sweep_seconds,
+            network=self._network,
+            events_complete=self._events.complete,
+            last_took=(self.state.last_sweep_ms or 0) / 1000,
+        )
+
+    def _warn(self, sentence: str) -> None:
+        self._log.warning("inbox_events_incomplete", reason=sentence)
+
+    # Looking
+
+    def _notice(self) -> None:
+        """Follow hints, go on with sweeps, look at files that are due."""
+        root = self._root
+        assert root is not None  # noqa: S101 - the inbox is online
+        now = self._clock()
+        hints = self._events.fetch()
+        for folder in hints.folders:
+            self._folders.came(folder)
+            self._sweeps.append((now, sweep(root, self._ignore, folder=folder, entering=self._events.watch), False))
+        for path in hints.paths:
+            self._tell(look(root, self._ignore, path), hinted=True)
+        if hints.sweep or now >= self._next_sweep or (self._sweep_again and self._settler.room >= CHUNK):
+            self._start_sweep(root, now)
+        while self._sweeps and self._settler.room >= CHUNK and not self._stopping.is_set():
+            self._advance_sweep()
+        for path in self._settler.due(self._clock()):
+            self._tell(look(root, self._ignore, path))
+
+    def _start_sweep(self, root: int, now: float) -> None:
+        self._next_sweep = now + self._sweep_seconds()
+        self._sweep_again = False
+        if not any(full for _, _, full in self._sweeps):
+            self._sweeps.append((now, sweep(root, self._ignore, entering=self._events.watch), True))
+
+    def _advance_sweep(self) -> None:
+        """Take the next chunk of the oldest sweep."""
+        began, chunks, full = self._sweeps[0]
+        chunk = next(chunks, None)
+        if chunk is not None:
+            self._look_through(chunk)
+            return
+        self._sweeps.popleft()
+        if full:
+            took = self._clock() - began
+            self._full_sweeps += 1
+            self._next_sweep = self._clock() + self._sweep_seconds()
+            self.state = InboxState(
+                **{
+                    **{name: getattr(self.state, name) for name in self.state.__slots__},
+                    "last_sweep_ms": round(took * 1000, 1),
+                    "swept_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                }
+            )
+
+    def _look_through(self, chunk: Chunk) -> None:
+        """Tell the settler of what is new; things that are no scans get their row."""
+        items: list[Candidate | Ignored] = [*chunk.candidates, *chunk.ignored]
+        found = {_row(item.path, item): item for item in items}
+        with self._database.reader() as connection:
+            known = arrivals.known(connection, list(found))
+        ignored = []
+        for row, item in found.items():
+            if row in known:
+                continue
+            if isinstance(item, Candidate):
+                self._observe(item)
+            else:
+                ignored.append(item)
+        self._record_ignored(ignored)
+
+    def _observe(self, candidate: Candidate, *, hinted: bool = False) -> None:
+        if not self._settler.observe(candidate, self._clock(), hinted=hinted):
+            self._sweep_again = True
+
+    def _tell(self, seen: Seen | None, *, hinted: bool = False) -> None:
+        """Pass on what one look showed."""
+        if isinstance(seen, Candidate):
+            self._observe(seen, hinted=hinted)
+        elif isinstance(seen, Ignored):
+            self._settler.gone(seen.path)
+            self._record_ignored([seen])
+        elif isinstance(seen, Folder):
+            root = self._root
+            assert root is not None  # noqa: S101 - the inbox is online
+            walk = sweep(root, self._ignore, folder=seen.path, entering=self._events.watch)
+            self._sweeps.append((self._clock(), walk, False))
+        elif isinstance(seen, Gone):
+            self._settler.gone(seen.path)
+            self._database.write(lambda c: arrivals.vanished(c, [seen.path], now=datetime.now(UTC)))
+
+    def _record_ignored(self, ignored: Sequence[Ignored]) -> None:
+        if not ignored:
+            return
+        rows = [(_row(item.path, item), item.reason) for item in ignored]
+        with self._database.reader() as connection:
+            known = arrivals.known(connection, [row for row, _ in rows])
+        news = [(row, reason) for row, reason in rows if row not in known]
+        if news:
+            now = datetime.now(UTC)
+            self._database.write(lambda c: arrivals.ignored(c, news, run_id=self._run_id, now=now))
+            for row, reason in news:
+                self._log.info("arrival_ignored", source=show(row.path), reason=reason)
+
+    # Taking
+
+    def _take_settled(self) -> None:
+        """Copy what has settled into the spool and queue it, a batch at a time."""
+        while not self._stopping.is_set() and (batch := self._settler.settled(self._clock(), limit=BATCH)):
+            batch = self._without_known(batch)
+            if not batch:
+                continue
+            root = self._root
+            assert root is not None  # noqa: S101 - the inbox is online
+            try:
+                check_room(self._spool.root, self._config.limits.min_free_mib)
+                check_room(self._config.outbox.path, self._config.limits.min_free_mib)
+                outcomes = take(batch, root, self._spool, leases=not self._network)
+            except (OSError, TransientError) as error:
+                self._put_back(batch, error)
+            self._pauses.clear("spool")
+            self._record(outcomes)
+
+    def _put_back(self, batch: Sequence[Settled], error: Exception) -> None:
+        """The spool refused: forget the batch, which the next sweep finds again, and say why."""
+        for item in batch:
+            self._settler.gone(item.candidate.path)
+        self._sweep_again = True
+        if not is_passing(error):
+            raise error
+        raise TransientError(in_words(error)) from error
+
+    def _without_known(self, batch: list[Settled]) -> list[Settled]:
+        """Leave out files that were taken before and lie in the inbox still."""
+        rows = {_row(item.candidate.path, item.candidate): item for item in batch}
+        with self._database.reader() as connection:
+            known = arrivals.known(connection, list(rows))
+        for row in known:
+            self._settler.gone(row.path)
+        return [item for row, item in rows.items() if row not in known]
+
+    def _record(self, outcomes: Sequence[Outcome]) -> None:
+        taken = [outcome for outcome in outcomes if isinstance(outcome, Ingested)]
+        if taken:
+            self._enqueue(taken)
+        for outcome in outcomes:
+            if isinstance(outcome, NotYet):
+                self._settler.wait(outcome, self._clock())
+                self._note_waiting(outcome)
+            else:
+                self._settler.gone(outcome.path)
+                if isinstance(outcome, Gone):
+                    self._tell(outcome)
+        self._record_ignored([outcome for outcome in outcomes if isinstance(outcome, Ignored)])
+
+    def _enqueue(self, taken: Sequence[Ingested]) -> None:
+        """One transaction for the whole batch; nothing leaves the inbox before it is durable."""
+        now = datetime.now(UTC)
+        new = [
+            NewArrival(
+                signature=_taken(item),
+                sha256=item.sha256,
+                spool_name=item.sha256,
+                options=self._config.options_for(os.fsdecode(item.path)),
+                seen_at=now,
+            )
+            for item in taken
+        ]
+
+        def work(connection: Any) -> list[Enqueued]:
+            result = arrivals.enqueue(connection, new, model=self._model, run_id=self._run_id, now=now)
+            crash_point("enqueue.begun")
+            return result
+
+        results = self._pauses.until_possible("state", lambda: self._database.write(work))
+        crash_point("enqueue.committed")
+        for item, result in zip(taken, results, strict=True):
+            event = "arrival_duplicate" if result.duplicate else "arrival_queued"
+            self._log.debug(event, source=show(item.path), arrival_id=result.arrival_id, job_id=result.job_id)
+        self._log.info("arrivals_queued", count=len(taken))
+        self._queued()
+
+    def _note_waiting(self, refused: NotYet) -> None:
+        """A file that is waited for in earnest has a row with the reason."""
+        if refused.seen is not None or self._root is None:
+            return
+        seen = look(self._root, self._ignore, refused.path)
+        if isinstance(seen, Candidate):
+            rows = [(_row(seen.path, seen), refused.reason)]
+            self._database.write(lambda c: arrivals.settling(c, rows, run_id=self._run_id, now=datetime.now(UTC)))
+
+    # Cleaning
+
+    def folder_emptied(self, path: bytes) -> None:
+        """A source left the inbox; its folder may have become empty."""
+        self._folders.emptied(path.rpartition(b"/")[0], self._clock())
+
+    def _clean(self) -> None:
+        """Remove copies that nobody needs any more, and folders that have long been empty."""
+        while self._cleaning and not self._stopping.is_set():
+            names = self._database.write(lambda c: leftovers.forget_spooled(c, CLEANED_AT_ONCE))
+            for name in names:
+                self._spool.remove(name)
+            self._cleaning = len(names) == CLEANED_AT_ONCE
+        if self._root is not None:
+            for folder in self._folders.due(self._clock()):
+                remove_if_empty(self._root, folder)
+
+
+def _row(path: bytes, item: Candidate | Ignored) -> Signature:
+    """The store's key for a file in the inbox."""
+    seen = item.signature
+    return Signature(path, seen.size, seen.mtime_ns, seen.device, seen.inode, item.ctime_ns)
+
+
+def _taken(item: Ingested) -> Signature:
+    seen = item.signature
+    return Signature(item.path, seen.size, seen.mtime_ns, seen.device, seen.inode)

@@ -1,0 +1,242 @@
+"""Put results where people look for them: staged beside the outbox, synced, renamed, the JSON last.
+
+The order that makes it safe (DESIGN invariants 11 to 13): files are staged and synced; their final names and hashes
+are written down (`Intent`, kept by the store); the renames follow, results before the JSON that lists them. Whatever
+the moment of a crash, `publish` run again over the same intents ends in the same place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from watcherd import names
+from watcherd.crash_points import crash_point
+from watcherd.errors import WatcherdError
+from watcherd.files import rename_new, sync_filesystem
+
+STAGING = ".staging"
+FOLDERS = {
+    "mask": "masks",
+    "overlay": "overlays",
+    "preview": "previews",
+    "probability": "probabilities",
+    "dicom-seg": "dicom-seg",
+    "result": "results",
+    "failed": "failed",
+}
+"""Kind of a result to its folder in the outbox."""
+LONGEST_SUFFIX = ".json"
+PROBE_BYTES = 1 << 16
+
+
+class ResultLostError(WatcherdError):
+    """A staged result is gone, and its final name does not hold it either."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Staged:
+    """A result file in the staging folder. ``suffix`` is that of its final name, for example ``.png``."""
+
+    kind: str
+    path: Path
+    suffix: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Intent:
+    """A staged file and the name that it will have. ``final`` is below the outbox."""
+
+    kind: str
+    staged: Path
+    final: bytes
+    sha256: str
+    bytes: int
+
+
+class Outbox:
+    """The folder of results. Only this class changes anything in it."""
+
+    def __init__(self, root: Path, *, layout: str = "per-kind") -> None:
+        self._root = root
+        self._layout = layout
+
+    def prepare(self) -> None:
+        """Make the outbox and its staging folder, readable for the same people."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        (self._root / STAGING).mkdir(exist_ok=True, mode=0o700)
+
+    def try_to_write(self) -> None:
+        """Raises OSError when a file cannot be written to the outbox at the moment."""
+        probe = self._root / STAGING / "probe"
+        with probe.open("wb") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
+
+    def staging_of(self, job_id: int, attempt: int) -> Path:
+        """Where the results of one attempt are staged."""
+        return self._root / STAGING / f"{job_id}-{attempt}"
+
+    def staging(self, job_id: int, attempt: int) -> Path:
+        """The same folder, made anew and empty."""
+        folder = self.staging_of(job_id, attempt)
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        return folder
+
+    def discard_staging(self) -> int:
+        """Remove what earlier runs left in staging, once everything promised is published; the number removed."""
+        self.prepare()
+        leftovers = list((self._root / STAGING).iterdir())
+        for leftover in leftovers:
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+        return len(leftovers)
+
+    def plain_stem(self, source: bytes) -> bytes:
+        """The name that a scan's results have as long as nobody else's have it."""
+        return names.result_stem(source, len(LONGEST_SUFFIX))
+
+    def stem(self, source: bytes, sha256: str, kinds: Sequence[str], is_free: Callable[[bytes], bool]) -> bytes:
+        """The name for a scan's results: its own, or with its hash when another scan's result has it.
+
+        ``source``: path below the inbox. ``is_free``: whether nobody else owns a path below the outbox; files that
+        are not ours are found here.
+        """
+        for stem in _candidates(self.plain_stem(source), sha256):
+            if all(is_free(path) for path in self.paths(stem, kinds)):
+                return stem
+        raise AssertionError("unreachable: candidates do not end")
+
+    def paths(self, stem: bytes, kinds: Sequence[str]) -> list[bytes]:
+        """Every path below the outbox that results of these kinds may have under this stem."""
+        return [self.final(stem, kind, suffix) for kind in kinds for suffix in _suffixes(kind)]
+
+    def final(self, stem: bytes, kind: str, suffix: str) -> bytes:
+        """Where a result goes, below the outbox."""
+        if self._layout == "per-scan" and kind != "failed":
+            return stem + b"/" + (kind + suffix).encode()
+        return FOLDERS[kind].encode() + b"/" + stem + suffix.encode()
+
+    def exists(self, final: bytes) -> bool:
+        """Whether something lies at a path below the outbox."""
+        return os.path.lexists(self._absolute(final))
+
+    def intents(self, stem: bytes, staged: Sequence[Staged]) -> list[Intent]:
+        """The staged files with their final names."""
+        return [
+            Intent(
+                kind=file.kind,
+                staged=file.path,
+                final=self.final(stem, file.kind, file.suffix),
+                sha256=file.sha256,
+                bytes=file.bytes,
+            )
+            for file in staged
+        ]
+
+    def sync(self) -> None:
+        """Make everything in the outbox durable."""
+        sync_filesystem(self._root)
+
+    def publish(self, deliveries: Sequence[Sequence[Intent]]) -> None:
+        """Give many scans' results their final names, durably; may be run again after a crash.
+
+        Raises OSError when the outbox cannot be written, FileExistsError when somebody else's file has the name now,
+        and `ResultLostError` when a staged file has disappeared.
+        """
+        for intents in deliveries:
+            for intent in intents:
+                if intent.kind != "result":
+                    self._rename(intent)
+                    crash_point("deliver.renamed")
+        self.sync()
+        for intents in deliveries:
+            for intent in intents:
+                if intent.kind == "result":
+                    self._rename(intent)
+                    crash_point("deliver.json-renamed")
+        self.sync()
+        for folder in {intent.staged.parent for intents in deliveries for intent in intents}:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _rename(self, intent: Intent) -> None:
+        target = self._absolute(intent.final)
+        if not intent.staged.exists():
+            if hash_file(target) != intent.sha256:
+                raise ResultLostError(
+                    f"The staged {intent.kind} {intent.staged} is gone and {os.fsdecode(target)!r} is not it.",
+                    hint="Ask for the job again with `watcherd retry`.",
+                )
+            return
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        try:
+            rename_new(intent.staged, target)
+        except FileExistsError:
+            if hash_file(target) != intent.sha256:
+                raise
+            intent.staged.unlink()
+
+    def remove(self, earlier: Iterable[Intent]) -> None:
+        """Take away results of ours that no longer hold, the JSON first; a file that is not ours any more stays."""
+        for intent in sorted(earlier, key=lambda intent: intent.kind != "result"):
+            path = self._absolute(intent.final)
+            if hash_file(path) == intent.sha256:
+                os.unlink(path)
+
+    def copy(self, final: bytes, sha256: str, folder: Path, name: str) -> Path | None:
+        """Copy a delivered result into ``folder``; None when it is gone or no longer what was delivered."""
+        target = folder / name
+        try:
+            shutil.copyfile(self._absolute(final), os.fsencode(target))
+        except OSError as error:
+            if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+                return None
+            raise
+        return target if hash_file(os.fsencode(target)) == sha256 else None
+
+    def _absolute(self, final: bytes) -> bytes:
+        return os.path.join(os.fsencode(self._root), final)
+
+
+def hash_file(path: bytes) -> str | None:
+    """SHA-256 of a file in hex; None when there is none."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+
+
+def _suffixes(kind: str) -> tuple[str, ...]:
+    return {
+        "mask": (".png", ".tif"),
+        "overlay": (".jpg",),
+        "preview": (".webp",),
+        "probability": (".png", ".tif"),
+        "dicom-seg": (".dcm",),
+        "result": (".json",),
+        "failed": (".txt",),
+    }[kind]
+
+
+def _candidates(plain: bytes, sha256: str) -> Iterable[bytes]:
+    """The plain name, the name with the hash, then the name with the hash and a number."""
+    yield plain
+    with_hash = names.with_hash(plain, sha256)
+    yield with_hash
+    number = 2
+    while True:
+        yield with_hash + b"-%d" % number
+        number += 1

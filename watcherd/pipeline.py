@@ -1,0 +1,381 @@
+"""The way of one scan, from the queue to the outbox: claim, decode, segment, render, deliver, record, dispose.
+
+Two threads work here, so that the model never waits for a file: while the replicas compute one batch, `feed` decodes
+the next and `finish` delivers the last. The replicas answer through the methods named in ``inference.pool.Listener``.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from concurrent.futures import Future, wait
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from watcherd.crash_points import crash_point
+from watcherd.errors import InputError, JobError, NoMaskError, StaleJobError, TransientError
+from watcherd.flight import Drawn, Failed, Flight
+from watcherd.imaging.encode import KINDS, RenderRequest
+from watcherd.imaging.limits import DecodeLimits
+from watcherd.imaging.pool import explained
+from watcherd.imaging.worker import timed_decode, timed_render
+from watcherd.inference.messages import NotSegmented, Segmented, WorkItem
+from watcherd.job import ErrorClass, State
+from watcherd.logs import get_logger
+from watcherd.pauses import StoppedError
+from watcherd.retry import decide
+from watcherd.store import Failure
+from watcherd.store import queue as jobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from watcherd.config import Config
+    from watcherd.delivery import Delivery
+    from watcherd.imaging.pool import ImagingPool
+    from watcherd.inference.messages import Outcome
+    from watcherd.inference.pool import Pool
+    from watcherd.pauses import Pauses
+    from watcherd.retry import Decision
+    from watcherd.store import Claim, ClaimedJob, Database
+
+GATHER_SECONDS = 0.25
+"""How long decoded scans wait for others of their batch; a lone scan waits for nobody."""
+WORK_SECONDS = 0.5
+"""A batch for a replica is about so much work: enough to hide the way there, little enough to share out evenly."""
+MOST_AT_ONCE = 64
+POLL_SECONDS = 5.0
+"""The queue is looked at this often even if nobody says that there is something in it."""
+RENDERS_TRIED = 3
+
+
+class Pipeline:
+    """Moves jobs from station to station."""
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        imaging: ImagingPool,
+        pool: Callable[[], Pool],
+        delivery: Delivery,
+        pauses: Pauses,
+        *,
+        run_id: int,
+        scratch: Path,
+        spool_path: Callable[[str], Path],
+        stopping: threading.Event,
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._imaging = imaging
+        self._pool = pool
+        self._delivery = delivery
+        self._pauses = pauses
+        self._run_id = run_id
+        self._scratch = scratch
+        self._spool_path = spool_path
+        self._stopping = stopping
+        self._log = get_logger()
+        self._flights: dict[int, Flight] = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._results: queue.SimpleQueue[Drawn | Failed | None] = queue.SimpleQueue()
+        self._seconds_per_scan = 0.0
+        self._retry_at = float("inf")
+        self.held = threading.Event()
+        """Set while a person has paused the work."""
+
+    def reconfigure(self, config: Config) -> None:
+        """Use another configuration for what is begun from now on."""
+        self._config = config
+
+    def wake(self) -> None:
+        """There may be something in the queue."""
+        self._wake.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any job is under way."""
+        return bool(self._flights)
+
+    # --------------------------------------------------------------------------------- claim and decode: one thread
+
+    def feed(self) -> None:
+        """Keep the replicas in work until the daemon stops."""
+        try:
+            while not self._stopping.is_set():
+                self._wake.clear()
+                if self.held.is_set() or not self._pool().has_room():
+                    self._wake.wait(1.0)
+                    continue
+                claimed = self._claim()
+                if claimed:
+                    self._decode_and_send(claimed)
+                else:
+                    self._wake.wait(max(0.05, min(POLL_SECONDS, self._retry_at - time.monotonic())))
+                    if time.monotonic() >= self._retry_at:
+                        self._retry_at = float("inf")
+        except StoppedError:
+            return
+
+    def _claim(self) -> list[Flight]:
+        limit = self._batch_limit()
+
+        def work(connection: Any) -> list[ClaimedJob]:
+            claimed = jobs.claim(connection, run_id=self._run_id, limit=limit, now=datetime.now(UTC))
+            crash_point("claim.begun")
+            return claimed
+
+        flights = [Flight(job) for job in self._store(work)]
+        with self._lock:
+            self._flights |= {flight.id: flight for flight in flights}
+        if flights:
+            crash_point("claim.committed")
+        return flights
+
+    def _batch_limit(self) -> int:
+        """As many scans as fill a batch, or as are about `WORK_SECONDS` of work."""
+        capacity = self._pool().capacity()
+        if not self._seconds_per_scan:
+            return capacity
+        return max(capacity, min(MOST_AT_ONCE, int(WORK_SECONDS / self._seconds_per_scan)))
+
+    def _decode_and_send(self, flights: Sequence[Flight]) -> None:
+        """Decode a batch in the workers and hand it to the replicas, those that take long after the others."""
+        decoding = {self._decode(flight): flight for flight in flights}
+        while decoding:
+            done, _ = wait(decoding, timeout=GATHER_SECONDS)
+            ready = [flight for future in done if self._take_decoded(flight := decoding.pop(future), future)]
+            if ready:
+                crash_point("segment.begun")
+                self._pool().submit([self._item(flight) for flight in ready])
+
+    def _decode(self, flight: Flight) -> Future[Any]:
+        crash_point("decode.begun")
+        limits = self._config.limits
+        bounds = DecodeLimits(
+            max_pixels=limits.max_pixels, max_frames=limits.max_frames, memory_mib=limits.worker_memory_mib
+        )
+        source = self._spool_path(flight.job.sha256)
+        return self._imaging.run(
+            timed_decode, source, self._scratch / f"{flight.id}.npy", bounds, seconds=limits.decode_seconds
+        )
+
+    def _take_decoded(self, flight: Flight, future: Future[Any]) -> bool:
+        try:
+            flight.decoded, flight.decode_ms = future.result()
+        except BaseException as error:  # whatever ended the worker is this scan's failure
+            seconds = self._config.limits.decode_seconds
+            self._results.put(Failed(flight, _job_error(explained(error, doing="decoding", seconds=seconds)), True))
+            return False
+        crash_point("decode.done")
+        return True
+
+    def _item(self, flight: Flight) -> WorkItem:
+        assert flight.decoded is not None  # noqa: S101 - only decoded scans get here
+        return WorkItem(
+            job_id=flight.id,
+            decoded=flight.decoded.path,
+            frames=flight.decoded.frames,
+            options=flight.job.options,
+            target=self._scratch / str(flight.id),
+        )
+
+    # ---------------------------------------------------------------- segment and render: in the replicas' threads
+
+    def batch_taken(self) -> None:
+        """A replica has begun a batch: there is room for another."""
+        self._wake.set()
+
+    def scan_answered(self, replica_id: int | None, outcome: Outcome) -> None:
+        """A replica has computed a scan's mask, or has failed to."""
+        flight = self._flights.get(outcome.job_id)
+        if flight is None:
+            return
+        flight.replica_id, flight.answer = replica_id, outcome
+        if isinstance(outcome, NotSegmented):
+            self._results.put(Failed(flight, _error_of(outcome), flight.job.solo))
+            return
+        crash_point("segment.done")
+        seconds = outcome.inference_ms / 1000
+        self._seconds_per_scan = 0.8 * self._seconds_per_scan + 0.2 * seconds if self._seconds_per_scan else seconds
+        self._render(flight, outcome)
+
+    def scans_handed_back(self, job_ids: Iterable[int]) -> None:
+        """Scans that no replica has begun: back to the queue, as if they had never left it."""
+        flights = [flight for job_id in job_ids if (flight := self._flights.get(job_id))]
+        self._release(flights)
+        self._wake.set()
+
+    def _render(self, flight: Flight, segmented: Segmented) -> None:
+        crash_point("render.begun")
+        try:
+            folder = self._pauses.until_possible("outbox", partial(self._delivery.stage, flight.job))
+        except StoppedError:
+            return
+        request = RenderRequest(
+            pixels=self._scratch / f"{flight.id}.npy",
+            mask=segmented.mask,
+            probability=segmented.probability,
+            folder=folder,
+            stem="result",
+            kinds=tuple(kind for kind in KINDS if kind in flight.job.options.outputs),
+            classes=segmented.classes,
+            memory_mib=self._config.limits.worker_memory_mib,
+        )
+        future = self._imaging.run(timed_render, request, seconds=self._config.limits.decode_seconds)
+        future.add_done_callback(partial(self._rendered, flight, segmented))
+
+    def _rendered(self, flight: Flight, segmented: Segmented, future: Future[Any]) -> None:
+        try:
+            rendered, flight.render_ms = future.result()
+        except BaseException as error:  # whatever ended the worker is this scan's failure
+            seconds = self._config.limits.decode_seconds
+            self._results.put(Failed(flight, _job_error(explained(error, doing="drawing", seconds=seconds)), True))
+            return
+        crash_point("render.done")
+        self._results.put(Drawn(flight, rendered, segmented))
+
+    # ------------------------------------------------------------------------- deliver, record, dispose: one thread
+
+    def finish(self) -> None:
+        """Deliver and record until `no_more` was called and everything is done."""
+        more = True
+        try:
+            while more or not self._results.empty():
+                more = self._finish_once()
+        except StoppedError:
+            return
+
+    def _finish_once(self) -> bool:
+        """Whatever has come together since the last time; False once there will be no more."""
+        came = [self._results.get()]
+        while len(came) < MOST_AT_ONCE and not self._results.empty():
+            came.append(self._results.get())
+        drawn = [result for result in came if isinstance(result, Drawn)]
+        if drawn:
+            self._delivery.deliver(drawn)
+            self._land(result.flight for result in drawn)
+        for result in came:
+            if isinstance(result, Failed):
+                self._fail(result)
+        self._delivery.tidy()
+        return None not in came or not self._stopping.is_set()
+
+    def look_for_arrivals(self) -> None:
+        """An arrival may share a job that has ended already: its name gets its result too."""
+        self._results.put(None)
+
+    def _fail(self, failed: Failed) -> None:
+        """Record a failure: tried again later, alone, or given up."""
+        flight, error = failed.flight, failed.error
+        if self._may_draw_again(failed):
+            return
+        decision = decide(
+            error.error_class,
+            attempts=flight.job.tries,
+            crashes_alone=flight.job.crashes_alone,
+            solo=flight.job.solo or failed.alone,
+            now=datetime.now(UTC),
+            random=random.random,
+        )
+        answer = error.answer if isinstance(error, NoMaskError) else None
+        failure = Failure(error_class=error.error_class, error=error.message, advice=error.hint, answer=answer)
+        try:
+            self._store(lambda c: self._record_failure(c, flight, failure, decision))
+        except StaleJobError as stale:
+            self._log.error("job_moved_meanwhile", job_id=flight.id, error=str(stale))
+        else:
+            self._tell(flight, failure, decision)
+        self._land([flight])
+
+    def _may_draw_again(self, failed: Failed) -> bool:
+        """A full outbox is not the scan's fault: wait until it can be written, then draw once more."""
+        flight, answer = failed.flight, failed.flight.answer
+        if not isinstance(answer, Segmented) or not isinstance(failed.error, TransientError):
+            return False
+        flight.renders += 1
+        if flight.renders > RENDERS_TRIED:
+            return False
+        self._pauses.until_possible("outbox", self._delivery.check_outbox)
+        self._render(flight, answer)
+        return True
+
+    def _record_failure(self, connection: Any, flight: Flight, failure: Failure, decision: Decision) -> None:
+        now, claim, measured = datetime.now(UTC), flight.job.claim, flight.measured()
+        if decision.state is State.QUEUED:
+            jobs.retry_later(connection, claim, failure, decision, now=now, measured=measured)
+        else:
+            jobs.give_up(connection, claim, failure, decision, now=now, measured=measured)
+        crash_point("record.begun")
+
+    def _tell(self, flight: Flight, failure: Failure, decision: Decision) -> None:
+        event = {State.QUEUED: "job_retried", State.QUARANTINED: "job_quarantined"}.get(decision.state, "job_failed")
+        self._log.warning(
+            event,
+            job_id=flight.id,
+            source=flight.job.source,
+            error_class=failure.error_class.value,
+            error=failure.error,
+            reason=decision.why,
+        )
+        if decision.state is State.QUEUED and decision.not_before is not None:
+            seconds = (decision.not_before - datetime.now(UTC)).total_seconds()
+            self._retry_at = min(self._retry_at, time.monotonic() + max(0.0, seconds))
+            self._wake.set()
+
+    def _land(self, flights: Iterable[Flight]) -> None:
+        """These jobs are recorded: nothing of them is kept in the run folder or in mind."""
+        for flight in flights:
+            with self._lock:
+                self._flights.pop(flight.id, None)
+            for name in (f"{flight.id}.npy", f"{flight.id}-mask.npy", f"{flight.id}-probability.npy"):
+                (self._scratch / name).unlink(missing_ok=True)
+
+    # -------------------------------------------------------------------------------------------------------- stop
+
+    def no_more(self) -> None:
+        """The replicas have stopped: `finish` ends when it has recorded what came before."""
+        self._results.put(None)
+
+    def release_all(self) -> None:
+        """Give every job back that has not been recorded; a planned stop does not count as an attempt."""
+        self._release(list(self._flights.values()))
+
+    def _release(self, flights: Sequence[Flight]) -> None:
+        for flight in flights:
+            claim = flight.job.claim
+            try:
+                self._database.write(partial(_give_back, claim))
+            except StaleJobError:
+                continue  # it is being delivered: the next start finishes that
+        self._land(flights)
+
+    def _store(self, work: Callable[[Any], Any]) -> Any:
+        """Write, and while the database cannot be written pause and try again."""
+        return self._pauses.until_possible("state", lambda: self._database.write(work))
+
+
+def _give_back(claim: Claim, connection: Any) -> None:
+    jobs.release(connection, [claim], now=datetime.now(UTC))
+
+
+def _job_error(error: BaseException) -> JobError:
+    if isinstance(error, JobError):
+        return error
+    return TransientError(f"An imaging worker failed: {type(error).__name__}: {error}")
+
+
+def _error_of(outcome: NotSegmented) -> JobError:
+    """The replica's words as the error that they were."""
+    if outcome.error_class is ErrorClass.NO_MASK:
+        return NoMaskError(outcome.error, answer=outcome.answer, hint=outcome.hint)
+    for kind in JobError.__subclasses__():
+        if kind.error_class is outcome.error_class:
+            return kind(outcome.error, hint=outcome.hint)
+    return InputError(outcome.error, hint=outcome.hint)

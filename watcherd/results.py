@@ -1,0 +1,63 @@
+"""The words that go with a scan's masks: the JSON of a result, the note of a scan that gave none. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from watcherd.job import State
+from watcherd.names import show
+
+
+class Promised(Protocol):
+    """A result file with the name that it will have below the outbox."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def final(self) -> bytes: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def bytes(self) -> int: ...
+
+
+def outputs(promised: Sequence[Promised]) -> list[dict[str, Any]]:
+    """The result files as the record lists them."""
+    return [
+        {"kind": file.kind, "path": show(file.final), "sha256": file.sha256, "bytes": file.bytes} for file in promised
+    ]
+
+
+def result_json(record: Mapping[str, Any], promised: Sequence[Promised], **changes: Any) -> bytes:
+    """A result's JSON: the job's record with these files as its outputs."""
+    document = {**record, **changes, "outputs": outputs(promised)}
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+_WHAT = {
+    State.FAILED: "This scan gave no mask.",
+    State.QUARANTINED: "This scan ended the program that worked on it, twice, and was set aside.",
+    State.CANCELLED: "This scan was taken back before it was worked on.",
+}
+
+
+def failure_note(record: Mapping[str, Any], source: str) -> bytes:
+    """What a person finds instead of a mask: what happened, why, and what to do."""
+    state = State(record["state"])
+    lines = [_WHAT[state], "", f"scan:     {source}"]
+    if record["error"]:
+        lines.append(f"why:      {record['error']}")
+    if record["answer"]:
+        lines.append(f"answer:   {record['answer']}")
+    if record["advice"]:
+        lines.append(f"to do:    {record['advice']}")
+    again = f"watcherd retry {record['id']}"
+    lines += [
+        f"job:      {record['id']} ({record['error_class'] or state}, {record['attempts']} attempts)",
+        f"when:     {record['finished_at']}",
+        "",
+        f"To have it tried again: {again}. Dropping other bytes under this name is a new scan.",
+    ]
+    return ("\n".join(lines) + "\n").encode()

@@ -1,0 +1,202 @@
+"""What a person asks of the daemon: retry, cancel, pause and so on, without a network port.
+
+A command is a file in the state folder's ``commands``, put there by one rename; whoever may write that folder may
+steer. The daemon carries it out, records how it went in the table ``command``, and removes the file. So there is one
+writer of the database, always. While no daemon runs, the command line takes its lock and does the same itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from watcherd.config import Config
+from watcherd.errors import BusyError, UnavailableError, UsageError, WatcherdError
+from watcherd.files import write_durably
+from watcherd.inbox.spool import BLOCK, Spool
+from watcherd.store import Database, leftovers, runs
+from watcherd.store import queue as jobs
+
+MOST_JOBS = 100_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """One wish: ``verb`` with its arguments. ``id`` keeps it from being carried out twice."""
+
+    id: str
+    verb: str
+    arguments: Mapping[str, Any]
+
+
+def send(folder: Path, verb: str, arguments: Mapping[str, Any]) -> str:
+    """Leave a command for the daemon; its id. Raises `UnavailableError` without permission."""
+    command_id = uuid.uuid4().hex
+    content = json.dumps({"id": command_id, "verb": verb, "arguments": arguments}).encode()
+    try:
+        write_durably(folder / f"{command_id}.json", content)
+    except OSError as error:
+        raise UnavailableError(
+            f"The command cannot be left in {folder}: {error.strerror}.",
+            hint="Run it as the service's user or as root.",
+        ) from error
+    return command_id
+
+
+def waiting(folder: Path) -> Iterator[tuple[Path, Command | None]]:
+    """Commands that were left, oldest first; None for a file that is none."""
+    for path in sorted(folder.glob("[!.]*.json"), key=lambda path: path.stat().st_mtime_ns):
+        try:
+            content = json.loads(path.read_text())
+            yield path, Command(id=str(content["id"]), verb=str(content["verb"]), arguments=dict(content["arguments"]))
+        except (ValueError, KeyError, TypeError):
+            yield path, None
+
+
+def carry_out_all(folder: Path, database: Database, carry_out: Callable[[Command], str]) -> int:
+    """Carry out what was left in ``folder`` and record how it went; how many there were."""
+    count = 0
+    for path, command in waiting(folder):
+        if command is not None:
+            _carry_out(command, database, carry_out)
+            count += 1
+        path.unlink(missing_ok=True)
+    return count
+
+
+def _carry_out(command: Command, database: Database, carry_out: Callable[[Command], str]) -> None:
+    def receive(connection: Any) -> bool:
+        return runs.receive_command(
+            connection, command.id, command.verb, dict(command.arguments), now=datetime.now(UTC)
+        )
+
+    if not database.write(receive):
+        return
+    outcome, failure = "", None
+    try:
+        outcome = carry_out(command)
+    except WatcherdError as error:
+        outcome, failure = "refused", json.dumps([error.exit_code, error.message, error.hint])
+    database.write(
+        lambda c: runs.finish_command(c, command.id, outcome=outcome, error=failure, now=datetime.now(UTC))
+    )
+
+
+class JobSteering:
+    """The commands that change jobs; for the daemon and for a command line that holds its lock."""
+
+    def __init__(self, config: Config, database: Database, spool: Spool) -> None:
+        self._config = config
+        self._database = database
+        self._spool = spool
+
+    def carry_out(self, command: Command) -> str:
+        """Do it; what was done, in words. Raises `UsageError` for what cannot be done."""
+        ids = _ids(command.arguments.get("jobs", []))
+        now = datetime.now(UTC)
+        if command.verb == "retry":
+            return self._retry(ids, now)
+        if command.verb == "cancel":
+            return _done("cancelled", ids, self._database.write(lambda c: jobs.cancel(c, ids, now=now)), "waiting")
+        if command.verb == "prioritise":
+            priority = int(command.arguments.get("priority", 0))
+            moved = self._database.write(lambda c: jobs.prioritise(c, ids, priority, now=now))
+            return _done(f"given priority {priority}", ids, moved, "waiting")
+        raise UsageError(f"There is no command {command.verb!r}.", hint="The daemon may be of another version.")
+
+    def _retry(self, ids: Sequence[int], now: datetime) -> str:
+        """Ask for ended jobs again; a scan whose copy is gone is fetched from the archive."""
+        lost = [job_id for job_id in ids if not self._has_bytes(job_id)]
+        moved = self._database.write(
+            lambda c: jobs.ask_again(c, [job_id for job_id in ids if job_id not in lost], now=now)
+        )
+        if lost:
+            raise UsageError(
+                f"The bytes of job {', '.join(map(str, lost))} are neither in the spool nor in the archive.",
+                hint="Drop the scan into the inbox again.",
+            )
+        return _done("queued again", ids, moved, "ended")
+
+    def _has_bytes(self, job_id: int) -> bool:
+        with self._database.reader() as connection:
+            if connection.exec_driver_sql("SELECT 1 FROM job WHERE id = ?", (job_id,)).scalar() is None:
+                raise UsageError(f"There is no job {job_id}.", hint="See `watcherd jobs`.")
+            sha256, spooled = leftovers.spooled(connection, job_id)
+            archived = leftovers.archived_copies(connection, job_id)
+        if spooled and self._spool.path(sha256).exists():
+            return True
+        archive = os.fsencode(self._config.inbox.archive_path)
+        for path in archived:
+            if self._restore(os.path.join(archive, path), sha256):
+                self._database.write(lambda c: leftovers.remember_spooled(c, sha256, sha256))
+                return True
+        return False
+
+    def _restore(self, path: bytes, sha256: str) -> bool:
+        try:
+            with open(path, "rb") as file, self._spool.batch() as batch:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    return False
+                file.seek(0)
+                batch.publish([batch.copy(iter(lambda: file.read(BLOCK), b""))])
+        except OSError:
+            return False
+        return True
+
+
+def _ids(values: Any) -> list[int]:
+    if not isinstance(values, list) or len(values) > MOST_JOBS or not all(isinstance(i, int) for i in values):
+        raise UsageError("A command names its jobs by their numbers.")
+    return values
+
+
+def _done(what: str, asked: Sequence[int], moved: Sequence[int], condition: str) -> str:
+    rest = [job_id for job_id in asked if job_id not in set(moved)]
+    words = f"{len(moved)} {what}"
+    return words + (f"; not {condition}, so left alone: {', '.join(map(str, rest))}" if rest else "")
+
+
+@contextmanager
+def sole_owner(path: Path) -> Iterator[None]:
+    """Hold the state folder's lock, which says who is its one daemon. Raises `BusyError` with the holder's pid."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise BusyError(
+                f"Another watcherd (pid {pid}) works on the state folder {path.parent}.",
+                hint="Stop it first, or give this one a state folder of its own.",
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def owner(path: Path) -> int | None:
+    """The pid of the daemon that holds the lock; None when nobody does."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(os.pread(descriptor, 32, 0).decode(errors="replace").strip() or 0)
+    else:
+        return None
+    finally:
+        os.close(descriptor)
