@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 SAME_CARD_GIB = 0.25
 """Cards whose room differs by less are of one kind."""
+MAX_PER_REPLICA = 16
+"""GPUs in the largest machines; a model that needs more is no candidate for one process."""
 
 Fits = Callable[[Sequence[float]], bool]
 """Whether a replica fits on devices with so many GiB for weights each."""
@@ -35,7 +37,7 @@ def gather(cards: Sequence[Card], per_replica: Literal["auto"] | int, fits: Fits
     fits = _remembered(fits)
     left = sorted(cards, key=lambda card: (-card.kind, card.device.index))
     groups: list[tuple[Card, ...]] = []
-    for size in range(1, len(cards) + 1) if per_replica == "auto" else [per_replica]:
+    for size in range(1, MAX_PER_REPLICA + 1) if per_replica == "auto" else [per_replica]:
         found = _groups_of(size, left, fits)
         groups += found
         taken = {card.device.uuid for group in found for card in group}

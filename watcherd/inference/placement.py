@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 SAFETY_GIB = 0.5
 """Left alone on every GPU: the CUDA context and the libraries' workspaces, which no allocator figure shows."""
-BALANCE_STEPS = 5
-"""Halvings in the search for the most even split; the rest is below 1/32 of what is free."""
+BALANCE_STEPS = 6
+"""Halvings in the search for the most even split; the rest is below 1/64 of what is free."""
 
 Count = Literal["auto"] | int
 
@@ -94,10 +94,9 @@ def plan(
     if model is None:
         chosen = [_unknown(card, reserve_gib) for card in cards]
     else:
-        chosen = [
-            _replica(model, group, reserve_gib)
-            for group in gather(cards, per_replica, lambda rooms: split_over(model, rooms) is not None)
-        ]
+        groups = gather(cards, per_replica, lambda rooms: split_over(model, rooms) is not None)
+        splits = {rooms: _even_split(model, rooms) for rooms in map(_rooms, groups)}
+        chosen = [_planned(group, splits[_rooms(group)], model.weights_gib, reserve_gib) for group in groups]
         if not chosen and allow_offload and host_gib is not None:
             chosen = [_offloaded(model, cards, reserve_gib, host_gib)]
         if not chosen:
@@ -189,20 +188,23 @@ def _exactly(wanted: int, chosen: list[PlannedReplica]) -> list[PlannedReplica]:
 # What goes where inside one replica
 
 
-def _replica(model: ModelSizes, group: Sequence[Card], reserve_gib: float) -> PlannedReplica:
-    """The most even split over the group: the one that leaves the most room on the fullest device."""
-    rooms = [card.room for card in group]
+def _rooms(group: Sequence[Card]) -> tuple[float, ...]:
+    return tuple(card.room for card in group)
+
+
+def _even_split(model: ModelSizes, rooms: Sequence[float]) -> Split:
+    """The split that leaves the most room on the fullest device."""
     best = split_over(model, rooms)
     assert best is not None, "the group was chosen because it fits"  # noqa: S101
-    low, high = 0.0, max(rooms) if len(rooms) > 1 else 0.0
-    for _ in range(BALANCE_STEPS if high else 0):
+    low, high = 0.0, (sum(rooms) - model.weights_gib) / len(rooms)
+    for _ in range(BALANCE_STEPS if len(rooms) > 1 else 0):
         middle = (low + high) / 2
         tighter = split_over(model, [room - middle for room in rooms])
         if tighter is None:
             high = middle
         else:
             low, best = middle, tighter
-    return _planned(group, best, model.weights_gib, reserve_gib)
+    return best
 
 
 def _planned(group: Sequence[Card], split: Split, weights_gib: float, reserve_gib: float) -> PlannedReplica:

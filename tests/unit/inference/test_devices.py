@@ -1,0 +1,130 @@
+"""The inventory of GPUs: asked through NVML, hidden by CUDA_VISIBLE_DEVICES, or made up."""
+
+from __future__ import annotations
+
+from threading import Event
+from types import SimpleNamespace
+
+import pynvml
+import pytest
+
+from watcherd.errors import ConfigError, UnavailableError, UsageError
+from watcherd.inference import devices
+from watcherd.inference.devices import GIB, inventory, parse_inventory, wait_released
+
+UUIDS = ("GPU-aaaa", "GPU-abbb", "GPU-cccc")
+
+
+@pytest.fixture
+def three_gpus(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[SimpleNamespace]]:
+    """A driver with three GPUs of 24 GiB, 1 GiB of each in use; the processes on them can be set."""
+    processes: dict[int, list[SimpleNamespace]] = {0: [], 1: [], 2: []}
+    memory = SimpleNamespace(total=24 * GIB, free=23 * GIB, used=1 * GIB)
+    answers = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: 3,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetHandleByUUID": UUIDS.index,
+        "nvmlDeviceGetIndex": lambda handle: handle,
+        "nvmlDeviceGetUUID": lambda handle: UUIDS[handle],
+        "nvmlDeviceGetName": lambda handle: "Made-up GPU",
+        "nvmlDeviceGetMemoryInfo": lambda handle: memory,
+        "nvmlDeviceGetCudaComputeCapability": lambda handle: (7, 5) if handle == 2 else (8, 9),
+        "nvmlDeviceGetComputeRunningProcesses": processes.__getitem__,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, name, answer)
+    return processes
+
+
+def test_every_gpu_is_found_with_its_memory(three_gpus: object) -> None:
+    found = inventory("auto", environ={})
+    assert list(UUIDS) == [device.uuid for device in found]
+    assert [(device.index, device.total_gib, device.free_gib) for device in found[:1]] == [(0, 24.0, 23.0)] * 1
+
+
+def test_a_gpu_older_than_ampere_has_no_bfloat16(three_gpus: object) -> None:
+    assert [device.has_bfloat16 for device in inventory("auto", environ={})] == [True, True, False]
+
+
+def test_a_list_chooses_by_index_and_by_the_beginning_of_a_uuid_in_its_order(three_gpus: object) -> None:
+    assert [device.index for device in inventory((2, "GPU-aa"), environ={})] == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [((7,), "7 is not a GPU"), (("GPU-a",), "several"), ((1, "GPU-abbb"), "twice"), (("",), "is not a GPU")],
+)
+def test_a_list_that_names_no_gpu_is_refused_with_those_that_there_are(
+    three_gpus: object, use: tuple[int | str, ...], said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        inventory(use, environ={})
+    assert said in caught.value.message
+    assert "GPU-cccc" in caught.value.hint
+
+
+@pytest.mark.parametrize(("visible", "left"), [("", []), ("-1", []), ("1", [1]), ("2,0", [2, 0]), ("GPU-c,9,0", [2])])
+def test_cuda_visible_devices_hides_gpus_as_from_every_cuda_program(
+    three_gpus: object, visible: str, left: list[int]
+) -> None:
+    assert left == [device.index for device in inventory("auto", environ={"CUDA_VISIBLE_DEVICES": visible})]
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pynvml, "nvmlInit", _raises(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND))
+    assert inventory("auto", environ={}) == ()
+
+
+def test_a_driver_that_does_not_answer_is_not_taken_for_a_machine_without_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a driver update would silently put the model on the CPU."""
+    monkeypatch.setattr(pynvml, "nvmlInit", _raises(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH))
+    with pytest.raises(UnavailableError, match="driver does not answer"):
+        inventory("auto", environ={})
+    assert inventory("cpu", environ={}) == ()
+
+
+def test_a_dead_process_is_waited_for_until_the_driver_has_forgotten_it(
+    three_gpus: dict[int, list[SimpleNamespace]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_gpus[0] = [SimpleNamespace(pid=7, usedGpuMemory=None)]
+    monkeypatch.setattr(devices, "POLL_SECONDS", 0.001)
+    assert not wait_released(UUIDS[:1], 7, seconds=0.002)
+    assert wait_released(UUIDS[1:], 7)
+    stop = Event()
+    stop.set()
+    monkeypatch.setattr(devices, "POLL_SECONDS", 100.0)
+    assert not wait_released(UUIDS[:1], 7, stop=stop)
+    three_gpus[0] = []
+    assert wait_released(UUIDS[:1], 7, stop=stop)
+
+
+def test_what_the_driver_does_not_say_is_none(three_gpus: dict[int, list[SimpleNamespace]]) -> None:
+    three_gpus[1] = [SimpleNamespace(pid=7, usedGpuMemory=None), SimpleNamespace(pid=8, usedGpuMemory=3 * 2**20)]
+    assert devices.process_mib(UUIDS[1], 7) is None
+    assert devices.process_mib(UUIDS[1], 9) is None
+    assert devices.process_mib(UUIDS[1], 8) == 3.0
+    assert devices.used_mib(UUIDS[1]) == 1024.0
+
+
+def test_a_made_up_inventory_has_the_gpus_that_were_asked_for() -> None:
+    found = parse_inventory("2x24GiB, 12.5gib,80")
+    assert [device.free_gib for device in found] == [24.0, 24.0, 12.5, 80.0]
+    assert len({device.uuid for device in found}) == 4
+
+
+@pytest.mark.parametrize("text", ["", "4x", "x24", "0x24GiB", "4x0GiB", "4x24MiB", "-1x24", "9999x24GiB", "4x24GiB,,"])
+def test_nonsense_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_inventory(text)
+    assert "4x24GiB" in caught.value.hint
+
+
+def _raises(code: int) -> object:
+    def answer() -> None:
+        raise pynvml.NVMLError(code)
+
+    return answer
