@@ -222,7 +222,7 @@ class Profile(Section):
     def _inside(cls, value: str) -> str:
         parts = Path(value).parts
         if not parts or Path(value).is_absolute() or ".." in parts:
-            raise ValueError("a folder below the inbox, for example \"coronary\"")
+            raise ValueError('a folder below the inbox, for example "coronary"')
         return str(Path(*parts))
 
 
@@ -245,7 +245,7 @@ class Config(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings passes it by name
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         **_: PydanticBaseSettingsSource,
@@ -275,7 +275,9 @@ class Config(BaseSettings):
         folders: dict[str, str] = {}
         for name, profile in self.profiles.items():
             if profile.folder in folders:
-                raise ValueError(f"profiles.{name}.folder = {profile.folder!r} is also that of {folders[profile.folder]}")
+                raise ValueError(
+                    f"profiles.{name}.folder = {profile.folder!r} is also that of {folders[profile.folder]}"
+                )
             folders[profile.folder] = f"profiles.{name}"
         return self
 
@@ -336,7 +338,9 @@ def load(path: Path) -> Config:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}.", hint="TOML needs quotes around text: key = \"value\".") from error
+        raise ConfigError(
+            f"{path} is not TOML: {error}.", hint='TOML needs quotes around text: key = "value".'
+        ) from error
     return build(values, base=path.parent, name=str(path))
 
 
@@ -375,7 +379,9 @@ def _explain(error: ValidationError) -> list[str]:
 
 def _is_variant(part: int | str) -> bool:
     """Whether a part of an error's location is pydantic's name for one arm of a union, not a key."""
-    return isinstance(part, str) and re.search(r"[\[\]()]|^(float|int|str|bool|constrained-\w+|tuple)$", part) is not None
+    return (
+        isinstance(part, str) and re.search(r"[\[\]()]|^(float|int|str|bool|constrained-\w+|tuple)$", part) is not None
+    )
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

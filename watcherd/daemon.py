@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from watcherd import config as configuration
 from watcherd import live, logs, steering
-from watcherd.config import Config
 from watcherd.crash_points import crash_point
 from watcherd.delivery import Delivery
 from watcherd.errors import ConfigError, UnavailableError, UsageError, WatcherdError
@@ -44,6 +43,7 @@ from watcherd.store import queue as jobs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from watcherd.config import Config
     from watcherd.inference.messages import Outcome, Ready
     from watcherd.inference.placement import Plan
     from watcherd.inference.pool import Died
@@ -363,7 +363,7 @@ class Daemon:
         self._reload.set()
         self._tick.set()
 
-    # ---------------------------------------------------------------------------------- what the replicas tell (Listener)
+    # ------------------------------------------------------------------------- what the replicas tell (Listener)
 
     def replica_starting(self, number: int, pid: int) -> None:
         """A replica's process was started."""
@@ -434,7 +434,7 @@ class Daemon:
 
     def model_unusable(self, failed: LoadFailed) -> None:
         """The model cannot be loaded: without any replica there is no point in going on."""
-        if all(status.phase in (Phase.STOPPED,) for status in self._pool.status()):
+        if all(status.phase is Phase.STOPPED for status in self._pool.status()):
             error = UnavailableError(failed.message, hint=failed.hint)
             if failed.exit_code == ConfigError.exit_code:
                 self._fail(ConfigError(failed.message, hint=failed.hint))
@@ -468,7 +468,7 @@ class Daemon:
 
     def _in_intake(self, work: Callable[[], str]) -> str:
         """Have the thread that owns the spool do it."""
-        assert self._intake is not None  # noqa: S101 - commands are taken while running
+        assert self._intake is not None
         done = threading.Event()
         result: list[str | WatcherdError] = []
 
@@ -506,7 +506,7 @@ class Daemon:
         self._log.info("config_reloaded", reason=f"needs a restart: {', '.join(later)}" if later else "applied")
         return "reloaded" + (f"; a restart is needed for {', '.join(later)}" if later else "")
 
-    # ------------------------------------------------------------------------------------------------------ signs of life
+    # ---------------------------------------------------------------------------------------------- signs of life
 
     def _become(self, phase: str) -> None:
         self._phase = phase

@@ -11,11 +11,11 @@ import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from watcherd import results
 from watcherd.crash_points import crash_point
-from watcherd.errors import StaleJobError
 from watcherd.inbox.dispose import Source, dispose
 from watcherd.inbox.values import Signature
 from watcherd.job import State
@@ -31,7 +31,6 @@ from watcherd.store.records import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from watcherd.config import Config
     from watcherd.flight import Drawn
@@ -123,10 +122,10 @@ class Delivery:
             Staged(kind=file.kind, path=file.path, suffix=file.path.suffix, sha256=file.sha256, bytes=file.bytes)
             for file in item.rendered.files
         ]
-        stem = self._name(connection, job.id, job.claim.arrival_id, job.path, job.sha256, staged)
+        stem = self._name(connection, job.claim.arrival_id, job.path, job.sha256, staged)
         intents = self._outbox.intents(stem, staged)
         record = history.job(connection, job.id)
-        assert record is not None  # noqa: S101 - it was claimed
+        assert record is not None
         measured = item.flight.measured()
         record |= asdict(item.answer()) | {
             "state": State.SUCCEEDED.value,
@@ -139,7 +138,9 @@ class Delivery:
             "window": item.flight.decoded.window if item.flight.decoded else None,
         }
         record |= {key: value for key, value in asdict(measured).items() if key in record and key != "devices"}
-        return list(map(_promise, [*intents, self._stage_text(folder, stem, "result", results.result_json(record, intents))]))
+        return list(
+            map(_promise, [*intents, self._stage_text(folder, stem, "result", results.result_json(record, intents))])
+        )
 
     def _stage_text(self, folder: Path, stem: bytes, kind: str, content: bytes) -> Intent:
         suffix = {"result": ".json", "failed": ".txt"}[kind]
@@ -168,9 +169,7 @@ class Delivery:
 
     # -------------------------------------------------------------------------------------------------------- names
 
-    def _name(
-        self, connection: Any, job_id: int, arrival_id: int, source: bytes, sha256: str, staged: Sequence[Staged]
-    ) -> bytes:
+    def _name(self, connection: Any, arrival_id: int, source: bytes, sha256: str, staged: Sequence[Staged]) -> bytes:
         """The stem for an arrival's results, free of everybody else's files; our own earlier ones are removed.
 
         The stem is kept when the arrival had results before. A note about an earlier scan of the same name gives way.
@@ -260,7 +259,7 @@ class Delivery:
     def _promise_name(self, connection: Any, arrival: ArrivalInfo) -> list[Promise] | None:
         """The results for one more name; None when those that it shares are gone from the outbox."""
         record = history.job(connection, arrival.job_id)
-        assert record is not None  # noqa: S101 - the arrival refers to it
+        assert record is not None
         folder = self._outbox.staging(arrival.job_id, -arrival.id)
         path = arrival.signature.path
         if arrival.state is not State.SUCCEEDED:
@@ -272,7 +271,7 @@ class Delivery:
         staged = self._copies(connection, arrival, folder)
         if staged is None:
             return None
-        stem = self._name(connection, arrival.job_id, arrival.id, path, arrival.sha256, staged)
+        stem = self._name(connection, arrival.id, path, arrival.sha256, staged)
         intents = self._outbox.intents(stem, staged)
         document = results.result_json(
             record, intents, source=arrival.source, duplicate_of=arrival.job_id, same_as=record["source"]
@@ -293,13 +292,11 @@ class Delivery:
             intent = output.intent
             if intent.kind == "result":
                 continue
-            suffix = os.path.splitext(os.fsdecode(intent.final))[1]
+            suffix = Path(os.fsdecode(intent.final)).suffix
             path = self._outbox.copy(intent.final, intent.sha256, folder, f"{intent.kind}{suffix}")
             if path is None:
                 return None
-            staged.append(
-                Staged(kind=intent.kind, path=path, suffix=suffix, sha256=intent.sha256, bytes=intent.bytes)
-            )
+            staged.append(Staged(kind=intent.kind, path=path, suffix=suffix, sha256=intent.sha256, bytes=intent.bytes))
         return staged or None
 
     def _dispose(self, ended: Sequence[ArrivalInfo]) -> None:
@@ -340,7 +337,11 @@ class Delivery:
             promised = jobs.delivering_jobs(connection)
             waiting = deliveries.arrivals_promised(connection)
             names = [
-                [output.intent for output in deliveries.outputs_of(connection, arrival.id) if output.state == "intended"]
+                [
+                    output.intent
+                    for output in deliveries.outputs_of(connection, arrival.id)
+                    if output.state == "intended"
+                ]
                 for arrival in waiting
             ]
         for claim, intents in promised:
@@ -369,9 +370,7 @@ class Delivery:
 
 
 def _promise(intent: Intent) -> Promise:
-    return Promise(
-        kind=intent.kind, staged=intent.staged, final=intent.final, sha256=intent.sha256, bytes=intent.bytes
-    )
+    return Promise(kind=intent.kind, staged=intent.staged, final=intent.final, sha256=intent.sha256, bytes=intent.bytes)
 
 
 def _intent(promise: Promise) -> Intent:

@@ -1,18 +1,18 @@
 """Every error that watcherd raises on purpose.
 
-    WatcherdError                 what happened, why, and what to do (exit code 70)
-    ├── UsageError                a command was called wrongly (64)
-    ├── ConfigError               the configuration is wrong (78)
-    ├── UnavailableError          something needed is not there: daemon, device, model (69)
-    ├── BusyError                 try again later: another daemon holds the state folder (75)
-    ├── StoreError                the database cannot be used (70)
-    │   └── StaleJobError         a job moved under us: compare-and-set matched no row
-    └── JobError                  one job's failure, with its error class
-        ├── InputError            bad file: no retry
-        ├── TransientError        may pass by itself
-        ├── OutOfMemoryError      a smaller batch may do
-        ├── CrashError            the process that worked on it died or hung
-        └── NoMaskError           the model answered without a mask
+WatcherdError                 what happened, why, and what to do (exit code 70)
+├── UsageError                a command was called wrongly (64)
+├── ConfigError               the configuration is wrong (78)
+├── UnavailableError          something needed is not there: daemon, device, model (69)
+├── BusyError                 try again later: another daemon holds the state folder (75)
+├── StoreError                the database cannot be used (70)
+│   └── StaleJobError         a job moved under us: compare-and-set matched no row
+└── JobError                  one job's failure, with its error class
+    ├── InputError            bad file: no retry
+    ├── TransientError        may pass by itself
+    ├── OutOfMemoryError      a smaller batch may do
+    ├── CrashError            the process that worked on it died or hung
+    └── NoMaskError           the model answered without a mask
 """
 
 from __future__ import annotations

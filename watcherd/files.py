@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Name: TypeAlias = "bytes | str | os.PathLike[str] | os.PathLike[bytes]"
 

@@ -9,7 +9,6 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,6 @@ from watcherd.inbox.events import Events
 from watcherd.inbox.folders import open_root
 from watcherd.inbox.ingest import BATCH, take
 from watcherd.inbox.settle import Settled, Settler
-from watcherd.inbox.spool import Spool
 from watcherd.inbox.sweep import CHUNK, Chunk, IgnoreList, look, sweep
 from watcherd.inbox.tidy import EmptyFolders, remove_if_empty
 from watcherd.inbox.values import Candidate, Folder, Gone, Ignored, Ingested, NotYet, Outcome, Seen
@@ -31,7 +29,10 @@ from watcherd.pauses import RETRY_SECONDS, Pauses, StoppedError, check_room, in_
 from watcherd.store import Database, Enqueued, ModelIdentity, NewArrival, Signature, arrivals, leftovers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from watcherd.config import Config
+    from watcherd.inbox.spool import Spool
 
 PRESENCE_SECONDS = 2.0
 """Between two looks whether the inbox is still the folder that it was."""
@@ -206,7 +207,7 @@ class Intake:
     def _open(self) -> None:
         """The inbox is there, or is another folder than before: watch and sweep all of it."""
         identity = self._presence.identity
-        assert identity is not None  # noqa: S101 - it is online
+        assert identity is not None
         self._close()
         self._root = open_root(self._config.inbox.path)
         mount = mounts.mount_at(self._config.inbox.path)
@@ -259,7 +260,7 @@ class Intake:
     def _notice(self) -> None:
         """Follow hints, go on with sweeps, look at files that are due."""
         root = self._root
-        assert root is not None  # noqa: S101 - the inbox is online
+        assert root is not None
         now = self._clock()
         hints = self._events.fetch()
         for folder in hints.folders:
@@ -329,7 +330,7 @@ class Intake:
             self._record_ignored([seen])
         elif isinstance(seen, Folder):
             root = self._root
-            assert root is not None  # noqa: S101 - the inbox is online
+            assert root is not None
             walk = sweep(root, self._ignore, folder=seen.path, entering=self._events.watch)
             self._sweeps.append((self._clock(), walk, False))
         elif isinstance(seen, Gone):
@@ -358,7 +359,7 @@ class Intake:
             if not batch:
                 continue
             root = self._root
-            assert root is not None  # noqa: S101 - the inbox is online
+            assert root is not None
             try:
                 check_room(self._spool.root, self._config.limits.min_free_mib)
                 check_room(self._config.outbox.path, self._config.limits.min_free_mib)

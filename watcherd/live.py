@@ -6,11 +6,13 @@ The database has the history; replicas' stages, pauses and the inbox's condition
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from watcherd.steering import owner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 NAME = "status.json"
 

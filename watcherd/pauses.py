@@ -10,12 +10,14 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from watcherd.errors import StoreError, TransientError
 from watcherd.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 T = TypeVar("T")
 

@@ -177,7 +177,7 @@ class Pipeline:
         return True
 
     def _item(self, flight: Flight) -> WorkItem:
-        assert flight.decoded is not None  # noqa: S101 - only decoded scans get here
+        assert flight.decoded is not None
         return WorkItem(
             job_id=flight.id,
             decoded=flight.decoded.path,

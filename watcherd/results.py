@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from watcherd.job import State
 from watcherd.names import show
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 class Promised(Protocol):

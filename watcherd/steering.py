@@ -12,19 +12,22 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from watcherd.config import Config
 from watcherd.errors import BusyError, UnavailableError, UsageError, WatcherdError
 from watcherd.files import write_durably
 from watcherd.inbox.spool import BLOCK, Spool
 from watcherd.store import Database, leftovers, runs
 from watcherd.store import queue as jobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from watcherd.config import Config
 
 MOST_JOBS = 100_000
 
@@ -86,9 +89,7 @@ def _carry_out(command: Command, database: Database, carry_out: Callable[[Comman
         outcome = carry_out(command)
     except WatcherdError as error:
         outcome, failure = "refused", json.dumps([error.exit_code, error.message, error.hint])
-    database.write(
-        lambda c: runs.finish_command(c, command.id, outcome=outcome, error=failure, now=datetime.now(UTC))
-    )
+    database.write(lambda c: runs.finish_command(c, command.id, outcome=outcome, error=failure, now=datetime.now(UTC)))
 
 
 class JobSteering:

@@ -12,8 +12,8 @@ from watcherd.cli.database import db_app
 from watcherd.cli.demo import demo
 from watcherd.cli.history import jobs, show
 from watcherd.cli.plan import plan
-from watcherd.cli.service import install_service, uninstall_service
 from watcherd.cli.serve import run as serve
+from watcherd.cli.service import install_service, uninstall_service
 from watcherd.cli.status import status
 from watcherd.cli.steer import cancel, pause, prioritise, reload, resume, retry
 from watcherd.errors import WatcherdError

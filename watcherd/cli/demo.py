@@ -80,7 +80,7 @@ def _copy_scans(inbox: Path) -> int:
 
 def _overlay(record: dict[str, object], outbox: Path) -> str:
     outputs = record["outputs"]
-    assert isinstance(outputs, list)  # noqa: S101 - the history's records have lists here
+    assert isinstance(outputs, list)
     found = [output["path"] for output in outputs if output["kind"] == "overlay"]
     path = outbox / found[0] if found else None
     here = Path.cwd()

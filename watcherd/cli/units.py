@@ -197,7 +197,7 @@ def unfit(folder: Path) -> str | None:
         return "is not an absolute path"
     if not str(folder).isprintable() or set(str(folder)) & set("\"'\\:"):
         return "has characters that cannot stand in a unit file (quotes, backslashes, colons, control characters)"
-    for private in (Path("/root"), Path("/run/user"), Path("/tmp"), Path("/var/tmp")):  # noqa: S108
+    for private in (Path("/root"), Path("/run/user"), Path("/tmp"), Path("/var/tmp")):  # noqa: S108 - names in a unit, not files of ours
         if folder.is_relative_to(private):
             return f"lies in {private}, which the service cannot see; take a folder under /srv, /data or /home"
     return None

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
 from watcherd.errors import CrashError
 from watcherd.imaging.worker import start_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 
@@ -42,7 +44,7 @@ class ImagingPool:
             initargs=[self._memory_mib, os.getpid()],
             context=get_context("spawn"),
         )
-        assert pool.active  # noqa: S101 - asking starts the workers, from this thread
+        assert pool.active
         return pool
 
     def run(self, function: Callable[..., T], *arguments: Any, seconds: float) -> Future[T]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
-from watcherd.config import Log, Model
 from watcherd.errors import JobError, NoMaskError
-from watcherd.inference.base import ModelInfo, Placement
 from watcherd.job import ErrorClass, Options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from watcherd.config import Log, Model
+    from watcherd.inference.base import ModelInfo, Placement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

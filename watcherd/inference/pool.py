@@ -7,12 +7,12 @@ the scans that it was working on are reported as crashed, those that it had not 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from multiprocessing import get_context
@@ -35,7 +35,7 @@ from watcherd.inference.messages import (
 from watcherd.job import ErrorClass
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
@@ -213,7 +213,7 @@ class ReplicaPool:
                 self.listener.scans_handed_back(tuple(batch.waiting))
 
 
-class _Ended(Exception):  # noqa: N818 - not an error of ours: the process's end, with its reason
+class _Ended(Exception):  # noqa: N818 - not an error of ours: the end of a process, with its reason
     """The process died or was killed."""
 
     def __init__(self, reason: str, stack: str = "") -> None:
@@ -334,7 +334,7 @@ class _Member:
                     raise self._ended() from None
 
     def _compute(self, batch: _Batch) -> None:
-        assert self._connection is not None  # noqa: S101 - set by _start
+        assert self._connection is not None
         try:
             self._connection.send(list(batch.waiting.values()))
         except OSError:
@@ -354,8 +354,8 @@ class _Member:
 
     def _receive(self, seconds: float, doing: str) -> Any:
         """The next message; a silence longer than ``seconds`` is a hang."""
-        assert self._connection is not None  # noqa: S101 - set by _start
-        assert self._process is not None  # noqa: S101 - set by _start
+        assert self._connection is not None
+        assert self._process is not None
         ready = wait([self._connection, self._process.sentinel], timeout=seconds)
         if not ready:
             raise self._kill_hung(f"no sign of life for {seconds:g} s while {doing}")
@@ -372,7 +372,7 @@ class _Member:
         return message
 
     def _ended(self) -> _Ended:
-        assert self._process is not None  # noqa: S101 - set by _start
+        assert self._process is not None
         self._process.join(5.0)
         code = self._process.exitcode
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
@@ -380,7 +380,7 @@ class _Member:
 
     def _kill_hung(self, reason: str) -> _Ended:
         """Ask the hung process for its stack, then kill it."""
-        assert self._process is not None  # noqa: S101 - set by _start
+        assert self._process is not None
         pid = self._process.pid
         if pid is not None and self._process.is_alive():
             os.kill(pid, signal.SIGUSR1)
@@ -412,13 +412,11 @@ class _Member:
 
     def _bury(self, end: _Ended) -> None:
         """Make sure that the process and its memory are gone, and tell."""
-        assert self._process is not None  # noqa: S101 - set by _start
+        assert self._process is not None
         self._process.kill()
         self._process.join()
         pid = self._process.pid or 0
-        died = Died(
-            number=self._spec.number, pid=pid, reason=end.reason, stack=end.stack, jobs=self.status.jobs
-        )
+        died = Died(number=self._spec.number, pid=pid, reason=end.reason, stack=end.stack, jobs=self.status.jobs)
         self._become(
             phase=Phase.DOWN, pid=None, jobs=(), ready=None, restarts=self.status.restarts + 1, last_error=end.reason
         )
@@ -433,10 +431,8 @@ class _Member:
     def _shut(self) -> None:
         """End the process in good order; it holds no work any more."""
         if self._connection is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self._connection.send(None)
-            except OSError:
-                pass
         if self._process is not None:
             self._process.join(2.0)
             self._process.kill()

@@ -6,7 +6,6 @@ memory than a short one; a scan is answered for as soon as its last frame is don
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,8 @@ from watcherd.inference.base import Frame, Prediction, RunSegmenter
 from watcherd.inference.messages import DeviceUse, NotSegmented, Outcome, Segmented, WorkItem
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from numpy.typing import NDArray
 
     from watcherd.inference.base import Segmenter
@@ -137,7 +138,7 @@ def _store(scan: _Scan, index: int, prediction: Prediction) -> None:
                 answer=prediction.answer,
                 hint='Where that is to be expected, set no_mask = "empty" in the profile.',
             )
-        scan.note = "the model gave no mask; an empty one was asked for by no_mask = \"empty\""
+        scan.note = 'the model gave no mask; an empty one was asked for by no_mask = "empty"'
         label = np.zeros((height, width), np.uint8)
         probability = np.zeros((height, width), np.float32)
     else:
@@ -150,7 +151,7 @@ def _store(scan: _Scan, index: int, prediction: Prediction) -> None:
     if probability.ndim == 3:
         scan.classes = max(scan.classes, probability.shape[0])
     _files(scan, height, width)
-    assert scan.mask is not None  # noqa: S101 - made by the line above
+    assert scan.mask is not None
     scan.mask[index] = label
     if scan.probability is not None:
         strongest = probability.max(axis=0) if probability.ndim == 3 else probability

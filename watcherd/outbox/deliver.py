@@ -10,14 +10,17 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from watcherd import names
 from watcherd.crash_points import crash_point
 from watcherd.errors import WatcherdError
 from watcherd.files import rename_new, sync_filesystem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
 STAGING = ".staging"
 FOLDERS = {

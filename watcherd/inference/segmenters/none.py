@@ -26,7 +26,7 @@ class Nothing:
     """Answers every frame with an empty mask and a note that nothing was computed."""
 
     def __init__(self, model: Model) -> None:
-        self._dtype = "float32"
+        self._dtype = "float32" if model.dtype == "auto" else model.dtype
 
     def info(self) -> ModelInfo:
         """Name and revision."""
@@ -35,7 +35,7 @@ class Nothing:
     def load(self, placement: Placement, mark: Mark) -> None:
         """There is nothing to load."""
 
-    def batch_key(self, frame: Frame) -> Hashable:
+    def batch_key(self, frame: Frame) -> Hashable:  # noqa: ARG002 - part of the protocol
         """Any frames go together."""
         return None
 

@@ -1,0 +1,123 @@
+"""Find dark lines in a picture: field of view, local contrast, oriented line filters, hysteresis. NumPy and SciPy only.
+
+The line filter is the second derivative of a Gaussian across the line, averaged by a longer Gaussian along it. Plain
+Hessian filters (A. F. Frangi et al., MICCAI 1998; Y. Sato et al., Medical Image Analysis 2, 1998) take every blob of
+noise for a piece of vessel; averaging along the line does not (S. Chaudhuri et al., IEEE TMI 8, 1989).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import fft, ndimage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Map = NDArray[np.float32]
+    Area = NDArray[np.bool_]
+
+DIRECTIONS = 12
+"""Angles that are tried, 15 degrees apart."""
+
+BLACK, WHITE = 0.08, 0.97
+"""Shares of the picture's brightest value below and above which a flat border is no part of the picture."""
+
+SHADE = 0.25
+"""As `BLACK`, for borders that are flat: scatter lightens a collimator's blades."""
+
+SMALLEST_FIELD = 0.2
+"""A field of view below this share of the picture is a mistake, and the whole picture is taken."""
+
+
+def field_of_view(grey: Map, margin: int) -> Area:
+    """Where the picture shows anything: without the collimator's blades or the surroundings of a retina.
+
+    ``grey``: (height, width). ``margin``: pixels taken off at the rim, where the surroundings blur into the picture.
+    """
+    top = float(np.percentile(grey, 99))
+    local = ndimage.uniform_filter(grey, 5, mode="nearest")
+    spread = ndimage.uniform_filter(np.abs(grey - local), 5, mode="nearest")
+    flat = spread < 0.01 * top
+    outside = (local < BLACK * top) | (flat & ((local < SHADE * top) | (local > WHITE * max(top, 230))))
+    outside = _touching_border(outside)
+    labels, _ = ndimage.label(~outside)
+    sizes = np.bincount(labels.ravel())[1:]
+    if not sizes.size or sizes.max() < SMALLEST_FIELD * grey.size or not outside.any():
+        return np.ones(grey.shape, bool)
+    inside = ndimage.binary_fill_holes(labels == 1 + int(np.argmax(sizes)))
+    # the picture's own edge is no rim: erosion there would lose vessels that leave the picture
+    return np.asarray(ndimage.distance_transform_edt(inside) > margin, bool)
+
+
+def _touching_border(area: Area) -> Area:
+    labels, count = ndimage.label(area)
+    touching = np.zeros(count + 1, bool)
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        touching[edge] = True
+    touching[0] = False
+    return np.asarray(touching[labels], bool)
+
+
+def local_contrast(grey: Map, field: Area, radius: int, floor: float) -> Map:
+    """How far each pixel is above its surroundings, in standard deviations of these; 0 outside the field.
+
+    Surroundings are squares of ``radius``, within the field only. ``floor`` is added to the deviation, in the picture's
+    own units, so that noise in flat parts is not blown up.
+    """
+    weight = field.astype(np.float32)
+    share = _mean(weight, radius) + np.float32(1e-3)
+    above = (grey - _mean(grey * weight, radius) / share) * weight
+    variance = _mean(above * above, radius) / share
+    return above / (np.sqrt(np.maximum(variance, 0)) + np.float32(floor))
+
+
+def _mean(values: Map, radius: int) -> Map:
+    return ndimage.uniform_filter(values, 2 * radius + 1, mode="constant")
+
+
+def dark_lines(contrast: Map, sigmas: Sequence[float], elongation: float) -> Map:
+    """The strongest answer of a dark line of any direction and width at each pixel, at least 0.
+
+    ``sigmas``: half the widths looked for, in pixels; all widths answer alike to an ideal line of their own width.
+    ``elongation``: the filter's length over its width.
+    """
+    pad = int(2 * elongation * max(sigmas))
+    height, width = contrast.shape
+    shape = (fft.next_fast_len(height + pad, real=True), fft.next_fast_len(width + pad, real=True))
+    workers = len(os.sched_getaffinity(0))
+    spectrum = fft.rfft2(contrast, shape, workers=workers)
+    best = np.zeros(contrast.shape, np.float32)
+    for kernel in _kernels(shape, tuple(sigmas), elongation):
+        answer = fft.irfft2(spectrum * kernel, shape, workers=workers)
+        np.maximum(best, answer[:height, :width], out=best)
+    return best
+
+
+@lru_cache(maxsize=2)
+def _kernels(shape: tuple[int, int], sigmas: tuple[float, ...], elongation: float) -> list[Map]:
+    """The line filters' transforms: the second derivative across, -w^2 exp(-w^2 sigma^2 / 2), normalised by sigma^2."""
+    down = 2 * np.pi * fft.fftfreq(shape[0])[:, np.newaxis]
+    right = 2 * np.pi * fft.rfftfreq(shape[1])[np.newaxis]
+    kernels = []
+    for sigma in sigmas:
+        for angle in np.pi * np.arange(DIRECTIONS) / DIRECTIONS:
+            across = sigma * (np.cos(angle) * down - np.sin(angle) * right)
+            along = sigma * elongation * (np.sin(angle) * down + np.cos(angle) * right)
+            kernels.append((-(across**2) * np.exp(-(across**2 + along**2) / 2)).astype(np.float32))
+    return kernels
+
+
+def connected(weak: Area, strong: Area, smallest: float) -> Area:
+    """The parts of ``weak`` that hold a pixel of ``strong`` and have at least ``smallest`` pixels."""
+    labels, count = ndimage.label(weak, np.ones((3, 3)))
+    keep = np.zeros(count + 1, bool)
+    keep[labels[strong]] = True
+    keep &= np.bincount(labels.ravel(), minlength=count + 1) >= smallest
+    keep[0] = False
+    return np.asarray(keep[labels], bool)

@@ -1,0 +1,61 @@
+"""The network and what it is given; shared by training and inference.
+
+The network is MONAI's 2D `SegResNet` (a residual U-Net with group normalisation) as `config.json` describes it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+CHANNELS = 4
+"""Grey standardised over the field, grey standardised over its neighbourhood, the field, the kind of image."""
+NEIGHBOURHOOD = 41
+"""Side in pixels of the (twice applied) box over which the neighbourhood's mean and deviation are taken: four to
+five times the widest vessel at the network's scale."""
+MULTIPLE = 8
+"""Sides of the network's input are multiples of this: it halves them three times."""
+CLIP = 5.0
+
+
+def build(network: Mapping[str, Any]) -> nn.Module:
+    """MONAI's `SegResNet` with the arguments of ``config.json``'s ``network``; weights are random."""
+    from monai.networks.nets import SegResNet
+
+    net: nn.Module = SegResNet(spatial_dims=2, in_channels=CHANNELS, out_channels=1, **network)
+    return net
+
+
+def inputs(grey: Tensor, field: Tensor, is_xray: Tensor) -> Tensor:
+    """The network's input, (batch, CHANNELS, height, width).
+
+    ``grey``: (batch, 1, height, width), any scale, vessels dark. ``field``: the same shape, 1 where the camera saw
+    anything, else 0. ``is_xray``: (batch,), 1 for X-ray frames and 0 for fundus photographs. Linear changes of
+    brightness and contrast leave the result as it is.
+    """
+    weight = field.sum((2, 3), keepdim=True).clamp_min(1)
+    mean = (grey * field).sum((2, 3), keepdim=True) / weight
+    centred = (grey - mean) * field
+    deviation = (centred.square().sum((2, 3), keepdim=True) / weight).sqrt().clamp_min(1e-6)
+    overall = centred / deviation
+    share = _box(_box(field)).clamp_min(1e-4)
+    near = (overall - _box(_box(overall)) / share) * field
+    spread = (_box(_box(near.square())) / share).clamp_min(0).sqrt()
+    typical = (spread * field).sum((2, 3), keepdim=True) / weight
+    local = near / (spread + 0.25 * typical + 1e-3) * field
+    kind = is_xray.to(grey.dtype).view(-1, 1, 1, 1).expand_as(grey)
+    return torch.cat([overall.clamp(-CLIP, CLIP), local.clamp(-CLIP, CLIP), field, kind], dim=1)
+
+
+def _box(values: Tensor) -> Tensor:
+    """The mean over a square neighbourhood, row by row and column by column (zeros count outside)."""
+    half = NEIGHBOURHOOD // 2
+    rows = functional.avg_pool2d(values, (1, NEIGHBOURHOOD), 1, (0, half))
+    return functional.avg_pool2d(rows, (NEIGHBOURHOOD, 1), 1, (half, 0))

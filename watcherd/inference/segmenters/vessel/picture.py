@@ -1,0 +1,96 @@
+"""What is found out about a frame before any network sees it: its kind, its field, one grey channel. NumPy and SciPy only.
+
+Everything here is judged on a copy of at most `COARSE` pixels a side, so that it costs the same for 300 and for 4000.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+    Field = NDArray[np.bool_]
+
+Kind = Literal["fundus", "xray"]
+
+COARSE = 256
+COLOURED = 12.0
+"""Mean difference of the colour channels, of 255, from which on a picture is a colour photograph."""
+
+
+def kind_of(pixels: Pixels) -> Kind:
+    """``fundus`` for colour photographs, ``xray`` for grey frames (also grey ones stored as RGB)."""
+    if pixels.ndim == 2:
+        return "xray"
+    small = coarse(pixels).astype(np.int16)
+    seen = small.max(axis=2) > 20
+    if not seen.any():
+        return "xray"
+    spread = small.max(axis=2) - small.min(axis=2)
+    return "fundus" if float(spread[seen].mean()) >= COLOURED else "xray"
+
+
+def grey_of(pixels: Pixels, kind: Kind) -> Pixels:
+    """One channel in which vessels show best: a photograph's green, a frame's mean."""
+    if pixels.ndim == 2:
+        return pixels
+    if kind == "fundus":
+        return np.ascontiguousarray(pixels[..., 1])
+    return np.rint(pixels.astype(np.float32).mean(axis=2)).astype(np.uint8)
+
+
+def field_of(pixels: Pixels, kind: Kind) -> Field:
+    """Where the camera or the detector saw anything, as a mask of the coarse copy's size (see `coarse`).
+
+    Everywhere when no border is found, or when what is left would be too small to be a field.
+    """
+    field = _lit_disc(coarse(pixels)) if kind == "fundus" else _open_field(coarse(grey_of(pixels, kind)))
+    return field if float(field.mean()) > 0.15 else np.ones_like(field)
+
+
+def coarse(pixels: Pixels) -> Pixels:
+    """A copy of at most `COARSE` pixels a side, averaged."""
+    height, width = pixels.shape[:2]
+    scale = COARSE / max(height, width)
+    if scale >= 1:
+        return pixels
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    # Reducing by whole numbers first keeps this quick for very large pictures.
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX, reducing_gap=2.0))
+
+
+def _lit_disc(small: Pixels) -> Field:
+    """The convex hull of what is lit: a camera's field is a circle, or one cut off by straight lines."""
+    from skimage.morphology import convex_hull_image
+
+    brightest = ndimage.median_filter(small if small.ndim == 2 else small.max(axis=2), 3)
+    lit = brightest > max(10.0, 0.13 * float(np.percentile(brightest, 95)))
+    labels, count = ndimage.label(ndimage.binary_opening(lit, iterations=2))
+    if count == 0:
+        return np.ones(brightest.shape, bool)
+    largest = labels == 1 + int(np.argmax(ndimage.sum_labels(lit, labels, range(1, count + 1))))
+    return np.asarray(convex_hull_image(largest), dtype=bool)
+
+
+def _open_field(small: Pixels) -> Field:
+    """All but the black or white surround that touches the frame's edge."""
+    level = ndimage.median_filter(small, 3).astype(np.float32)
+    low, middle, high = np.percentile(level, [0.5, 50, 99.5])
+    surround = np.zeros(level.shape, bool)
+    for shut in (
+        level <= max(low + 4, 0.12 * middle),
+        level >= min(high - 3, 250) if high > 225 else np.zeros_like(surround),
+    ):
+        part = ndimage.binary_opening(np.pad(shut, 3, constant_values=True), iterations=2)[3:-3, 3:-3]
+        labels, _ = ndimage.label(np.pad(part & shut, 1))
+        edge = np.unique(np.concatenate([labels[1], labels[-2], labels[:, 1], labels[:, -2]]))
+        touching = np.isin(labels, edge[edge > 0])[1:-1, 1:-1]
+        if float(touching.mean()) > 0.01:
+            surround |= touching
+    return ~ndimage.binary_dilation(surround) if surround.any() else ~surround

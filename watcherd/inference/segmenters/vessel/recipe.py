@@ -1,0 +1,100 @@
+"""``config.json``: which network, and how each kind of image is brought to it and judged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from watcherd.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from watcherd.inference.segmenters.vessel.picture import Kind
+
+FORMAT = 1
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+FILES = (CONFIG, WEIGHTS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manner:
+    """How one kind of image is treated.
+
+    ``sides``: the field's longest side in pixels at the network's input; the answers at all of them are averaged.
+    ``shift``: the logit that was chosen on validation images as the border between vessel and background; it is
+    taken off, so that a probability of 0.5 is that border. ``smallest``: connected parts of a mask with a smaller
+    share of the field's area are dropped.
+    """
+
+    sides: tuple[int, ...]
+    shift: float
+    smallest: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A checked ``config.json``. ``network``: arguments of MONAI's `SegResNet`. ``window``: the longest side in
+    pixels that goes through the network at once; ``overlap``: of windows beyond that."""
+
+    name: str
+    network: Mapping[str, Any]
+    window: int
+    overlap: float
+    manners: Mapping[Kind, Manner]
+
+    @classmethod
+    def read(cls, folder: Path) -> Recipe:
+        """The recipe in a model's folder; `UnavailableError` says what is missing or wrong there."""
+        for name in FILES:
+            if not (folder / name).is_file():
+                raise UnavailableError(
+                    f"The model folder {folder} has no {name}.",
+                    hint="A vessel model is a folder with config.json and model.safetensors, as training/export.py "
+                    "writes it. Leave model.path empty for the model that comes with watcherd.",
+                )
+        try:
+            return cls.parse(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnavailableError(
+                f"{folder / CONFIG} does not describe a vessel model: {error!r}.",
+                hint="docs/vessel-model.md lists its keys; training/export.py writes it.",
+            ) from error
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Recipe:
+        """Raises KeyError, TypeError or ValueError on what it does not understand."""
+        if values["format"] != FORMAT:
+            raise ValueError(f"format {values['format']} is not {FORMAT}")
+        if values["architecture"] != "SegResNet":
+            raise ValueError(f"architecture {values['architecture']!r} is not 'SegResNet'")
+        manners: dict[Kind, Manner] = {}
+        kinds: tuple[Kind, ...] = ("fundus", "xray")
+        for kind in kinds:
+            manner = values["kinds"][kind]
+            manners[kind] = Manner(
+                sides=tuple(int(side) for side in manner["sides"]),
+                shift=float(manner["shift"]),
+                smallest=float(manner["smallest"]),
+            )
+            if not manners[kind].sides or min(manners[kind].sides) < 32:
+                raise ValueError(f"kinds.{kind}.sides = {manner['sides']} must be sides of 32 pixels or more")
+        return cls(
+            name=str(values["name"]),
+            network=dict(values["network"]),
+            window=int(values["window"]),
+            overlap=float(values["overlap"]),
+            manners=manners,
+        )
+
+
+def revision(folder: Path) -> str:
+    """What changes whenever masks may: the first 12 hex digits of the SHA-256 of configuration and weights."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:12]

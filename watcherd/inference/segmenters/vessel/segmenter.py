@@ -1,0 +1,248 @@
+"""The segmenter around the network: kind, field, scale, polarity, windows, clean-up.
+
+A frame's way: its kind and field are found (`picture`), it is scaled so that its field has the size at which the
+network sees vessels best, at two such sizes; the logits are averaged, the kind's border is moved to 0.5, and the map
+goes back to the frame's own size. So the frame's number of pixels does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+from torch.nn import functional
+
+from watcherd.errors import InputError, UnavailableError
+from watcherd.inference.base import Frame, Golden, ModelInfo, Prediction
+from watcherd.inference.segmenters.vessel import picture
+from watcherd.inference.segmenters.vessel.network import MULTIPLE, build, inputs
+from watcherd.inference.segmenters.vessel.recipe import WEIGHTS, Recipe, revision
+from watcherd.job import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from watcherd.inference.base import Mark, Placement
+    from watcherd.inference.segmenters.vessel.picture import Kind
+    from watcherd.inference.segmenters.vessel.recipe import Manner
+
+PACKAGED = Path(__file__).parent
+MARGIN = 0.012
+"""Share of the field's longest side next to its border where a mask has no pixels: rims look like vessels."""
+INVERTED = 2.0
+"""Bright vessels are believed in when the inverted frame shows this many times as much vessel as the frame itself."""
+SMALLEST_SIDE = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sight:
+    """What was found out about a frame: its kind, one grey channel (h, w), and its field at the coarse copy's size."""
+
+    kind: Kind
+    grey: NDArray[np.uint8]
+    field: NDArray[np.bool_]
+
+    def sizes(self, manner: Manner) -> tuple[tuple[int, int], ...]:
+        """(height, width) at the network's input, for each of the manner's sides."""
+        rows, columns = np.flatnonzero(self.field.any(1)), np.flatnonzero(self.field.any(0))
+        extent = max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1) / max(self.field.shape)
+        # A narrow field is more likely a misjudged border than an organ that fills a frame's corner.
+        longest = max(extent, 0.7)
+        height, width = self.grey.shape
+        unit = max(height, width) * longest
+        return tuple((_multiple(height * side / unit), _multiple(width * side / unit)) for side in manner.sides)
+
+
+def look(frame: Frame) -> Sight:
+    """Judge a frame; `InputError` when it is no picture or too small for one."""
+    pixels = frame.pixels
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+        raise InputError(
+            f"The vessel model takes 8-bit grey or RGB frames, not {pixels.dtype} of shape {pixels.shape}."
+        )
+    if min(pixels.shape[:2]) < SMALLEST_SIDE:
+        raise InputError(
+            f"The frame is only {pixels.shape[1]} x {pixels.shape[0]} pixels.",
+            hint=f"The vessel model needs at least {SMALLEST_SIDE} pixels a side.",
+        )
+    kind = picture.kind_of(pixels) if frame.options.kind == "auto" else frame.options.kind
+    return Sight(kind=kind, grey=picture.grey_of(pixels, kind), field=picture.field_of(pixels, kind))
+
+
+class VesselSegmenter:
+    """A `Segmenter` and `Placeable` for a folder with `config.json` and `model.safetensors`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._recipe = Recipe.read(folder)
+        self._net: nn.Module | None = None
+        self._device = torch.device("cpu")
+        self._dtype = torch.float32
+
+    def info(self) -> ModelInfo:
+        return ModelInfo(
+            segmenter="vessel",
+            model=self._recipe.name if self._folder == PACKAGED else str(self._folder),
+            revision=self._revision,
+            dtype=str(self._dtype).removeprefix("torch."),
+            parameters=self._parameters,
+        )
+
+    @cached_property
+    def _revision(self) -> str:
+        return revision(self._folder)
+
+    @cached_property
+    def _parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.skeleton().parameters())
+
+    def load(self, placement: Placement, mark: Mark) -> None:
+        """Read the weights onto the first device; the network is far too small to be split."""
+        from safetensors.torch import load_file
+
+        mark("reading the weights", None)
+        self._device = torch.device(placement.devices[0])
+        self._dtype = getattr(torch, placement.dtype)
+        net = build(self._recipe.network)
+        try:
+            net.load_state_dict(load_file(self._folder / WEIGHTS))
+        except (RuntimeError, OSError, ValueError) as error:
+            raise UnavailableError(
+                f"The weights in {self._folder / WEIGHTS} do not fit its config.json: {error}",
+                hint="Both files must come from the same export.",
+            ) from error
+        self._net = net.eval().requires_grad_(False).to(self._device, self._dtype)
+        mark("weights in place", 1.0)
+
+    def skeleton(self) -> nn.Module:
+        with torch.device("meta"):
+            return build(self._recipe.network)
+
+    def no_split(self) -> tuple[str, ...]:
+        return ("SegResNet",)
+
+    def reserve_gib(self, batch_size: int) -> float:
+        """Measured on a CPU: about 0.6 GiB for a map of 704 x 704, most of it the first level's activations."""
+        return 0.25 + 0.6 * batch_size
+
+    def batch_key(self, frame: Frame) -> Hashable:
+        sight = look(frame)
+        return sight.kind, sight.grey.shape, sight.sizes(self._recipe.manners[sight.kind]), frame.options.tta
+
+    def predict(self, frames: Sequence[Frame]) -> list[Prediction]:
+        if self._net is None:
+            raise UnavailableError("The vessel model was asked for a mask before it was loaded.")
+        sights = [look(frame) for frame in frames]
+        with torch.inference_mode():
+            maps, inverted = self._maps(sights, tta=frames[0].options.tta)
+        return [
+            self._prediction(frame, sight, probability, turned)
+            for frame, sight, probability, turned in zip(frames, sights, maps, inverted, strict=True)
+        ]
+
+    def golden(self) -> Golden | None:
+        """The folder's ``golden.png`` with the mask that the model gave for it when it was exported."""
+        image, mask = self._folder / "golden.png", self._folder / "golden-mask.png"
+        if not (image.is_file() and mask.is_file()):
+            return None
+        pixels, labels = (np.asarray(Image.open(path).convert("L")) for path in (image, mask))
+        return Golden(frame=Frame(pixels=pixels, options=Options(kind="xray")), mask=(labels > 127).astype(np.uint8))
+
+    def _maps(self, sights: list[Sight], *, tta: bool) -> tuple[list[NDArray[np.float32]], list[bool]]:
+        """Probabilities at the frames' own size, and which frames were taken inverted."""
+        kind = sights[0].kind
+        manner = self._recipe.manners[kind]
+        grey = torch.stack([torch.tensor(sight.grey)[None] for sight in sights]).to(self._device).float() / 255
+        field = torch.stack([torch.tensor(sight.field)[None] for sight in sights]).to(self._device).float()
+        sizes = sights[0].sizes(manner)
+        inverted = [False] * len(sights)
+        if kind == "xray":
+            inverted = self._bright_vessels(grey, field, min(sizes))
+            grey = torch.where(torch.tensor(inverted, device=grey.device).view(-1, 1, 1, 1), 1 - grey, grey)
+        size = max(sizes)
+        logits = torch.stack([scaled(self._logits(grey, field, at, kind, tta=tta), size) for at in sizes]).mean(0)
+        inside = scaled(field, size, nearest=True)
+        probability = torch.sigmoid(logits - manner.shift) * inside
+        full = scaled(probability, (grey.shape[-2], grey.shape[-1])).clamp(0, 1)
+        return list(full[:, 0].cpu().numpy()), inverted
+
+    def _bright_vessels(self, grey: Tensor, field: Tensor, size: tuple[int, int]) -> list[bool]:
+        """Whether each frame shows vessels brighter than what is around them."""
+        dark, bright = (
+            (torch.sigmoid(self._logits(turned, field, size, "xray")) - 0.5).clamp_min(0).mean((1, 2, 3))
+            for turned in (grey, 1 - grey)
+        )
+        return [bool(b > INVERTED * d + 0.002) for d, b in zip(dark.tolist(), bright.tolist(), strict=True)]
+
+    def _logits(self, grey: Tensor, field: Tensor, size: tuple[int, int], kind: Kind, *, tta: bool = False) -> Tensor:
+        """The network's answer at one scale, (batch, 1, *size)."""
+        flag = torch.full((len(grey),), float(kind == "xray"), device=grey.device)
+        given = inputs(scaled(grey, size), scaled(field, size, nearest=True), flag).to(self._dtype)
+        flips: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3)) if tta else ((),)
+        answers = [self._windows(given.flip(flip)).float().flip(flip) for flip in flips]
+        return torch.stack(answers).mean(0)
+
+    def _windows(self, given: Tensor) -> Tensor:
+        """The network over the whole picture at once, or in overlapping windows where it is long."""
+        assert self._net is not None  # noqa: S101 - predict has checked it
+        if max(given.shape[-2:]) <= self._recipe.window:
+            answer: Tensor = self._net(given)
+            return answer
+        from monai.inferers import SlidingWindowInferer
+
+        window = tuple(min(side, self._recipe.window) for side in given.shape[-2:])
+        sliding = SlidingWindowInferer(window, sw_batch_size=1, overlap=self._recipe.overlap, mode="gaussian")
+        answer = sliding(given, self._net)
+        return answer
+
+    def _prediction(self, frame: Frame, sight: Sight, probability: NDArray[np.float32], inverted: bool) -> Prediction:
+        smallest = self._recipe.manners[sight.kind].smallest
+        mask = cleaned(probability > frame.options.threshold, within(sight.field, probability.shape), smallest=smallest)
+        told = "as its profile says" if frame.options.kind != "auto" else "found out by itself"
+        note = f"taken as {sight.kind}, {told}" + ("; vessels brighter than their surroundings" if inverted else "")
+        return Prediction(probability=probability, mask=mask.astype(np.uint8), labels=("vessel",), note=note)
+
+
+def scaled(values: Tensor, size: tuple[int, int], *, nearest: bool = False) -> Tensor:
+    """(batch, 1, *size), averaged where it shrinks."""
+    if tuple(values.shape[-2:]) == tuple(size):
+        return values
+    if nearest:
+        return functional.interpolate(values, size, mode="nearest-exact")
+    return functional.interpolate(values, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def within(field: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The field less its margin, at the frame's size. The frame's own edge is no border."""
+    if field.all():
+        return np.ones(shape, bool)
+    steps = max(1, round(MARGIN * max(field.shape)))
+    core = ndimage.binary_erosion(np.pad(field, steps, mode="edge"), iterations=steps)[steps:-steps, steps:-steps]
+    size = (shape[1], shape[0])
+    return np.asarray(Image.fromarray(core).resize(size, Image.Resampling.NEAREST), dtype=bool)
+
+
+def cleaned(mask: NDArray[np.bool_], field: NDArray[np.bool_], *, smallest: float) -> NDArray[np.bool_]:
+    """``mask`` inside ``field``, without its connected parts (corners connect) smaller than a share of the field."""
+    inside: NDArray[np.bool_] = mask & field
+    labels, count = ndimage.label(inside, structure=np.ones((3, 3), int))
+    if count == 0:
+        return inside
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    keep = areas >= smallest * field.sum()
+    keep[0] = False
+    return np.asarray(keep[labels])
+
+
+def _multiple(side: float) -> int:
+    return max(32, MULTIPLE * math.ceil(side / MULTIPLE - 0.5))
