@@ -95,7 +95,7 @@ def plan(
         chosen = [_unknown(card, reserve_gib) for card in cards]
     else:
         groups = gather(cards, per_replica, lambda rooms: split_over(model, rooms) is not None)
-        splits = {rooms: _even_split(model, rooms) for rooms in map(_rooms, groups)}
+        splits = {rooms: _even_split(model, rooms) for rooms in set(map(_rooms, groups))}
         chosen = [_planned(group, splits[_rooms(group)], model.weights_gib, reserve_gib) for group in groups]
         if not chosen and allow_offload and host_gib is not None:
             chosen = [_offloaded(model, cards, reserve_gib, host_gib)]
