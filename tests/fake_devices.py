@@ -1,0 +1,42 @@
+"""Pretended devices on which a tensor of another device is an error, as on real GPUs, and nothing is computed.
+
+Uses a private call of torch (`_setup_privateuseone_for_python_backend`); when it changes, this file is all that does.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAME = "pretend"
+
+
+@cache
+def _register() -> None:
+    _setup_privateuseone_for_python_backend(NAME)
+
+
+@contextmanager
+def fake_devices() -> Iterator[None]:
+    """Inside, tensors have shapes and devices (``"pretend:0"``, ``"pretend:1"``, ...), but no values."""
+    _register()
+    with FakeTensorMode(allow_non_fake_inputs=True), patch.object(torch, "tensor", _tensor):
+        yield
+
+
+_real_tensor = torch.tensor
+
+
+def _tensor(data: Any, *, dtype: torch.dtype | None = None, device: Any = None) -> torch.Tensor:
+    """torch.tensor, which would ask the pretended device for real memory."""
+    made = _real_tensor(data, dtype=dtype)
+    return made if device is None else torch.empty(made.shape, dtype=made.dtype, device=device)

@@ -1,0 +1,137 @@
+"""No tensor meets one of another device, wherever the model is cut."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fake_devices import NAME, fake_devices
+from tests.sa2va_folder import DATA
+from tests.sa2va_tiny import tiny_config
+from watcherd.inference.base import Frame
+from watcherd.inference.segmenters.sa2va import engine, language, network, video
+from watcherd.inference.segmenters.sa2va.prompt import Words
+from watcherd.inference.segmenters.sa2va.weights import place_buffers, put
+from watcherd.job import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+LAYERS = 3
+CHAIN = (
+    "vision",
+    "projector",
+    "language.model.embed_tokens",
+    *(f"language.model.layers.{layer}" for layer in range(LAYERS)),
+    "language.model.norm",
+    "language.lm_head",
+    "text_hidden_fcs",
+    "sam2",
+)
+"""The parts in the order in which they work; the model may be cut between any two."""
+
+FIRST, SECOND = f"{NAME}:0", f"{NAME}:1"
+CUTS = [
+    *({part: (FIRST if place < cut else SECOND) for place, part in enumerate(CHAIN)} for cut in range(1, len(CHAIN))),
+    *({part: (SECOND if part == alone else FIRST) for part in CHAIN} for alone in ("projector", "text_hidden_fcs")),
+    {part: f"{NAME}:{place}" for place, part in enumerate(CHAIN)},
+]
+SEEN = Options(prompt="Please segment the blood vessel.", draft="Sure, [SEG] and [SEG].", decode="forced")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def skeleton() -> Iterator[network.Sa2vaNetwork]:
+    """Modules on pretended devices, built once; each test moves their parts."""
+    torch.set_num_threads(1)
+    with fake_devices(), torch.inference_mode():
+        yield network.skeleton(tiny_config(num_hidden_layers=LAYERS))
+
+
+def cut_so(skeleton: network.Sa2vaNetwork, cut: Mapping[str, str]) -> engine.Engine:
+    """An engine without values; what ``cut`` does not name (the rotary table) is on the first device."""
+    device_map = {"": FIRST, **cut}
+    # Tests below spoil the class.
+    skeleton.__class__ = network.Sa2vaNetwork
+    for name, parameter in skeleton.named_parameters():
+        put(skeleton, name, torch.empty(parameter.shape, device=str(network.place(name, device_map))))
+    place_buffers(skeleton, device_map)
+    return engine.Engine(skeleton, Words(DATA / "tokenizer"), max_new_tokens=2)
+
+
+def exercise(skeleton: network.Sa2vaNetwork, cut: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that a model does: a batch with drafts, one checked, one generated, and a run with a tracked frame."""
+    model = cut_so(skeleton, cut)
+    frames = [Frame(pixels=np.zeros(size, np.uint8), options=SEEN) for size in ((64, 64), (64, 200, 3))]
+    found = model.segment(frames)
+    assert torch.device(cut["sam2"]) == found[0].logits.device
+    draft = (5, model.words.seg, 6)
+    visual = torch.empty(256, 32, device=cut["projector"])
+    turns = [language.Turn(prompt=model.words.prompt(text, [1]), visual=visual, draft=draft) for text in ("x", "longer")]
+    model.language.read(turns, check=True)
+    head = model.language._say
+    # Pretended tensors have no values: what is said is made up, after the head was asked.
+    monkeypatch.setattr(model.language, "_say", lambda states: head(states) is not None and np.array([draft[1], 7]))
+    answers = model.language.generate(turns, 2)
+    model._replies([(answer, "generated") for answer in answers])
+    monkeypatch.setattr(video, "CONDITIONING", 1)
+    tracker = video.Tracker(model.grounding, torch.empty(2, 256, device=cut["text_hidden_fcs"]))
+    features = model.encode([frames[0].pixels])
+    tracker.step(features)
+    tracker.step(features)
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=lambda cut: "".join(device[-1] for device in cut.values()))
+def test_every_cut_between_parts_and_between_layers_works(
+    cut: dict[str, str], skeleton: network.Sa2vaNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two devices cut at each place in turn, small parts alone on the second one, and every part on one of its own."""
+    exercise(skeleton, cut, monkeypatch)
+
+
+MOVES = re.compile(r"\.to\((?:self\.)?(?:device|rows\.device|coarse\.device)(?:_of\([\w.]+\))?(?:, [\w.=]+)?\)")
+"""Every hand-over of a tensor to a device, as it stands in the code."""
+
+MODULES = [importlib.import_module(f"{engine.__package__}.{name}") for name in ("preprocess", "network", "language", "grounding", "engine", "video")]
+
+
+def code_of(module: ModuleType) -> str:
+    return Path(str(module.__file__)).read_text()
+
+
+SEAMS = [
+    pytest.param(module, seam.span(), id=f"{module.__name__.rpartition('.')[2]}-{number}")
+    for module in MODULES
+    for number, seam in enumerate(MOVES.finditer(code_of(module)))
+]
+
+
+def test_the_seams_are_found() -> None:
+    """The pattern still finds the hand-overs, so that the next test is about something."""
+    assert len(SEAMS) >= 12
+
+
+@pytest.mark.parametrize(("module", "seam"), SEAMS)
+def test_without_any_one_of_the_hand_overs_a_tensor_meets_another_device(
+    module: ModuleType, seam: tuple[int, int], skeleton: network.Sa2vaNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the tests above see each of them, and none is there for nothing."""
+    code = code_of(module)
+    spoiled = ModuleType(module.__name__)
+    spoiled.__dict__["__file__"] = module.__file__
+    monkeypatch.setitem(sys.modules, module.__name__, spoiled)
+    exec(compile(code[: seam[0]] + code[seam[1] :], str(module.__file__), "exec"), spoiled.__dict__)  # noqa: S102 - our own code
+    own = {name: thing for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__}
+    for user in MODULES:
+        for name, thing in own.items():
+            if getattr(user, name, None) is thing:
+                monkeypatch.setattr(user, name, getattr(spoiled, name))
+    with pytest.raises(RuntimeError, match="device"):
+        exercise(skeleton, CUTS[-1], monkeypatch)
