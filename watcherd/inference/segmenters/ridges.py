@@ -8,6 +8,7 @@ noise for a piece of vessel; averaging along the line does not (S. Chaudhuri et 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,6 @@ import numpy as np
 from scipy import fft, ndimage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     Map = NDArray[np.float32]
@@ -64,44 +63,60 @@ def _touching_border(area: Area) -> Area:
     return np.asarray(touching[labels], bool)
 
 
-def local_contrast(grey: Map, field: Area, radius: int, floor: float) -> Map:
-    """How far each pixel is above its surroundings, in standard deviations of these; 0 outside the field.
+def local_contrast(grey: Map, field: Area, *, radius: int, floor: float, locality: float) -> Map:
+    """How far each pixel is above its surroundings, in standard deviations; 0 outside the field.
 
-    Surroundings are squares of ``radius``, within the field only. ``floor`` is added to the deviation, in the picture's
+    Surroundings are squares of ``radius``, within the field only. ``locality`` 1 takes the surroundings' own deviation,
+    0 the picture's mean one, and what is between mixes them (as powers). ``floor`` is added to both, in the picture's
     own units, so that noise in flat parts is not blown up.
     """
     weight = field.astype(np.float32)
     share = _mean(weight, radius) + np.float32(1e-3)
     above = (grey - _mean(grey * weight, radius) / share) * weight
-    variance = _mean(above * above, radius) / share
-    return above / (np.sqrt(np.maximum(variance, 0)) + np.float32(floor))
+    here = np.sqrt(np.maximum(_mean(above * above, radius) / share, 0)) + np.float32(floor)
+    everywhere = float(here[field].mean()) if field.any() else 1.0
+    return np.asarray(above / (here**locality * everywhere ** (1 - locality)), np.float32)
 
 
 def _mean(values: Map, radius: int) -> Map:
-    return ndimage.uniform_filter(values, 2 * radius + 1, mode="constant")
+    return np.asarray(ndimage.uniform_filter(values, 2 * radius + 1, mode="constant"), np.float32)
 
 
-def dark_lines(contrast: Map, sigmas: Sequence[float], elongation: float) -> Map:
+def dark_lines(contrast: Map, *, sigmas: tuple[float, ...], elongation: float, reach: int) -> Map:
     """The strongest answer of a dark line of any direction and width at each pixel, at least 0.
 
-    ``sigmas``: half the widths looked for, in pixels; all widths answer alike to an ideal line of their own width.
+    ``sigmas``: half the widths looked for, in pixels; a line answers alike at every size.
     ``elongation``: the filter's length over its width.
+
+    A step, such as the diaphragm's or a rib's edge, answers as well as a faint line. But on a line's axis the slope
+    across it is 0, on a step it is not: nothing may answer stronger than the best answer less its slope within
+    ``reach`` pixels.
     """
     pad = int(2 * elongation * max(sigmas))
     height, width = contrast.shape
     shape = (fft.next_fast_len(height + pad, real=True), fft.next_fast_len(width + pad, real=True))
     workers = len(os.sched_getaffinity(0))
     spectrum = fft.rfft2(contrast, shape, workers=workers)
-    best = np.zeros(contrast.shape, np.float32)
-    for kernel in _kernels(shape, tuple(sigmas), elongation):
-        answer = fft.irfft2(spectrum * kernel, shape, workers=workers)
-        np.maximum(best, answer[:height, :width], out=best)
-    return best
+    lines, axes = np.zeros(contrast.shape, np.float32), np.zeros(contrast.shape, np.float32)
+    for kernel in _kernels(shape, sigmas, elongation):
+        curvature = fft.irfft2(spectrum * kernel.curvature, shape, workers=workers)[:height, :width]
+        slope = fft.irfft2(spectrum * kernel.slope, shape, workers=workers)[:height, :width]
+        np.maximum(lines, curvature, out=lines)
+        np.maximum(axes, curvature - np.abs(slope), out=axes)
+    return np.minimum(lines, ndimage.maximum_filter(axes, 2 * reach + 1))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kernel:
+    """Transforms of the second and first derivative across a line, normalised by sigma squared and sigma."""
+
+    curvature: Map
+    slope: NDArray[np.complex64]
 
 
 @lru_cache(maxsize=2)
-def _kernels(shape: tuple[int, int], sigmas: tuple[float, ...], elongation: float) -> list[Map]:
-    """The line filters' transforms: the second derivative across, -w^2 exp(-w^2 sigma^2 / 2), normalised by sigma^2."""
+def _kernels(shape: tuple[int, int], sigmas: tuple[float, ...], elongation: float) -> list[_Kernel]:
+    """With w the frequency across and v along: -(w s)^2 g and i w s g, where g = exp(-((w s)^2 + (v e s)^2) / 2)."""
     down = 2 * np.pi * fft.fftfreq(shape[0])[:, np.newaxis]
     right = 2 * np.pi * fft.rfftfreq(shape[1])[np.newaxis]
     kernels = []
@@ -109,7 +124,13 @@ def _kernels(shape: tuple[int, int], sigmas: tuple[float, ...], elongation: floa
         for angle in np.pi * np.arange(DIRECTIONS) / DIRECTIONS:
             across = sigma * (np.cos(angle) * down - np.sin(angle) * right)
             along = sigma * elongation * (np.sin(angle) * down + np.cos(angle) * right)
-            kernels.append((-(across**2) * np.exp(-(across**2 + along**2) / 2)).astype(np.float32))
+            bell = np.exp(-(across**2 + along**2) / 2)
+            kernels.append(
+                _Kernel(
+                    curvature=(-(across**2) * bell).astype(np.float32),
+                    slope=(1j * across * bell).astype(np.complex64),
+                )
+            )
     return kernels
 
 
