@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-import click
 import typer
 
 from watcherd.cli.configuration import config_app
@@ -19,6 +19,8 @@ from watcherd.cli.steer import cancel, pause, prioritise, reload, resume, retry
 from watcherd.errors import WatcherdError
 
 USAGE = 64
+USAGE_ERROR: Any = typer.BadParameter.__base__
+"""What typer raises for a command line that makes no sense: its own copy of click's UsageError, which it names nowhere."""
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -45,9 +47,9 @@ def run(arguments: list[str] | None = None) -> int:
         if error.hint:
             print(error.hint, file=sys.stderr)
         return error.exit_code
-    except click.exceptions.Abort:
+    except typer.Abort:
         return INTERRUPTED
-    except click.ClickException as error:
+    except USAGE_ERROR as error:
         error.show()
         return USAGE
     except BrokenPipeError:  # the reader of our output has seen enough

@@ -147,8 +147,9 @@ def is_colourful(pixels: NDArray[np.uint8]) -> bool:
     """Whether this is a colour photograph, not grey values with a coloured mark on them."""
     if pixels.ndim == 2:
         return False
-    few = pixels[::4, ::4]
-    return bool(np.mean(few.max(axis=2) - few.min(axis=2)) > COLOURFUL)
+    red, green, blue = (pixels[::4, ::4, channel] for channel in range(3))
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    return bool(spread.mean() > COLOURFUL)
 
 
 def _answers(pixels: NDArray[np.uint8], recipe: Recipe) -> Map:
@@ -169,7 +170,7 @@ def _channels(pixels: NDArray[np.uint8], recipe: Recipe) -> tuple[NDArray[np.uin
     if pixels.ndim == 2:
         return pixels, pixels
     if recipe is FUNDUS:
-        return pixels[..., 1], pixels.max(axis=2)
+        return pixels[..., 1], np.maximum(pixels[..., 0], pixels[..., 1])
     grey = np.asarray(Image.fromarray(pixels).convert("L"))
     return grey, grey
 

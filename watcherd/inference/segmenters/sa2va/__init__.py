@@ -11,6 +11,7 @@
     language.py     a drafted answer checked in one pass, or a generated one
     grounding.py    SAM2 on single pictures
     video.py        SAM2 on runs of frames, with memory
+    compiled.py     torch.compile where it gives the same
     engine.py       the parts in the order in which they work
     segmenter.py    the face that watcherd sees
 """

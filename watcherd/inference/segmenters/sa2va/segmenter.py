@@ -13,6 +13,7 @@ from watcherd.errors import UnavailableError
 from watcherd.inference.base import Frame, ModelInfo, Prediction
 from watcherd.inference.segmenters.sa2va import config as configuration
 from watcherd.inference.segmenters.sa2va.checkpoint import Checkpoint, fingerprint
+from watcherd.inference.segmenters.sa2va.compiled import compile_encoders
 from watcherd.inference.segmenters.sa2va.engine import Engine
 from watcherd.inference.segmenters.sa2va.network import NO_SPLIT, skeleton
 from watcherd.inference.segmenters.sa2va.prompt import Words
@@ -83,6 +84,8 @@ class Sa2vaSegmenter:
             torch.backends.cudnn.allow_tf32 = False
         checkpoint = Checkpoint(self._folder, self._config.lora_ranks)
         load(network, checkpoint, placement.device_map, getattr(torch, placement.dtype), mark)
+        if self._model.compile:
+            compile_encoders(network, mark)
         self._dtype = placement.dtype
         self._engine = Engine(network, words, max_new_tokens=self._model.sa2va.max_new_tokens)
 
