@@ -253,24 +253,6 @@ class Config(BaseSettings):
         return env_settings, init_settings
 
     @model_validator(mode="after")
-    def _folders_apart(self) -> Self:
-        folders = {
-            "inbox.path": self.inbox.path,
-            "outbox.path": self.outbox.path,
-            "state.path": self.state.path,
-            "inbox.archive_path": self.inbox.archive_path,
-        }
-        resolved = {key: Path(os.path.realpath(path)) for key, path in folders.items()}
-        for key, path in resolved.items():
-            for other, other_path in resolved.items():
-                if key != other and path.is_relative_to(other_path):
-                    raise ValueError(
-                        f"{key} = {str(folders[key])!r} lies inside {other} = {str(folders[other])!r}; "
-                        "the inbox, the outbox, the archive and the state folder must be apart"
-                    )
-        return self
-
-    @model_validator(mode="after")
     def _profiles_apart(self) -> Self:
         folders: dict[str, str] = {}
         for name, profile in self.profiles.items():
@@ -347,19 +329,46 @@ def load(path: Path) -> Config:
 def build(values: dict[str, Any], *, base: Path, name: str = "the configuration") -> Config:
     """Check ``values`` (the file's tables) and make their paths absolute under ``base``."""
     try:
-        config = Config(**values)
-        return Config(**_absolute(config, base.absolute()))
+        config = _absolute(Config(**values), base.absolute())
     except ValidationError as error:
         raise ConfigError(f"{name} is wrong:\n" + "\n".join(_explain(error))) from error
+    _refuse_overlaps(config, name)
+    return config
 
 
-def _absolute(config: Config, base: Path) -> dict[str, Any]:
-    values = config.model_dump()
-    for section, key in (("inbox", "path"), ("inbox", "archive_path"), ("outbox", "path"), ("state", "path")):
-        values[section][key] = Path(os.path.normpath(base / values[section][key]))
-    if values["model"]["path"]:
-        values["model"]["path"] = Path(os.path.normpath(base / values["model"]["path"]))
-    return values
+def _absolute(config: Config, base: Path) -> Config:
+    def under_base(path: Path) -> Path:
+        return Path(os.path.normpath(base / path))
+
+    inbox, outbox, state, model = config.inbox, config.outbox, config.state, config.model
+    return config.model_copy(
+        update={
+            "inbox": inbox.model_copy(
+                update={"path": under_base(inbox.path), "archive_path": under_base(inbox.archive_path)}
+            ),
+            "outbox": outbox.model_copy(update={"path": under_base(outbox.path)}),
+            "state": state.model_copy(update={"path": under_base(state.path)}),
+            "model": model.model_copy(update={"path": under_base(model.path)}) if model.path else model,
+        }
+    )
+
+
+def _refuse_overlaps(config: Config, name: str) -> None:
+    """Results in the inbox would be taken for scans, scans in the state folder be swept away."""
+    folders = {
+        "inbox.path": config.inbox.path,
+        "outbox.path": config.outbox.path,
+        "state.path": config.state.path,
+        "inbox.archive_path": config.inbox.archive_path,
+    }
+    resolved = {key: Path(os.path.realpath(path)) for key, path in folders.items()}
+    for key, path in resolved.items():
+        for other, other_path in resolved.items():
+            if key != other and path.is_relative_to(other_path):
+                raise ConfigError(
+                    f"{name} is wrong:\n  {key} = {str(folders[key])!r} lies inside {other} = {str(folders[other])!r}",
+                    hint="The inbox, the outbox, the archive and the state folder must be apart.",
+                )
 
 
 def _explain(error: ValidationError) -> list[str]:
