@@ -38,6 +38,7 @@ class Box:
         self._cgroup = Path(_cgroup2(), f"watcherd-test-{os.getpid()}-{id(self)}")
         self._binds = binds
         self._pid = 0
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
         for made in (self.shared, self._work, self._cgroup):
@@ -68,14 +69,32 @@ class Box:
         self, *command: str | Path, check: bool = True, text: str | None = None, seconds: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """Run ``command`` as root in the box, with ``text`` on its standard input."""
-        enter = ["nsenter", "-t", str(self._pid), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--"]
-        environment = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/root"]
         answer = subprocess.run(
-            [*enter, *environment, *command], input=text or "", capture_output=True, text=True, timeout=seconds
+            self._entered(command), input=text or "", capture_output=True, text=True, timeout=seconds
         )
         if check and answer.returncode != 0:
             raise AssertionError(f"{command} gave {answer.returncode}:\n{answer.stdout}{answer.stderr}")
         return answer
+
+    def popen(self, *command: str | Path) -> subprocess.Popen[bytes]:
+        """Start ``command`` in the box, with a pipe to its standard input."""
+        started = subprocess.Popen(
+            self._entered(command), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        self._started.append(started)
+        return started
+
+    @staticmethod
+    def kill(started: subprocess.Popen[bytes]) -> None:
+        """SIGKILL for what `popen` started; nsenter, which started it in turn, then ends too."""
+        for pid in Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+        started.kill()
+        started.wait()
+
+    def _entered(self, command: tuple[str | Path, ...]) -> list[str | Path]:
+        enter = ["nsenter", "-t", str(self._pid), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--"]
+        return [*enter, "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/root", *command]
 
     def output(self, *command: str | Path) -> str:
         return self.run(*command).stdout.strip()
@@ -103,6 +122,9 @@ class Box:
         return found
 
     def stop(self) -> None:
+        for started in self._started:  # process 1 cannot end before what was started from outside is gone
+            if started.poll() is None:
+                self.kill(started)
         if self._pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGRTMIN + 4)  # what systemctl poweroff does

@@ -209,6 +209,21 @@ def test_systemd_accepts_the_rendered_units_silently(instance: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("inbox", "archive", "outbox", "expected"),
+    [
+        ("/srv/watcherd/inbox", "/srv/watcherd/archive", "/srv/watcherd/outbox", "-/srv/watcherd"),
+        ("/data/in", "/data/in-archive", "/results/out", "-/data -/results/out"),
+        ("/in", "/in-archive", "/out", "-/in -/in-archive -/out"),
+        ("/home/anna/in", "/home/anna/done", "/data/out", "-/home/anna/in -/home/anna/done -/data/out"),
+    ],
+)
+def test_scans_can_be_renamed_into_the_archive(inbox: str, archive: str, outbox: str, expected: str) -> None:
+    """Folders beside each other share one mount of the sandbox; / and people's homes are not opened for that."""
+    mine = a_service(inbox=Path(inbox), archive=Path(archive), outbox=Path(outbox))
+    assert f"\nReadWritePaths={expected}\n" in units.local_lines(mine, "watcherd.service")
+
+
+@pytest.mark.parametrize(
     ("systemd", "kind", "steps"), [(252, "notify", False), (253, "notify-reload", False), (257, "notify-reload", True)]
 )
 def test_the_unit_uses_what_this_systemd_knows(systemd: int, kind: str, steps: bool) -> None:
