@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from PIL import Image
 
+from watcherd.completeness import ends_early
 from watcherd.errors import InputError, JobError
-from watcherd.imaging.completeness import ends_early, ends_in_zeros
 from watcherd.imaging.frames import write_frames
 from watcherd.imaging.limits import DecodeLimits
 from watcherd.imaging.pillow_scan import PillowScan
@@ -25,7 +25,7 @@ from watcherd.imaging.sniff import describe, image_format
 from watcherd.imaging.window import Survey, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from watcherd.imaging.scan import Pixels, Scan
 
 __all__ = ["DecodeLimits", "Decoded", "TruncatedError", "decode"]
+
+ZERO_TAIL = 512
+"""A file that cannot be decoded and ends with this many zero bytes counts as not written completely."""
 
 EXPORT = "Export the scan as PNG, JPEG, TIFF, BMP, WebP or GIF."
 
@@ -88,6 +91,8 @@ def _identify(source: Path) -> str:
     """The format by content, after checks that need no decoder."""
     with source.open("rb") as file:
         head = file.read(512)
+        size = file.seek(0, 2)
+        early = ends_early(file)
     if not head:
         raise TruncatedError("The file is empty.", hint="It was not written completely; drop it again.")
     kind = image_format(head)
@@ -97,9 +102,9 @@ def _identify(source: Path) -> str:
         )
     if kind is None:
         raise InputError(f"The file is not an image that can be read: it {describe(head)}.", hint=EXPORT)
-    if ends_early(source, kind):
+    if early:
         raise TruncatedError(
-            f"The {kind} file is truncated: it ends after {source.stat().st_size:,} bytes, before the picture does.",
+            f"The file is truncated: it is {early} and stops after {size:,} bytes.",
             hint="The copy was interrupted; drop the file again.",
         )
     return kind
@@ -241,9 +246,14 @@ def _explained(error: Exception, source: Path, limits: DecodeLimits) -> InputErr
 
 
 def _looks_truncated(error: Exception, source: Path) -> bool:
-    words: Callable[[str], bool] = str(error).lower().__contains__
-    return (
-        isinstance(error, EOFError)
-        or any(map(words, ("truncated", "not enough data", "unexpected end")))
-        or ends_in_zeros(source)
-    )
+    words = str(error).lower()
+    told = any(word in words for word in ("truncated", "not enough data", "unexpected end"))
+    return told or isinstance(error, EOFError) or _ends_in_zeros(source)
+
+
+def _ends_in_zeros(path: Path) -> bool:
+    """Whether the file's last bytes are zero: room that was made and not filled yet, as far as one can see."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - ZERO_TAIL))
+        return size >= ZERO_TAIL and not file.read().strip(b"\0")
