@@ -157,7 +157,7 @@ def _samples(path: Path) -> Iterator[bytes]:
     size = path.stat().st_size
     step = max(SAMPLE_BYTES, size // SAMPLES)
     with path.open("rb") as file:
-        for start in range(0, size, step):
+        for start in (*range(0, size, step), max(0, size - SAMPLE_BYTES)):
             file.seek(start)
             yield file.read(SAMPLE_BYTES)
 
