@@ -1,19 +1,19 @@
 """Sa2VA, a language model with eyes and SAM2's hands, composed of transformers' own modules.
 
-    config.py       which model folders are taken, and why others are not
-    checkpoint.py   names, shapes and tensors of a folder; LoRA merged on the way
-    renames.py      our names to the checkpoint's
-    weights.py      every tensor to its device, every name accounted for
-    network.py      the modules, and where they may be cut apart
-    hiera.py        SAM2's windowed attention, without what nobody reads
-    tiling.py, preprocess.py    pictures to the inputs of both vision branches
-    prompt.py       words to tokens and back
-    language.py     a drafted answer checked in one pass, or a generated one
-    grounding.py    SAM2 on single pictures
-    video.py        SAM2 on runs of frames, with memory
-    compiled.py     torch.compile where it gives the same
-    engine.py       the parts in the order in which they work
-    segmenter.py    the face that watcherd sees
+config.py       which model folders are taken, and why others are not
+checkpoint.py   names, shapes and tensors of a folder; LoRA merged on the way
+renames.py      our names to the checkpoint's
+weights.py      every tensor to its device, every name accounted for
+network.py      the modules, and where they may be cut apart
+hiera.py        SAM2's windowed attention, without what nobody reads
+tiling.py, preprocess.py    pictures to the inputs of both vision branches
+prompt.py       words to tokens and back
+language.py     a drafted answer checked in one pass, or a generated one
+grounding.py    SAM2 on single pictures
+video.py        SAM2 on runs of frames, with memory
+compiled.py     torch.compile where it gives the same
+engine.py       the parts in the order in which they work
+segmenter.py    the face that watcherd sees
 """
 
 from __future__ import annotations

@@ -52,7 +52,11 @@ def compile_encoders(network: Sa2vaNetwork, mark: Mark, **options: Any) -> tuple
 
 
 def _same(
-    encoder: nn.Module, blocks: Sequence[nn.Module], side: int, read: Callable[[Any], torch.Tensor], options: dict[str, Any]
+    encoder: nn.Module,
+    blocks: Sequence[nn.Module],
+    side: int,
+    read: Callable[[Any], torch.Tensor],
+    options: dict[str, Any],
 ) -> bool:
     """Compile ``blocks``; whether ``encoder`` then gives the same for two and for three pictures."""
     device, dtype = device_of(encoder), next(encoder.parameters()).dtype

@@ -133,7 +133,5 @@ def probability(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
     In two steps, over 1024 x 1024, as the reference code does it: one step moves thousands of a mask's pixels.
     """
-    full = functional.interpolate(
-        enlarge(logits)[:, None], size=(height, width), mode="bilinear", align_corners=False
-    )
+    full = functional.interpolate(enlarge(logits)[:, None], size=(height, width), mode="bilinear", align_corners=False)
     return full[:, 0].sigmoid()

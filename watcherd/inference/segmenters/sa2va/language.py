@@ -135,9 +135,7 @@ class Language:
             for ids, segs in zip(answers, found, strict=True)
         ]
 
-    def _step(
-        self, tokens: list[int], lengths: list[int], width: int, step: int, cache: DynamicCache
-    ) -> torch.Tensor:
+    def _step(self, tokens: list[int], lengths: list[int], width: int, step: int, cache: DynamicCache) -> torch.Tensor:
         """States (turns, D) of ``tokens``, the step-th of each answer, behind prompts that were padded to ``width``."""
         device = device_of(self._embedding)
         embedded = self._embedding(torch.tensor(tokens)[:, None].to(device))
@@ -197,4 +195,3 @@ class Language:
     def _say(self, states: torch.Tensor) -> torch.Tensor:
         """The likeliest token after each state, (n,)."""
         return self._head(states.to(device_of(self._head))).argmax(-1)  # type: ignore[no-any-return]
-

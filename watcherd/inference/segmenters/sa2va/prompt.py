@@ -115,7 +115,9 @@ def _read(folder: Path) -> Tokenizer:
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             return _from_parts(folder)
     except Exception as error:  # tokenizers raises bare Exceptions
-        raise UnavailableError(f"The tokenizer in {folder} cannot be read: {error}.", hint="Download it again.") from error
+        raise UnavailableError(
+            f"The tokenizer in {folder} cannot be read: {error}.", hint="Download it again."
+        ) from error
     raise UnavailableError(
         f"The model folder {folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there.",
         hint="Copy the tokenizer files of the fine-tuned model into the folder.",

@@ -117,7 +117,12 @@ class Sa2vaSegmenter:
         """Predictions for the mirrored frames, mirrored back."""
         found = self.engine.segment([mirrored(frame, axes) for frame in frames])
         return [
-            _prediction(each.reply.text, each.reply.decode, each.reply.labels, unmirror(each.probability(*frame.pixels.shape[:2]), axes))
+            _prediction(
+                each.reply.text,
+                each.reply.decode,
+                each.reply.labels,
+                unmirror(each.probability(*frame.pixels.shape[:2]), axes),
+            )
             for each, frame in zip(found, frames, strict=True)
         ]
 
@@ -191,9 +196,7 @@ def unmirror(maps: NDArray[np.float32] | None, axes: tuple[int, ...]) -> NDArray
     return np.ascontiguousarray(np.flip(maps, [axis - 2 for axis in axes]))
 
 
-def _prediction(
-    text: str, decode: str, labels: tuple[str, ...], maps: NDArray[np.float32] | None
-) -> Prediction:
+def _prediction(text: str, decode: str, labels: tuple[str, ...], maps: NDArray[np.float32] | None) -> Prediction:
     return Prediction(
         probability=maps,
         # One mask needs no name: it is what was asked for.

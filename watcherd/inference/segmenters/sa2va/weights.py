@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _TRUNK = "grounding_encoder.sam2_model."
 
 
-def load(network: nn.Module, checkpoint: Checkpoint, device_map: Mapping[str, str], dtype: torch.dtype, mark: Mark) -> None:
+def load(
+    network: nn.Module, checkpoint: Checkpoint, device_map: Mapping[str, str], dtype: torch.dtype, mark: Mark
+) -> None:
     """Fill ``network``, a skeleton, from ``checkpoint``.
 
     Parameters come at ``dtype``; buffers keep theirs, because they hold positions, which bfloat16 would move.
@@ -43,17 +45,13 @@ def load(network: nn.Module, checkpoint: Checkpoint, device_map: Mapping[str, st
     mark("loading weights", 1.0)
 
 
-def check_names(
-    tensors: Mapping[str, torch.Tensor], origins: Mapping[str, Source], checkpoint: Checkpoint
-) -> None:
+def check_names(tensors: Mapping[str, torch.Tensor], origins: Mapping[str, Source], checkpoint: Checkpoint) -> None:
     """Raise `UnavailableError` unless ``checkpoint`` holds exactly what ``tensors`` need, in the right shapes."""
     shapes = checkpoint.shapes()
     wanted = {name for origin in origins.values() for name in origin.names}
     missing, unexpected = sorted(wanted - shapes.keys()), sorted(shapes.keys() - wanted)
     whole = {name: origin for name, origin in origins.items() if set(origin.names) <= shapes.keys()}
-    misfits = {
-        name: origin for name, origin in whole.items() if origin.shape(shapes) != tuple(tensors[name].shape)
-    }
+    misfits = {name: origin for name, origin in whole.items() if origin.shape(shapes) != tuple(tensors[name].shape)}
     if not missing and not unexpected and not misfits:
         return
     lines = [f"The weights in {checkpoint.folder} are not those of the model that its config.json describes."]

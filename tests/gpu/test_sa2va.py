@@ -1,0 +1,49 @@
+"""The recorded references on a real GPU, whole and truly split between the CPU and the GPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from tests.sa2va_folder import write_model
+from tests.sa2va_golden import Tolerance, check_image, check_run, check_sizes, loaded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+
+FLOAT32 = Tolerance(vectors=1e-3, logits=1e-2, probability=5e-3, pixels=1e-3)
+"""Other kernels add in another order; TF32 would be a hundred times further off."""
+
+SPLITS = {
+    "the language model between its layers": {"": "cuda:0", "language.model.layers.1": "cpu", "language.model.norm": "cpu"},
+    "SAM2 on the GPU, all else on the CPU": {"": "cpu", "sam2": "cuda:0"},
+    "the vision tower on the CPU": {"": "cuda:0", "vision": "cpu", "language.lm_head": "cpu"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+def test_the_references_on_one_gpu_in_float32(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One picture, three sizes in one batch, and a run with memory."""
+    segmenter = loaded(folder, {"": "cuda:0"})
+    check_image(segmenter, FLOAT32)
+    check_sizes(segmenter, (0, 1, 2), FLOAT32)
+    check_run(segmenter, "run", FLOAT32, monkeypatch)
+
+
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS.keys())
+def test_a_model_that_is_split_between_cpu_and_gpu_gives_the_same(folder: Path, split: dict[str, str]) -> None:
+    """Every hand-over works between real devices."""
+    check_image(loaded(folder, split), FLOAT32)
+
+
+def test_bfloat16_keeps_the_mask(folder: Path) -> None:
+    """Rounding to 8 bits in all of 300 layers of random weights leaves the mask's pixels where they are but for a few."""
+    check_image(loaded(folder, {"": "cuda:0"}, "bfloat16"), Tolerance(vectors=5e-2, logits=0.2, probability=0.2, pixels=0.03))
