@@ -230,7 +230,7 @@ STATEMENTS = (
         disposed_at TEXT CHECK (disposed_at LIKE '____-__-__T__:__:__.___Z'),
         disposed_path BLOB,
         FOREIGN KEY(run_id) REFERENCES run (id),
-        FOREIGN KEY(job_id) REFERENCES job (id) DEFERRABLE INITIALLY DEFERRED
+        FOREIGN KEY(job_id) REFERENCES job (id)
     ) STRICT
     """,
     """
