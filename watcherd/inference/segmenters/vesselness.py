@@ -42,8 +42,9 @@ class Recipe:
     ``size``: of the field of view's longer side (``by_field``) or of the picture's, whose part a collimator hides.
     ``sigmas``: half the vessels' widths. ``elongation``, ``reach``: see `ridges.dark_lines`. ``radius``, ``floor``,
     ``locality``: see `ridges.local_contrast`. ``margin``: taken off at the field's rim.
-    ``middle``: the filter's answer that becomes probability 0.5. ``steepness``: how fast it rises there.
-    ``seed``: a part of the mask is kept only where some pixel has this many times the odds' root of the threshold's.
+    ``middle``: the filter's answer that becomes probability 0.5. ``steepness``: the odds are the answer over ``middle``
+    to this power (fitted by likelihood). ``seed``: a part of the mask is kept where it holds an answer of this many
+    times the threshold's.
     ``smallest``: share of the picture that a part of the mask must have.
     """
 
@@ -72,7 +73,7 @@ FUNDUS = Recipe(
     floor=3,
     locality=1,
     margin=3,
-    middle=0.243,
+    middle=0.24,
     steepness=4,
     seed=1.5,
     smallest=0.0001,
@@ -90,7 +91,7 @@ XRAY = Recipe(
     locality=0.3,
     margin=5,
     middle=0.265,
-    steepness=4,
+    steepness=3,
     seed=2,
     smallest=0.006,
 )
