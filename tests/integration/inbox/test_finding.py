@@ -106,6 +106,19 @@ def test_a_renamed_folder_is_followed(intake):
     assert intake.full_sweeps == 1
 
 
+def test_a_folder_that_takes_anothers_name_is_watched(intake, tmp_path):
+    """The watch under that name belongs to the folder that was moved away."""
+    (intake.inbox / "today").mkdir()
+    intake.settle_down()
+    (intake.inbox / "today").rename(tmp_path / "yesterday")
+    (intake.inbox / "today").mkdir()
+    (intake.inbox / "today" / "first.raw").write_bytes(b"1")
+    intake.run(lambda: intake.taken)
+    (intake.inbox / "today" / "second.raw").write_bytes(b"2")
+    intake.run(lambda: len(intake.taken) >= 2)
+    assert intake.full_sweeps == 1
+
+
 def test_more_files_than_the_kernel_keeps_events_for_are_all_found(make_intake):
     """20,000 files while nobody reads the events (the queue holds 16,384): one sweep finds them all."""
     intake = make_intake(settle=0.0)
