@@ -1,0 +1,152 @@
+"""Tiny model folders with random weights, as transformers saves them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import (
+    CLIPTokenizer,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    OneFormerConfig,
+    OneFormerForUniversalSegmentation,
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SwinConfig,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
+from transformers.utils import logging
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIDE = 64
+NAMES = ("background", "artery", "vein")
+
+
+def labels(names: tuple[str, ...]) -> dict[str, Any]:
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
+def swin() -> SwinConfig:
+    return SwinConfig(
+        image_size=SIDE,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+
+
+def segformer_config(names: tuple[str, ...] = NAMES) -> SegformerConfig:
+    return SegformerConfig(
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 8, 16, 16],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16,
+        **labels(names),
+    )
+
+
+def small_transformer() -> dict[str, int]:
+    return {
+        "feature_size": 32,
+        "mask_feature_size": 32,
+        "hidden_dim": 32,
+        "encoder_feedforward_dim": 16,
+        "encoder_layers": 1,
+    }
+
+
+def segformer(names: tuple[str, ...] = NAMES) -> Any:
+    return SegformerForSemanticSegmentation(segformer_config(names))
+
+
+def segformer_backbone() -> Any:
+    """A classifier's folder whose config.json claims segmentation: what people take for a model by mistake."""
+    return SegformerForImageClassification(segformer_config())
+
+
+def upernet() -> Any:
+    return UperNetForSemanticSegmentation(
+        UperNetConfig(
+            backbone_config=swin(), hidden_size=16, auxiliary_in_channels=32, auxiliary_channels=8, **labels(NAMES)
+        )
+    )
+
+
+def mask2former() -> Any:
+    return Mask2FormerForUniversalSegmentation(
+        Mask2FormerConfig(
+            backbone_config=swin(),
+            decoder_layers=2,
+            dim_feedforward=16,
+            num_attention_heads=2,
+            num_queries=5,
+            **small_transformer(),
+            **labels(NAMES),
+        )
+    )
+
+
+def oneformer() -> Any:
+    return OneFormerForUniversalSegmentation(
+        OneFormerConfig(
+            backbone_config=swin(),
+            num_queries=5,
+            hidden_dim=32,
+            conv_dim=32,
+            mask_dim=32,
+            encoder_feedforward_dim=16,
+            encoder_layers=1,
+            decoder_layers=2,
+            dim_feedforward=16,
+            num_attention_heads=2,
+            text_encoder_width=8,
+            text_encoder_context_length=16,
+            text_encoder_num_layers=1,
+            text_encoder_vocab_size=100,
+            text_encoder_n_ctx=2,
+            query_dec_layers=1,
+            task_seq_len=16,
+            max_seq_len=16,
+            is_training=False,
+            **labels(NAMES),
+        )
+    )
+
+
+BUILDERS = {"segformer": segformer, "upernet": upernet, "mask2former": mask2former, "oneformer": oneformer}
+
+
+def save(model: Any, folder: Path, **processor: Any) -> Path:
+    """The model with an image processor of ``SIDE`` pixels, changed as told."""
+    logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    said = {
+        "do_resize": True,
+        "size": {"height": SIDE, "width": SIDE},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.25, 0.3],
+        "resample": 2,
+    } | processor
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    if model.config.model_type == "oneformer":
+        words = ["<|startoftext|>", "<|endoftext|>", *(chr(number) for number in range(97, 123))]
+        words += [f"{word}</w>" for word in words[2:]]
+        CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[]).save_pretrained(folder)
+    return folder
+
+
+def build(kind: str, folder: Path, *, seed: int = 0, **processor: Any) -> Path:
+    """A folder of one of `BUILDERS`; equal seeds give equal weights."""
+    torch.manual_seed(seed)
+    return save(BUILDERS[kind](), folder, **processor)
