@@ -206,3 +206,28 @@ def install_wheel(box: Box, wheel: Path) -> None:
     box.run(*pip, f"/mnt/test/{wheel.name}")
     site = box.output("/opt/watcherd/bin/python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
     box.path(site).joinpath("dependencies.pth").write_text(f"{DEPENDENCIES}\n")
+
+
+# ------------------------------------------------------------------------------------------------------------ stories
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "story: tests of one module that build on each other; after a failure the rest is skipped"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("story") and (failed := _FAILED.get(item.path)):
+        pytest.skip(f"{failed} failed before")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed:
+        path, _, name = report.nodeid.partition("::")
+        _FAILED.setdefault(ROOT / path, name)
+
+
+_FAILED: dict[Path, str] = {}
+"""The first test of each module that failed."""
