@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import BusyError, UnavailableError, UsageError, WatcherdError
 from watcherd.files import write_durably
+from watcherd.housekeeping import prune
 from watcherd.inbox.spool import BLOCK, Spool
 from watcherd.store import Database, leftovers, runs
 from watcherd.store import queue as jobs
@@ -112,6 +113,8 @@ class JobSteering:
             priority = int(command.arguments.get("priority", 0))
             moved = self._database.write(lambda c: jobs.prioritise(c, ids, priority, now=now))
             return _done(f"given priority {priority}", ids, moved, "waiting")
+        if command.verb == "prune":
+            return f"pruned: {prune(self._config, self._database, self._spool, now)}"
         raise UsageError(f"There is no command {command.verb!r}.", hint="The daemon may be of another version.")
 
     def _retry(self, ids: Sequence[int], now: datetime) -> str:

@@ -10,17 +10,18 @@ import typer
 from watcherd.cli.configuration import config_app
 from watcherd.cli.database import db_app
 from watcherd.cli.demo import demo
+from watcherd.cli.doctor import doctor
 from watcherd.cli.history import jobs, show
 from watcherd.cli.plan import plan
 from watcherd.cli.serve import run as serve
 from watcherd.cli.service import install_service, uninstall_service
 from watcherd.cli.status import status
-from watcherd.cli.steer import cancel, pause, prioritise, reload, resume, retry
+from watcherd.cli.steer import cancel, pause, prioritise, prune, reload, resume, retry
 from watcherd.errors import WatcherdError
 
 USAGE = 64
 USAGE_ERROR: Any = typer.BadParameter.__base__
-"""What typer raises for a command line that makes no sense: its own copy of click's UsageError, which it names nowhere."""
+"""What typer raises for a command line that makes no sense: its own copy of click's UsageError, nowhere named."""
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(serve)
-for command in (demo, status, jobs, show, retry, cancel, prioritise, pause, resume, reload, plan):
+for command in (demo, status, jobs, show, retry, cancel, prioritise, pause, resume, reload, prune, doctor, plan):
     app.command()(command)
 app.command("install-service")(install_service)
 app.command("uninstall-service")(uninstall_service)

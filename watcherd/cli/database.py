@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from watcherd import steering
+from watcherd import housekeeping, steering
 from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json
 from watcherd.errors import StoreError
 from watcherd.store import Database, backup
@@ -51,14 +51,11 @@ def make_backup(
 ) -> None:
     """Copy the database while it is in use."""
     settings = load_config(config)
-    folder = settings.state.path / "backups"
-    if to is None:
-        folder.mkdir(exist_ok=True)
-    target = to or folder / f"watcherd-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.db"
-    backup.backup(settings.state.database, target)
-    removed = [] if to else backup.rotate(folder, "watcherd-*.db", settings.retention.backups)
+    target = to or housekeeping.back_up(settings)
+    if to is not None:
+        backup.backup(settings.state.database, to)
     if as_json:
-        print_json({"backup": str(target), "removed": [str(path) for path in removed]})
+        print_json({"backup": str(target)})
     else:
         typer.echo(f"Copied to {target}.")
 

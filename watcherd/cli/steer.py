@@ -1,4 +1,4 @@
-"""``retry``, ``cancel``, ``prioritise``, ``pause``, ``resume``, ``reload``: tell the daemon what to do."""
+"""``retry``, ``cancel``, ``prioritise``, ``pause``, ``resume``, ``reload``, ``prune``: tell the daemon what to do."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from watcherd import config as configuration
-from watcherd import steering
+from watcherd import housekeeping, steering
 from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json
 from watcherd.config import Config
-from watcherd.errors import ConfigError, UnavailableError, UsageError, WatcherdError
+from watcherd.errors import ConfigError, StoreError, UnavailableError, UsageError, WatcherdError
 from watcherd.inbox.spool import Spool
 from watcherd.job import ErrorClass, State
 from watcherd.steering import Command, JobSteering
-from watcherd.store import Database, Filter, history, reader, runs
+from watcherd.store import Database, Filter, backup, history, reader, runs
 
 PATIENCE_SECONDS = 30.0
 
@@ -83,6 +83,23 @@ def reload(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     _steer(settings, "reload", {}, as_json=as_json, needs_daemon=True)
 
 
+def prune(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Take away what is older or larger than [retention] allows, and copy the history; for every night.
+
+    Never unfinished work, never a scan whose result is not delivered.
+    """
+    settings = load_config(config)
+    outcome = _steered(settings, "prune", {})
+    copy = housekeeping.back_up(settings)
+    findings = backup.check(copy)
+    if as_json:
+        print_json({"outcome": outcome, "backup": str(copy), "findings": findings})
+    else:
+        typer.echo(f"{outcome}\nhistory copied to {copy}")
+    if findings:
+        raise StoreError(f"The history is damaged: {findings[0]}", hint="Run watcherd db check.")
+
+
 def _reload_rejected(path: Path, *, as_json: bool) -> None:
     import tomllib
 
@@ -110,17 +127,21 @@ def _chosen(
 def _steer(
     settings: Config, verb: str, arguments: Mapping[str, Any], *, as_json: bool, needs_daemon: bool = False
 ) -> None:
-    """Have it done: by the daemon, or while none runs by ourselves under its lock."""
-    if steering.owner(settings.state.lock) is not None:
-        outcome = _by_daemon(settings, verb, arguments)
-    elif needs_daemon:
-        raise UnavailableError("watcherd is not running.", hint="Start it with systemctl start watcherd.")
-    else:
-        outcome = _by_ourselves(settings, Command(id="", verb=verb, arguments=arguments))
+    """Have it done and say how it went."""
+    outcome = _steered(settings, verb, arguments, needs_daemon=needs_daemon)
     if as_json:
         print_json({"outcome": outcome})
     else:
         typer.echo(outcome)
+
+
+def _steered(settings: Config, verb: str, arguments: Mapping[str, Any], *, needs_daemon: bool = False) -> str:
+    """Have it done: by the daemon, or while none runs by ourselves under its lock."""
+    if steering.owner(settings.state.lock) is not None:
+        return _by_daemon(settings, verb, arguments)
+    if needs_daemon:
+        raise UnavailableError("watcherd is not running.", hint="Start it with systemctl start watcherd.")
+    return _by_ourselves(settings, Command(id="", verb=verb, arguments=arguments))
 
 
 def _by_ourselves(settings: Config, command: Command) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from watcherd.store.deliveries import _OUTPUT, _outputs
+from watcherd.store.records import stamp
 from watcherd.store.statements import one_by_one, select_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from sqlalchemy import Connection
 
@@ -74,3 +76,30 @@ def first_arrival(connection: Connection, job_id: int) -> int:
 def path_of(connection: Connection, arrival_id: int) -> bytes:
     """The path below the inbox at which an arrival was seen."""
     return bytes(connection.exec_driver_sql("SELECT path FROM arrival WHERE id = ?", (arrival_id,)).scalar_one())
+
+
+def forget_failed(connection: Connection, before: datetime, limit: int) -> list[str]:
+    """Give up the copies of scans whose jobs all ended before a time; the copies' names."""
+    rows = connection.exec_driver_sql(
+        "SELECT id, spool_name FROM scan WHERE spool_name IS NOT NULL AND NOT EXISTS ("
+        "    SELECT 1 FROM job WHERE job.scan_id = scan.id AND (finished_at IS NULL OR finished_at >= ? OR EXISTS ("
+        "        SELECT 1 FROM arrival WHERE arrival.job_id = job.id AND (disposal = 'pending'"
+        "            OR delivery IN ('waiting', 'due', 'intended'))))) LIMIT ?",
+        (stamp(before), limit),
+    ).fetchall()
+    one_by_one(connection, "UPDATE scan SET spool_name = NULL WHERE id = :id", [{"id": row.id} for row in rows])
+    return [row.spool_name for row in rows]
+
+
+def needed_copies(connection: Connection) -> list[str]:
+    """Hashes of scans with work to do: their copies must lie in the spool."""
+    rows = connection.exec_driver_sql(
+        "SELECT DISTINCT sha256 FROM job JOIN scan ON scan.id = job.scan_id WHERE job.state IN ('queued', 'running')"
+    )
+    return [row.sha256 for row in rows]
+
+
+def newest_outputs(connection: Connection, limit: int) -> list[Output]:
+    """The results that were delivered last."""
+    sql = _OUTPUT + "WHERE output.state = 'delivered' ORDER BY output.id DESC LIMIT ?"
+    return _outputs(connection.exec_driver_sql(sql, (limit,)).fetchall())

@@ -1,0 +1,109 @@
+"""What ``watcherd prune`` takes away by age and size: old archive, old copies in the spool, old history.
+
+Never touched: what has work to be done, what a name still waits for, what lies in the inbox.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from watcherd.store import backup, leftovers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from watcherd.config import Config
+    from watcherd.inbox.spool import Spool
+    from watcherd.store import Database
+
+JOBS_AT_ONCE = 20_000
+"""So many jobs leave the history in one go of the daemon; the next night goes on."""
+SPOOL_AT_ONCE = 10_000
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pruned:
+    """What was taken away."""
+
+    jobs: int = 0
+    spool_files: int = 0
+    archive_files: int = 0
+    archive_bytes: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.jobs} jobs from the history, {self.spool_files} copies of failed scans, "
+            f"{self.archive_files} archived scans ({self.archive_bytes / 1e6:.1f} MB)"
+        )
+
+
+def prune(config: Config, database: Database, spool: Spool, now: datetime) -> Pruned:
+    """Take away what `Retention` says. Only the thread that owns the spool may call it."""
+    keep = config.retention
+    jobs = _prune_history(database, now - timedelta(days=keep.history_days)) if keep.history_days else 0
+    copies = _prune_spool(database, spool, now - timedelta(days=keep.spool_days)) if keep.spool_days else 0
+    files, size = _prune_archive(config.inbox.archive_path, keep.archive_days, keep.archive_gib, now)
+    return Pruned(jobs=jobs, spool_files=copies, archive_files=files, archive_bytes=size)
+
+
+def _prune_history(database: Database, before: datetime) -> int:
+    removed = 0
+    while removed < JOBS_AT_ONCE:
+        count = database.write(lambda c: backup.prune(c, before=before))
+        if not count:
+            break
+        removed += count
+    if removed:
+        database.write(backup.shrink)
+    return removed
+
+
+def _prune_spool(database: Database, spool: Spool, before: datetime) -> int:
+    names = database.write(lambda c: leftovers.forget_failed(c, before, SPOOL_AT_ONCE))
+    for name in names:
+        spool.remove(name)
+    return len(names)
+
+
+def _prune_archive(archive: Path, days: float, gib: float, now: datetime) -> tuple[int, int]:
+    """Remove archived scans that are too old, then the oldest until the rest is small enough.
+
+    The age is that of the archiving (ctime), since copies keep the modification times of long ago.
+    """
+    if not (days or gib) or not archive.is_dir():
+        return 0, 0
+    oldest = now.timestamp() - days * 86400 if days else float("-inf")
+    found = sorted(_archived(archive))
+    total = sum(size for _, size, _ in found)
+    room = gib * GIB if gib else float("inf")
+    count = removed = 0
+    for archived_at, size, path in found:
+        if archived_at >= oldest and total - removed <= room:
+            break
+        path.unlink(missing_ok=True)
+        count += 1
+        removed += size
+    return count, removed
+
+
+def _archived(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root, name)
+            status = path.lstat()
+            yield status.st_ctime, status.st_size, path
+
+
+def back_up(config: Config) -> Path:
+    """Copy the database into the state folder's ``backups``, and keep as many copies as configured."""
+    folder = config.state.path / "backups"
+    folder.mkdir(exist_ok=True)
+    target = folder / f"watcherd-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.db"
+    backup.backup(config.state.database, target)
+    backup.rotate(folder, "watcherd-*.db", config.retention.backups)
+    return target
