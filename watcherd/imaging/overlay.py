@@ -29,7 +29,7 @@ TINT = 0.3
 HALO = 0.35
 """What remains of the scan's brightness beside the outline."""
 
-PIXELS_PER_LINE = 700
+PIXELS_PER_LINE = 450
 """The outline is one pixel wide for every so many pixels of the scan's longer side."""
 
 

@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 DIRECTIONS = 12
 """Angles that are tried, 15 degrees apart."""
 
-BLACK, WHITE = 0.08, 0.97
-"""Shares of the picture's brightest value below and above which a flat border is no part of the picture."""
+BLACK, SHADE, WHITE = 0.08, 0.25, 0.97
+"""Shares of the picture's brightest value: a border below `BLACK` is no part of the picture; one below `SHADE` (scatter
+lightens a collimator's blades), above `WHITE` or as dark as the picture ever gets is none where it is flat."""
 
-SHADE = 0.25
-"""As `BLACK`, for borders that are flat: scatter lightens a collimator's blades."""
+FLAT = 0.01
+"""Mean deviation, as a share of the picture's range, of what is flat."""
+
+SCATTER = 0.3
+"""Light that is everywhere and was not absorbed by anything, as a share of the brightest. Fitted."""
 
 SMALLEST_FIELD = 0.2
 """A field of view below this share of the picture is a mistake, and the whole picture is taken."""
@@ -39,11 +43,12 @@ def field_of_view(grey: Map, margin: int) -> Area:
 
     ``grey``: (height, width). ``margin``: pixels taken off at the rim, where the surroundings blur into the picture.
     """
-    top = float(np.percentile(grey, 99))
+    low, top = (float(value) for value in np.percentile(grey, (0.5, 99)))
     local = ndimage.uniform_filter(grey, 5, mode="nearest")
     spread = ndimage.uniform_filter(np.abs(grey - local), 5, mode="nearest")
-    flat = spread < 0.01 * top
-    outside = (local < BLACK * top) | (flat & ((local < SHADE * top) | (local > WHITE * max(top, 230))))
+    flat = spread < FLAT * (top - low)
+    shade = (local < SHADE * top) | (local < low + BLACK * (top - low)) | (local > WHITE * max(top, 230))
+    outside = (local < BLACK * top) | (flat & shade)
     outside = _touching_border(outside)
     labels, _ = ndimage.label(~outside)
     sizes = np.bincount(labels.ravel())[1:]
@@ -61,6 +66,16 @@ def _touching_border(area: Area) -> Area:
         touching[edge] = True
     touching[0] = False
     return np.asarray(touching[labels], bool)
+
+
+def absorption(grey: Map, field: Area) -> Map:
+    """The picture in which a vessel is as deep in the dark as in the light: 100 times the logarithm of the brightness.
+
+    Light and X-rays are absorbed by a share of what there is (Beer and Lambert). Brightness is relative to the field's
+    brightest hundredth, so that an underexposed scan gives the same; `SCATTER` keeps noise in the dark small.
+    """
+    top = float(np.percentile(grey[field], 99)) if field.any() else 0.0
+    return np.asarray(100 * np.log(grey / max(top, 1.0) + SCATTER), np.float32)
 
 
 def local_contrast(grey: Map, field: Area, *, radius: int, floor: float, locality: float) -> Map:

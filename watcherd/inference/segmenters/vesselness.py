@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from watcherd.inference.base import Frame, Golden, ModelInfo, Prediction
-from watcherd.inference.segmenters.ridges import connected, dark_lines, field_of_view, local_contrast
+from watcherd.inference.segmenters.ridges import absorption, connected, dark_lines, field_of_view, local_contrast
 from watcherd.job import Options
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ FUNDUS = Recipe(
     elongation=3.5,
     reach=2,
     radius=16,
-    floor=3,
+    floor=3.3,
     locality=1,
     margin=3,
-    middle=0.24,
+    middle=0.231,
     steepness=4,
     seed=1.5,
     smallest=0.0001,
@@ -87,10 +87,10 @@ XRAY = Recipe(
     elongation=3.5,
     reach=3,
     radius=30,
-    floor=4,
+    floor=2.2,
     locality=0.3,
     margin=5,
-    middle=0.265,
+    middle=0.28,
     steepness=3,
     seed=2,
     smallest=0.006,
@@ -161,7 +161,8 @@ def _answers(pixels: NDArray[np.uint8], recipe: Recipe) -> Map:
     measured = _extent(field) * longer / max(field.shape) if recipe.by_field else longer
     small = _scaled(grey, recipe.size / measured)
     inside = field_of_view(_scaled(bright, recipe.size / measured), recipe.margin)
-    contrast = local_contrast(small, inside, radius=recipe.radius, floor=recipe.floor, locality=recipe.locality)
+    depth = absorption(small, inside)
+    contrast = local_contrast(depth, inside, radius=recipe.radius, floor=recipe.floor, locality=recipe.locality)
     lines = dark_lines(contrast, sigmas=recipe.sigmas, elongation=recipe.elongation, reach=recipe.reach)
     return _resized(lines * inside, grey.shape)
 
