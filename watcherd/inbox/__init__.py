@@ -2,7 +2,7 @@
 
 `events` give hints, `sweep` gives the truth, `settle` decides when a file has stopped changing, `ingest` copies it into
 the `spool`, `dispose` archives or deletes the source, `mounts` knows the file system. None of them knows the database:
-what has been taken before is asked of a callable, and what came of each file is handed back as a value. One thread runs:
+what was taken before is asked of a callable, and what came of each file is handed back as a value. One thread runs:
 
     events.start()
     while not stopping:

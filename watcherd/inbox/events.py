@@ -185,16 +185,12 @@ class Events:
             if self._ignore.has(os.fsdecode(event.name)):
                 return
             path = folder + b"/" + event.name if folder else event.name
-            if event.is_directory:
-                self._new_folder(path, event)
-            else:
+            if not event.is_directory:
                 self._keep(self._paths, path)
-
-    def _new_folder(self, path: bytes, event: InotifyEvent) -> None:
-        """A folder came or its permissions changed. A watch under this name is another folder's, or has moved."""
-        if event.is_create or event.is_moved_to:
-            self._forget_below(path)
-        self._keep(self._new_folders, path)
+            elif event.is_create or event.is_moved_to:
+                # A watch under this name is that of a folder that was here before.
+                self._forget_below(path)
+                self._keep(self._new_folders, path)
 
     def _keep(self, hints: dict[bytes, None], path: bytes) -> None:
         if self._sweep:

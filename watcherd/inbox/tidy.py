@@ -15,8 +15,9 @@ from watcherd.inbox.folders import open_below, split
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-EMPTY_FOR = 24 * 3600.0
-"""Seconds that a folder must have been empty, by our own observation."""
+EMPTY_FOR = 30 * 24 * 3600.0
+"""Seconds that a folder must have been empty, by our own observation: longer than the holidays of a scanner for which
+somebody may have made the folder while the daemon was running."""
 
 MOST = 10_000
 """Folders that are remembered."""
