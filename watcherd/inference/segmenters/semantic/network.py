@@ -119,8 +119,12 @@ class Network:
 
 def _load(description: Description, placement: Placement) -> Any:
     """transformers' own loader, which knows the names of older checkpoints; what it lets pass is looked at here."""
+    import torch
     from transformers.utils import logging
 
+    if placement.dtype == "float32":
+        # Convolutions would otherwise run in TF32 on a GPU, with 10 bits of mantissa.
+        torch.backends.cudnn.allow_tf32 = False
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model, report = description.auto.from_pretrained(

@@ -1,0 +1,70 @@
+"""Segmenters by name: built-in ones, and others' through the entry points."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.inference.fakes import Told
+from watcherd.config import Model
+from watcherd.errors import ConfigError, UnavailableError
+from watcherd.inference import segmenters
+
+if TYPE_CHECKING:
+    from watcherd.inference.base import Segmenter
+
+
+def told(model: Model) -> Segmenter:
+    return Told()
+
+
+def broken(model: Model) -> Segmenter:
+    raise KeyError("weights")
+
+
+@pytest.fixture
+def plugged_in(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
+    """Entry points that seem to be installed."""
+    here = __name__
+    installed = [
+        EntryPoint("told", f"{here}:told", segmenters.GROUP),
+        EntryPoint("broken", f"{here}:broken", segmenters.GROUP),
+        EntryPoint("gone", "no_such_package:create", segmenters.GROUP),
+        EntryPoint("semantic", f"{here}:told", segmenters.GROUP),
+    ]
+
+    def entry_points(*, group: str, name: str | None = None) -> list[EntryPoint]:
+        return [entry for entry in installed if entry.group == group and name in (None, entry.name)]
+
+    monkeypatch.setattr(segmenters, "entry_points", entry_points)
+    return installed
+
+
+def test_an_entry_point_gives_a_segmenter(plugged_in: object) -> None:
+    assert segmenters.create(Model(segmenter="told")).info().segmenter == "told"
+
+
+def test_a_built_in_name_cannot_be_taken(plugged_in: object) -> None:
+    with pytest.raises(ConfigError, match=r"model\.path is empty"):
+        segmenters.create(Model(segmenter="semantic"))
+
+
+def test_an_unknown_name_is_refused_with_those_that_there_are(plugged_in: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        segmenters.create(Model(segmenter="vesels"))
+    for name in (*segmenters.BUILT_IN, "told"):
+        assert name in caught.value.message
+
+
+def test_a_name_that_two_packages_claim_is_refused(plugged_in: list[EntryPoint]) -> None:
+    plugged_in.append(EntryPoint("told", "other:create", segmenters.GROUP))
+    with pytest.raises(ConfigError, match="claimed by several"):
+        segmenters.create(Model(segmenter="told"))
+
+
+@pytest.mark.parametrize(("name", "said"), [("broken", "KeyError"), ("gone", "cannot be imported")])
+def test_a_plug_in_that_fails_is_told_from_a_fault_of_ours(plugged_in: object, name: str, said: str) -> None:
+    with pytest.raises(UnavailableError, match=said):
+        segmenters.create(Model(segmenter=name))
