@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,8 @@ from watcherd.inbox.values import Signature
 from watcherd.job import State
 from watcherd.logs import get_logger
 from watcherd.names import show
-from watcherd.outbox.deliver import Intent, Outbox, ResultLostError, Staged
+from watcherd.naming import Names
+from watcherd.outbox.deliver import FOLDERS, Intent, Outbox, ResultLostError, Staged
 from watcherd.pauses import check_room
 from watcherd.store import Intent as Promise
 from watcherd.store import Staged as StagedJob
@@ -39,6 +39,18 @@ if TYPE_CHECKING:
 
 AT_ONCE = 64
 DISPOSED_AT_ONCE = 256
+MEASURED = (
+    "decode_ms",
+    "inference_ms",
+    "render_ms",
+    "batch_size",
+    "host_peak_rss_mib",
+    "width",
+    "height",
+    "frames",
+    "format",
+)
+"""What is measured and stands in a job's record under the same name."""
 
 
 class Delivery:
@@ -50,7 +62,6 @@ class Delivery:
         self._outbox = outbox
         self._pauses = pauses
         self._log = get_logger()
-        self._taken: set[bytes] = set()
         self.inbox_online: Callable[[], bool] = lambda: True
         self.source_left: Callable[[bytes], None] = lambda _path: None
         self.scans_finished: Callable[[], None] = lambda: None
@@ -76,9 +87,7 @@ class Delivery:
         """Publish the results of these jobs under their own names and record them."""
         promises = self._pauses.until_possible("outbox", partial(self._promise_all, drawn))
         rows = [
-            StagedJob(
-                claim=item.flight.job.claim, intents=promise, measured=item.flight.measured(), answer=item.answer()
-            )
+            StagedJob(claim=item.flight.job.claim, intents=promise, measured=item.measured, answer=item.answer)
             for item, promise in zip(drawn, promises, strict=True)
         ]
         self._store(partial(self._begin, rows))
@@ -92,7 +101,7 @@ class Delivery:
         else:
             self._finish([item.flight.job.claim for item in drawn])
         for item in drawn:
-            job, measured = item.flight.job, item.flight.measured()
+            job, measured = item.flight.job, item.measured
             self._log.info(
                 "job_succeeded",
                 job_id=job.id,
@@ -106,41 +115,54 @@ class Delivery:
 
     def _promise_all(self, drawn: Sequence[Drawn]) -> list[list[Promise]]:
         """Choose names, take away earlier results of the same jobs, stage the JSON, and make all of it durable."""
-        self._taken.clear()
-        now = datetime.now(UTC)
+        finished_at = stamp(datetime.now(UTC))
+        wanted = [(item.flight.job.claim.arrival_id, item.flight.job.path) for item in drawn]
         with self._database.reader() as connection:
-            promises = [self._promise(connection, item, now) for item in drawn]
+            given = self._names(connection, wanted, [file.kind for item in drawn for file in item.rendered.files])
+            records = history.records(connection, [item.flight.id for item in drawn])
+            promises = [
+                self._promise(item, given.choose(item.flight.job.path, item.flight.job.sha256), record, finished_at)
+                for item in drawn
+                if (record := records[item.flight.id])
+            ]
         crash_point("stage.written")
         self._outbox.sync()
         crash_point("stage.synced")
         return promises
 
-    def _promise(self, connection: Any, item: Drawn, now: datetime) -> list[Promise]:
-        job = item.flight.job
-        folder = self._outbox.staging_of(job.id, job.attempt)
+    def _names(self, connection: Any, wanted: Sequence[tuple[int, bytes]], kinds: Sequence[str]) -> Names:
+        """Names for these arrivals (id and path below the inbox), with what gives way to them taken away."""
+        given = Names(connection, self._outbox, wanted, kinds)
+        self._remove_earlier(
+            [output for arrival_id, source in wanted for output in given.gives_way(arrival_id, source)]
+        )
+        return given
+
+    def _promise(self, item: Drawn, stem: bytes, record: dict[str, Any], finished_at: str) -> list[Promise]:
+        """A succeeded job's result files with their final names, the JSON last."""
+        job, measured, answer = item.flight.job, item.measured, item.answer
         staged = [
             Staged(kind=file.kind, path=file.path, suffix=file.path.suffix, sha256=file.sha256, bytes=file.bytes)
             for file in item.rendered.files
         ]
-        stem = self._name(connection, job.claim.arrival_id, job.path, job.sha256, staged)
         intents = self._outbox.intents(stem, staged)
-        record = history.job(connection, job.id)
-        assert record is not None
-        measured = item.flight.measured()
-        record |= asdict(item.answer()) | {
-            "state": State.SUCCEEDED.value,
-            "finished_at": stamp(now),
-            "error": None,
-            "error_class": None,
-            "advice": None,
-            "devices": [asdict(use) for use in measured.devices],
-            "labels": list(item.segmented.labels),
-            "window": item.flight.decoded.window if item.flight.decoded else None,
-        }
-        record |= {key: value for key, value in asdict(measured).items() if key in record and key != "devices"}
-        return list(
-            map(_promise, [*intents, self._stage_text(folder, stem, "result", results.result_json(record, intents))])
+        decoded = item.flight.decoded
+        document = results.result_json(
+            record,
+            intents,
+            state=State.SUCCEEDED.value,
+            finished_at=finished_at,
+            error=None,
+            error_class=None,
+            advice=None,
+            labels=item.segmented.labels,
+            window=decoded.window if decoded else None,
+            **{name: getattr(answer, name) for name in ("answer", "decode", "note", "threshold", "mask_fraction")},
+            **{name: getattr(measured, name) for name in MEASURED},
+            devices=[{name: getattr(use, name) for name in use.__slots__} for use in measured.devices],
         )
+        folder = self._outbox.staging_of(job.id, job.attempt)
+        return list(map(_promise, [*intents, self._stage_text(folder, stem, "result", document)]))
 
     def _stage_text(self, folder: Path, stem: bytes, kind: str, content: bytes) -> Intent:
         suffix = {"result": ".json", "failed": ".txt"}[kind]
@@ -166,33 +188,6 @@ class Delivery:
 
         self._store(work)
         crash_point("record.committed")
-
-    # -------------------------------------------------------------------------------------------------------- names
-
-    def _name(self, connection: Any, arrival_id: int, source: bytes, sha256: str, staged: Sequence[Staged]) -> bytes:
-        """The stem for an arrival's results, free of everybody else's files; our own earlier ones are removed.
-
-        The stem is kept when the arrival had results before. A note about an earlier scan of the same name gives way.
-        """
-        kinds = [*dict.fromkeys(file.kind for file in staged), "result", "failed"]
-        self._remove_earlier(deliveries.outputs_of(connection, arrival_id))
-
-        def is_free(final: bytes) -> bool:
-            if final in self._taken:
-                return False
-            owned = leftovers.outputs_at(connection, [final])
-            return not owned and not self._outbox.exists(final)
-
-        plain = self._outbox.plain_stem(source)
-        self._remove_note(connection, self._outbox.final(plain, "failed", ".txt"), source)
-        stem = self._outbox.stem(source, sha256, kinds, is_free)
-        self._taken.update(self._outbox.paths(stem, kinds))
-        return stem
-
-    def _remove_note(self, connection: Any, final: bytes, source: bytes) -> None:
-        """The note of an earlier scan that was dropped under this very name."""
-        notes = [output for output in leftovers.outputs_at(connection, [final]) if output.state == "delivered"]
-        self._remove_earlier([n for n in notes if leftovers.path_of(connection, n.arrival_id) == source])
 
     def _remove_earlier(self, earlier: Sequence[Any]) -> None:
         """Take results of ours out of the outbox, the JSON first, and then out of the books."""
@@ -248,42 +243,34 @@ class Delivery:
         self.scans_finished()
 
     def _promise_names(self, due: Sequence[ArrivalInfo]) -> list[list[Promise] | None]:
-        self._taken.clear()
         with self._database.reader() as connection:
-            promises = [self._promise_name(connection, arrival) for arrival in due]
+            wanted = [(arrival.id, arrival.signature.path) for arrival in due]
+            given = self._names(connection, wanted, list(FOLDERS))
+            records = history.records(connection, [arrival.job_id for arrival in due])
+            promises = [self._promise_name(connection, arrival, given, records[arrival.job_id]) for arrival in due]
         crash_point("stage.written")
         self._outbox.sync()
         crash_point("stage.synced")
         return promises
 
-    def _promise_name(self, connection: Any, arrival: ArrivalInfo) -> list[Promise] | None:
+    def _promise_name(
+        self, connection: Any, arrival: ArrivalInfo, given: Names, record: dict[str, Any]
+    ) -> list[Promise] | None:
         """The results for one more name; None when those that it shares are gone from the outbox."""
-        record = history.job(connection, arrival.job_id)
-        assert record is not None
         folder = self._outbox.staging(arrival.job_id, -arrival.id)
         path = arrival.signature.path
         if arrival.state is not State.SUCCEEDED:
             note = results.failure_note(record, arrival.source)
-            self._remove_earlier(deliveries.outputs_of(connection, arrival.id))
-            stem = self._outbox.stem(path, arrival.sha256, ["failed"], partial(self._note_is_free, connection, path))
-            self._taken.update(self._outbox.paths(stem, ["failed"]))
-            return [_promise(self._stage_text(folder, stem, "failed", note))]
+            return [_promise(self._stage_text(folder, given.choose(path, arrival.sha256), "failed", note))]
         staged = self._copies(connection, arrival, folder)
         if staged is None:
             return None
-        stem = self._name(connection, arrival.id, path, arrival.sha256, staged)
+        stem = given.choose(path, arrival.sha256)
         intents = self._outbox.intents(stem, staged)
         document = results.result_json(
             record, intents, source=arrival.source, duplicate_of=arrival.job_id, same_as=record["source"]
         )
         return list(map(_promise, [*intents, self._stage_text(folder, stem, "result", document)]))
-
-    def _note_is_free(self, connection: Any, source: bytes, final: bytes) -> bool:
-        """Whether a note may have this name; one about an earlier scan of the same name gives way."""
-        if final in self._taken:
-            return False
-        self._remove_note(connection, final, source)
-        return not self._outbox.exists(final)
 
     def _copies(self, connection: Any, arrival: ArrivalInfo, folder: Path) -> list[Staged] | None:
         first = leftovers.first_arrival(connection, arrival.job_id)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from watcherd.store import Answer, ClaimedJob, DeviceUse, Measured
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from watcherd.errors import JobError
     from watcherd.imaging.decode import Decoded
     from watcherd.imaging.encode import Rendered
+    from watcherd.inference.messages import DeviceUse as MeasuredUse
     from watcherd.inference.messages import NotSegmented, Segmented
 
 
@@ -41,7 +43,7 @@ class Flight:
             render_ms=self.render_ms,
             batch_size=answer.batch_size if answer else None,
             host_peak_rss_mib=answer.host_peak_rss_mib if answer else None,
-            devices=tuple(DeviceUse(**asdict(use)) for use in answer.devices) if answer else (),
+            devices=tuple(map(_use, answer.devices)) if answer else (),
             width=decoded.width if decoded else None,
             height=decoded.height if decoded else None,
             frames=decoded.frames if decoded else None,
@@ -49,7 +51,20 @@ class Flight:
         )
 
 
-@dataclass(frozen=True, slots=True)
+def _use(use: MeasuredUse) -> DeviceUse:
+    """The replica's figures as the store keeps them."""
+    return DeviceUse(
+        device=use.device,
+        name=use.name,
+        vram_before_mib=use.vram_before_mib,
+        vram_peak_allocated_mib=use.vram_peak_allocated_mib,
+        vram_peak_reserved_mib=use.vram_peak_reserved_mib,
+        nvml_used_mib=use.nvml_used_mib,
+        nvml_process_mib=use.nvml_process_mib,
+    )
+
+
+@dataclass(frozen=True)
 class Drawn:
     """A scan's results are drawn and staged."""
 
@@ -57,6 +72,12 @@ class Drawn:
     rendered: Rendered
     segmented: Segmented
 
+    @cached_property
+    def measured(self) -> Measured:
+        """What was measured."""
+        return self.flight.measured()
+
+    @cached_property
     def answer(self) -> Answer:
         """What the model said."""
         said = self.segmented

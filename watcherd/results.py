@@ -35,7 +35,9 @@ def outputs(promised: Sequence[Promised]) -> list[dict[str, Any]]:
 def result_json(record: Mapping[str, Any], promised: Sequence[Promised], **changes: Any) -> bytes:
     """A result's JSON: the job's record with these files as its outputs."""
     document = {**record, **changes, "outputs": outputs(promised)}
-    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+    # A line for each key reads well, and costs a quarter of what json's own indentation does.
+    lines = (f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in document.items())
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 _WHAT = {

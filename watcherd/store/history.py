@@ -94,6 +94,12 @@ def job(connection: Connection, job_id: int) -> JobRecord | None:
     return _record(row) if row is not None else None
 
 
+def records(connection: Connection, job_ids: Sequence[int]) -> dict[int, JobRecord]:
+    """Several jobs by their ids."""
+    rows = select_in(connection, "SELECT * FROM jobs WHERE id IN ({values})", job_ids)
+    return {row.id: _record(row._mapping) for row in rows}
+
+
 def events(connection: Connection, job_id: int) -> list[dict[str, Any]]:
     """Everything that happened to a job, in order."""
     sql = "SELECT at, kind, from_state, to_state, run_id, arrival_id, detail FROM event WHERE job_id = ? ORDER BY id"

@@ -44,6 +44,15 @@ def outputs_at(connection: Connection, finals: Sequence[bytes]) -> list[Output]:
     return _outputs(select_in(connection, _OUTPUT + "WHERE output.state <> 'removed' AND path IN ({values})", finals))
 
 
+def outputs_of_all(connection: Connection, arrival_ids: Sequence[int]) -> dict[int, list[Output]]:
+    """What is promised or delivered under the names of these arrivals; those without anything are left out."""
+    found: dict[int, list[Output]] = {}
+    sql = _OUTPUT + "WHERE output.state <> 'removed' AND arrival_id IN ({values})"
+    for output in _outputs(select_in(connection, sql, arrival_ids)):
+        found.setdefault(output.arrival_id, []).append(output)
+    return found
+
+
 def retry_disposals(connection: Connection) -> int:
     """Sources that could not be disposed of are due again; how many."""
     sql = "UPDATE arrival SET disposal = 'pending' WHERE disposal = 'failed' AND present = 1"
