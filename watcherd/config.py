@@ -115,6 +115,8 @@ class Semantic(Section):
     window: Annotated[int, Field(ge=0)] = 0
     """Side of the sliding window in pixels; 0: the model's own input size."""
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    larger: Literal["tile", "shrink"] = "tile"
+    """Scans larger than the window: seen window by window at their own scale, or shrunk to it as a whole."""
 
 
 class Model(Section):

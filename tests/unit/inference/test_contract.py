@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 from tests.unit.inference.fakes import Told
+from watcherd.config import Model
 from watcherd.inference.base import Prediction
 from watcherd.testing import SegmenterContract
 
@@ -154,3 +157,11 @@ class DropsFrames(Good):
 def test_a_broken_promise_is_named(bad: type[Any], said: str) -> None:
     with pytest.raises((AssertionError, ValueError), match=said):
         SegmenterContract.run(bad)
+
+
+def test_the_example_in_the_docs_keeps_its_promises() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "segmenters.md").read_text()
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Dark" in block]
+    names: dict[str, Any] = {}
+    exec(example, names)  # noqa: S102 - our own page
+    SegmenterContract.run(lambda: names["create"](Model(segmenter="dark")))

@@ -136,6 +136,12 @@ def test_the_window_can_be_set(folders: dict[str, Path]) -> None:
     assert answer(segmenter, picture(40, 70)).shape == (2, 40, 70)
 
 
+def test_a_larger_scan_is_shrunk_where_that_is_asked_for(folders: dict[str, Path]) -> None:
+    segmenter = loaded(folders["segformer"], larger="shrink")
+    assert segmenter.batch_key(picture(3 * SIDE, 2 * SIDE)) == segmenter.batch_key(picture(SIDE, SIDE))
+    assert answer(segmenter, picture(3 * SIDE, 2 * SIDE)).shape == (2, 3 * SIDE, 2 * SIDE)
+
+
 @pytest.mark.parametrize("shape", [(SIDE, SIDE), (SIDE, 2 * SIDE)])
 def test_flips_are_averaged(folders: dict[str, Path], shape: tuple[int, int]) -> None:
     segmenter = loaded(folders["segformer"], overlap=0.0)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from watcherd.config import Semantic
     from watcherd.inference.base import Frame
 
 BICUBIC = 3
@@ -41,12 +42,14 @@ class Geometry:
 class Recipe:
     """How a picture must look for the model.
 
-    ``window``: the model's own input, (height, width). ``keeps_shape``: pictures are scaled by their shorter side,
+    ``window``: the model's own input, (height, width). ``tiles``: larger pictures are seen window by window, instead
+    of shrunk. ``keeps_shape``: pictures are scaled by their shorter side,
     to at most ``longest`` pixels for the longer, instead of to the window exactly. ``scale``, ``mean``, ``std``:
     values become (value * scale - mean) / std, per channel.
     """
 
     window: tuple[int, int]
+    tiles: bool
     keeps_shape: bool
     longest: int
     scale: float
@@ -56,15 +59,15 @@ class Recipe:
     shifted_labels: bool
 
     @classmethod
-    def read(cls, folder: Path, window: int) -> Self:
-        """From the model folder; ``window``: side in pixels that the configuration asks for, 0 for the model's own.
+    def read(cls, folder: Path, setting: Semantic) -> Self:
+        """From the model folder, with the window that the configuration asks for, if it does.
 
         Raises `ConfigError` when the folder does not say how pictures are prepared: guessing would change masks.
         """
         said = _processor(folder)
         height, width, keeps_shape = _size(said, folder)
-        if window:
-            height = width = window
+        if setting.window:
+            height = width = setting.window
         normalizes = bool(said.get("do_normalize", True))
         mean = tuple(map(float, said.get("image_mean") or ())) if normalizes else (0.0,)
         std = tuple(map(float, said.get("image_std") or ())) if normalizes else (1.0,)
@@ -74,6 +77,7 @@ class Recipe:
         longest = size.get("longest_edge") if isinstance(size, dict) else None
         return cls(
             window=(height, width),
+            tiles=setting.larger == "tile",
             keeps_shape=keeps_shape,
             longest=int(longest or 4 * max(height, width)),
             scale=float(said.get("rescale_factor", 1 / 255)) if said.get("do_rescale", True) else 1.0,
@@ -84,8 +88,8 @@ class Recipe:
         )
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """How a frame of this size goes through: scans larger than the model's window are not shrunk, but tiled."""
-        if height > self.window[0] or width > self.window[1]:
+        """How a frame of this size, in pixels, goes through."""
+        if self.tiles and (height > self.window[0] or width > self.window[1]):
             factor = max(1.0, self.window[0] / height, self.window[1] / width)
             return Geometry(size=(round(height * factor), round(width * factor)), sliding=True)
         if not self.keeps_shape:

@@ -38,7 +38,7 @@ class SemanticSegmenter:
     def __init__(self, model: Model) -> None:
         self._setting = model.semantic
         self._description = describe(model.path)
-        self._recipe = Recipe.read(self._description.folder, model.semantic.window)
+        self._recipe = Recipe.read(self._description.folder, model.semantic)
         labels = self._description.config.id2label
         self._classes = Classes.choose(labels, model.semantic, shifted=self._recipe.shifted_labels)
         self._network: Network | None = None
