@@ -68,7 +68,7 @@ class Outbox:
 
     def __init__(self, root: Path, *, layout: str = "per-kind") -> None:
         self._root = root
-        self._layout = layout
+        self._whole = layout == "per-scan"
 
     def prepare(self) -> None:
         """Make the outbox and its staging folder, readable for the same people."""
@@ -128,7 +128,7 @@ class Outbox:
 
     def final(self, stem: bytes, kind: str, suffix: str) -> bytes:
         """Where a result goes, below the outbox."""
-        if self._layout == "per-scan" and kind != "failed":
+        if self._whole and kind != "failed":
             return stem + b"/" + (kind + suffix).encode()
         return FOLDERS[kind].encode() + b"/" + stem + suffix.encode()
 
@@ -137,17 +137,20 @@ class Outbox:
         return os.path.lexists(self._absolute(final))
 
     def intents(self, stem: bytes, staged: Sequence[Staged]) -> list[Intent]:
-        """The staged files with their final names."""
+        """The staged files with their final names; those of a folder to be published whole have them already."""
         return [
             Intent(
                 kind=file.kind,
-                staged=file.path,
+                staged=self._named(file),
                 final=self.final(stem, file.kind, file.suffix),
                 sha256=file.sha256,
                 bytes=file.bytes,
             )
             for file in staged
         ]
+
+    def _named(self, file: Staged) -> Path:
+        return file.path.rename(file.path.with_name(file.kind + file.suffix)) if self._whole else file.path
 
     def sync(self) -> None:
         """Make everything in the outbox durable."""
@@ -160,6 +163,8 @@ class Outbox:
         and `ResultLostError` when a staged file has disappeared.
         """
         for intents in deliveries:
+            if self._whole and intents[0].kind != "failed":
+                self._rename_folder(intents)
             for intent in intents:
                 if intent.kind != "result":
                     self._rename(intent)
@@ -173,6 +178,14 @@ class Outbox:
         self.sync()
         for folder in {intent.staged.parent for intents in deliveries for intent in intents}:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _rename_folder(self, intents: Sequence[Intent]) -> None:
+        """All of a scan's results at once; what is left to do then is to see that each has its name."""
+        staged = intents[0].staged.parent
+        if all(intent.staged.exists() for intent in intents):
+            target = os.path.dirname(self._absolute(intents[0].final))
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            rename_new(staged, target)
 
     def _rename(self, intent: Intent) -> None:
         target = self._absolute(intent.final)

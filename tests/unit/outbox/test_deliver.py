@@ -1,0 +1,149 @@
+"""The outbox: staged, renamed, JSON last, never overwriting what is not ours."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from watcherd.outbox.deliver import Intent, Outbox, ResultLostError, Staged
+
+SHA = "ab" * 32
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    made = Outbox(tmp_path / "outbox")
+    made.prepare()
+    return made
+
+
+def stage(outbox: Outbox, job: int = 1, stem: bytes = b"a", mask: bytes = b"mask") -> list[Intent]:
+    """A mask and a JSON of one job, staged."""
+    folder = outbox.staging(job, 1)
+    staged = []
+    for kind, suffix, content in (("mask", ".png", mask), ("result", ".json", b"{}")):
+        path = folder / f"{kind}{suffix}"
+        path.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        staged.append(Staged(kind=kind, path=path, suffix=suffix, sha256=digest, bytes=len(content)))
+    return outbox.intents(stem, staged)
+
+
+def test_results_appear_under_their_names_and_staging_is_empty(outbox: Outbox, tmp_path: Path) -> None:
+    """masks/ and results/, and nothing of ours beside them."""
+    outbox.publish([stage(outbox)])
+    assert (tmp_path / "outbox/masks/a.png").read_bytes() == b"mask"
+    assert (tmp_path / "outbox/results/a.json").read_bytes() == b"{}"
+    assert list((tmp_path / "outbox/.staging").iterdir()) == []
+
+
+def test_the_json_comes_after_everything_that_it_lists(
+    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For every scan of the batch."""
+    order: list[bytes] = []
+    rename = Outbox._rename
+
+    def noted(self: Outbox, intent: Intent) -> None:
+        order.append(intent.final)
+        rename(self, intent)
+
+    monkeypatch.setattr(Outbox, "_rename", noted)
+    outbox.publish([stage(outbox, 1, b"a"), stage(outbox, 2, b"b")])
+    assert order == [b"masks/a.png", b"masks/b.png", b"results/a.json", b"results/b.json"]
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_publishing_again_after_a_crash_ends_in_the_same_place(outbox: Outbox, tmp_path: Path, done: int) -> None:
+    """Whichever renames had been made."""
+    intents = stage(outbox)
+    for intent in intents[:done]:
+        outbox._rename(intent)
+    outbox.publish([intents])
+    outbox.publish([intents])
+    assert (tmp_path / "outbox/masks/a.png").read_bytes() == b"mask"
+    assert (tmp_path / "outbox/results/a.json").exists()
+
+
+def test_a_file_that_is_not_ours_is_never_overwritten(outbox: Outbox, tmp_path: Path) -> None:
+    """Somebody put it there in the very last moment."""
+    theirs = tmp_path / "outbox/masks/a.png"
+    intents = stage(outbox)
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"theirs")
+    with pytest.raises(FileExistsError):
+        outbox.publish([intents])
+    assert theirs.read_bytes() == b"theirs"
+    assert not (tmp_path / "outbox/results/a.json").exists()
+
+
+def test_a_staged_file_that_is_gone_is_no_success(outbox: Outbox) -> None:
+    """Neither staged nor delivered: nobody may be told that it is there."""
+    intents = stage(outbox)
+    intents[0].staged.unlink()
+    with pytest.raises(ResultLostError, match="retry"):
+        outbox.publish([intents])
+
+
+def test_a_name_that_another_has_gets_the_hash(outbox: Outbox, tmp_path: Path) -> None:
+    """In any of the folders, on disk or in the books; and a number when that is taken too."""
+    kinds = ["mask", "result"]
+
+    def free(final: bytes) -> bool:
+        return not outbox.exists(final)
+
+    assert outbox.stem(b"x/a.png", SHA, kinds, free) == b"x/a"
+    (tmp_path / "outbox/results/x").mkdir(parents=True)
+    (tmp_path / "outbox/results/x/a.json").touch()
+    assert outbox.stem(b"x/a.png", SHA, kinds, free) == b"x/a-abababab"
+    (tmp_path / "outbox/masks/x").mkdir(parents=True)
+    (tmp_path / "outbox/masks/x/a-abababab.tif").touch()
+    assert outbox.stem(b"x/a.png", SHA, kinds, free) == b"x/a-abababab-2"
+
+
+def test_only_our_own_results_are_taken_away(outbox: Outbox, tmp_path: Path) -> None:
+    """A mask that a person has corrected by hand is theirs now."""
+    intents = stage(outbox)
+    outbox.publish([intents])
+    (tmp_path / "outbox/masks/a.png").write_bytes(b"corrected by hand")
+    outbox.remove(intents)
+    assert (tmp_path / "outbox/masks/a.png").read_bytes() == b"corrected by hand"
+    assert not (tmp_path / "outbox/results/a.json").exists()
+
+
+def test_a_copy_of_a_result_that_was_changed_is_refused(outbox: Outbox, tmp_path: Path) -> None:
+    """A duplicate gets what the model computed, or is computed again."""
+    intents = stage(outbox)
+    outbox.publish([intents])
+    folder = outbox.staging(2, 1)
+    assert outbox.copy(b"masks/a.png", intents[0].sha256, folder, "mask.png")
+    (tmp_path / "outbox/masks/a.png").write_bytes(b"changed")
+    assert outbox.copy(b"masks/a.png", intents[0].sha256, folder, "mask.png") is None
+    (tmp_path / "outbox/masks/a.png").unlink()
+    assert outbox.copy(b"masks/a.png", intents[0].sha256, folder, "mask.png") is None
+
+
+def test_names_of_any_bytes_are_kept(outbox: Outbox, tmp_path: Path) -> None:
+    """What is not UTF-8 in the inbox is the same in the outbox."""
+    outbox.publish([stage(outbox, stem=b"M\xfcller\n")])
+    assert [bytes(path.name, "utf-8", "surrogateescape") for path in (tmp_path / "outbox/masks").iterdir()] == [
+        b"M\xfcller\n.png"
+    ]
+
+
+def test_one_folder_for_each_scan_appears_by_a_single_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """layout = "per-scan"."""
+    outbox = Outbox(tmp_path / "outbox", layout="per-scan")
+    outbox.prepare()
+    scan = tmp_path / "outbox/sub/a"
+    seen: list[set[str]] = []
+    monkeypatch.setattr(Outbox, "sync", lambda self: seen.append({path.name for path in scan.glob("*")}))
+    outbox.publish([stage(outbox, stem=b"sub/a")])
+    monkeypatch.undo()
+    assert {"mask.png", "result.json"} == seen[0]
+    assert {"mask.png", "result.json"} == {path.name for path in (tmp_path / "outbox/sub/a").iterdir()}
+    with pytest.raises(FileExistsError):
+        outbox.publish([stage(outbox, 2, b"sub/a", mask=b"another scan's")])
