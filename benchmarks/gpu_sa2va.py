@@ -163,7 +163,9 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def measure(way: str, work: Callable[[], Any], batch: int, rounds: int, device: str, loop: float | None = None) -> Speed:
+def measure(
+    way: str, work: Callable[[], Any], batch: int, rounds: int, device: str, loop: float | None = None
+) -> Speed:
     """Time ``work``, which segments ``batch`` scans, and its memory."""
     if device != "cpu":
         torch.cuda.empty_cache()
@@ -278,7 +280,10 @@ def run(device: str, *, tiny: bool, compiled: bool) -> dict[str, Any]:
     peak = matrix_rate(device)
     flops = count_flops(engine, frames)
     achieved = flops / len(frames) * speeds[-1].scans_per_second
-    print(f"{flops / len(frames) / 1e12:.2f} TFLOP per scan; {achieved / 1e12:.0f} TFLOP/s of {peak / 1e12:.0f}", flush=True)
+    print(
+        f"{flops / len(frames) / 1e12:.2f} TFLOP per scan; {achieved / 1e12:.0f} TFLOP/s of {peak / 1e12:.0f}",
+        flush=True,
+    )
     times = shares(engine, frames, rounds, device)
     figures: dict[str, Any] = {
         "parameters": parameters,
@@ -295,7 +300,10 @@ def run(device: str, *, tiny: bool, compiled: bool) -> dict[str, Any]:
         started = time.perf_counter()
         figures["compiled"] = compile_encoders(network, lambda *_: None)
         print(f"compiled {figures['compiled']} in {time.perf_counter() - started:.0f} s", flush=True)
-        speeds += [measure("verify, compiled", lambda n=n: maps(engine, frames[:n]), n, rounds, device, base) for n in batches[-2:]]
+        speeds += [
+            measure("verify, compiled", lambda n=n: maps(engine, frames[:n]), n, rounds, device, base)
+            for n in batches[-2:]
+        ]
         figures["milliseconds_compiled"] = shares(engine, frames, rounds, device)
     figures["speeds"] = [asdict(speed) for speed in speeds]
     return figures

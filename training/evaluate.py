@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from training.data import IGNORE, TEST, VALIDATION, VESSEL, Part, chase, scored_parts, validation_part
-from training.synth import Kind
 from watcherd.inference.base import Frame, Placement
 from watcherd.inference.segmenters.vessel.segmenter import VesselSegmenter, cleaned
 from watcherd.job import Options
 
 if TYPE_CHECKING:
+    from training.synth import Kind
     from numpy.typing import NDArray
 
     Mask = NDArray[np.bool_]

@@ -1,5 +1,8 @@
 """Make a model folder from trained weights: ``python -m training.export --weights RUN.safetensors --out FOLDER``.
 
+Several weights make an ensemble; ``--fundus`` and ``--xray`` say which of them each kind of image is shown to.
+Weights are kept in half precision (the file is half as large, masks differ in a few pixels of a thousand).
+
 The operating point of each kind is chosen here, on validation pictures only: the threshold and the smallest part whose
 mean Dice there is the best. The same weights give the same bytes.
 """
@@ -9,12 +12,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from training.evaluate import best_point, judge, loaded, validation
 from training.synth import Kind, make
@@ -26,19 +29,29 @@ SIDES: dict[Kind, list[int]] = {"xray": [224, 352], "fundus": [512, 640]}
 GOLDEN_SEED = 3_000_004
 
 
-def configuration(network: dict[str, Any], *, sides: dict[Kind, list[int]] = SIDES) -> dict[str, Any]:
+def configuration(network: dict[str, Any], members: dict[Kind, list[int]]) -> dict[str, Any]:
     """A ``config.json`` whose operating points are not chosen yet."""
-    kinds = {kind: {"sides": sides[kind], "shift": 0.0, "smallest": 0.0} for kind in ("fundus", "xray")}
+    kinds = {
+        kind: {"members": members[kind], "sides": SIDES[kind], "shift": 0.0, "smallest": 0.0}
+        for kind in sorted(members)
+    }
+    count = 1 + max(member for chosen in members.values() for member in chosen)
     return {
         "format": FORMAT, "name": "watcherd-vessel", "architecture": "SegResNet", "network": network,
-        "window": 768, "overlap": 0.25, "kinds": kinds,
+        "members": count, "window": 768, "overlap": 0.25, "kinds": kinds,
     }  # fmt: skip
 
 
-def write(folder: Path, weights: Path, config: dict[str, Any]) -> None:
-    """The two files of a model folder."""
+def write(folder: Path, weights: list[Path], config: dict[str, Any]) -> None:
+    """The two files of a model folder; equal weights give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(weights, folder / WEIGHTS)
+    tensors = {
+        f"{member}.{name}": tensor.half()
+        for member, path in enumerate(weights)
+        for name, tensor in sorted(load_file(path).items())
+    }
+    save_file(tensors, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -69,14 +82,18 @@ def write_golden(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, required=True, help="what training.train wrote (its .json beside it)")
+    parser.add_argument(
+        "--weights", type=Path, nargs="+", required=True, help="what training.train wrote (its .json beside it)"
+    )
     parser.add_argument("--chase", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--fundus", type=int, nargs="+", default=[0], help="members that see photographs")
+    parser.add_argument("--xray", type=int, nargs="+", default=[0], help="members that see X-ray frames")
     parser.add_argument("--scenes", type=Path, required=True, help="folder that training.generate wrote")
     given = parser.parse_args()
-    network = json.loads(given.weights.with_suffix(".json").read_text())["network"]
-    write(given.out, given.weights, configuration(network))
+    network = json.loads(given.weights[0].with_suffix(".json").read_text())["network"]
+    write(given.out, given.weights, configuration(network, {"fundus": given.fundus, "xray": given.xray}))
     reached = choose(given.out, given.chase, given.scenes, device=given.device)
     write_golden(given.out)
     digest = hashlib.sha256((given.out / WEIGHTS).read_bytes()).hexdigest()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.data import scored_parts, training_part, validation_part
-from training.synth import Kind
+
+if TYPE_CHECKING:
+    from training.synth import Kind
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
@@ -21,8 +22,10 @@ from torch.nn import functional
 
 from training.augment import Batch, Mix, Source
 from training.data import SIDES, TRAINING, chase, chase_arrays, training_part
-from training.synth import Kind
 from watcherd.inference.segmenters.vessel.network import build
+
+if TYPE_CHECKING:
+    from training.synth import Kind
 
 NETWORK = {
     "init_filters": 16,
@@ -86,7 +89,7 @@ def loss_of(logits: Tensor, batch: Batch) -> Tensor:
 def train(plan: Plan, mix: Mix, out: Path) -> nn.Module:
     """Train, writing the averaged weights to ``out`` now and then and at the end."""
     torch.manual_seed(plan.seed)
-    net = build(NETWORK).to(plan.device)
+    [net] = build(NETWORK, members=1).to(plan.device)
     average = copy.deepcopy(net).requires_grad_(False)
     optimizer = torch.optim.AdamW(net.parameters(), lr=plan.rate, weight_decay=1e-3, betas=(0.9, 0.99))
     # Compiled, a step takes 60 % of the time on a GPU; channels-last would have to be undone for every group norm.
@@ -147,9 +150,14 @@ def main() -> None:
     given = parser.parse_args()
     on_cpu = given.device == "cpu"
     plan = Plan(
-        use=given.use, seed=given.seed, rate=given.rate, device=given.device, batch=given.batch or (8 if on_cpu else 32),
-        steps=given.steps or (4000 if on_cpu else 5000), seconds=given.seconds or (6600 if on_cpu else 3600),
-    )  # fmt: skip
+        use=given.use,
+        seed=given.seed,
+        rate=given.rate,
+        device=given.device,
+        batch=given.batch or (8 if on_cpu else 32),
+        steps=given.steps or 6000,
+        seconds=given.seconds or (6600 if on_cpu else 3600),
+    )
     generator = torch.Generator(plan.device).manual_seed(plan.seed)
     mix = Mix(sources(plan, given.scenes, given.chase), batch=plan.batch, generator=generator)
     given.out.parent.mkdir(parents=True, exist_ok=True)

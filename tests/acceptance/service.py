@@ -40,7 +40,10 @@ class Dropped:
 
 
 class Service:
-    """One daemon and its folders below ``folder``."""
+    """One daemon and its folders below ``folder``.
+
+    ``environment`` and ``prefix`` (a program with its options that starts another) are for the starts to come.
+    """
 
     def __init__(self, folder: Path, **sections: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -51,7 +54,7 @@ class Service:
         self.logs = folder / "daemon.log"
         self.dropped: list[Dropped] = []
         self.environment: dict[str, str] = {}
-        self.user: int | None = None
+        self.prefix: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
         self.inbox.mkdir(parents=True, exist_ok=True)
         self.configure(**sections)
@@ -79,14 +82,11 @@ class Service:
         extra = {"WATCHERD_CRASH_AT": crash_at} if crash_at else {}
         with self.logs.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "watcherd", "run", "--config", self.config, *arguments],
+                [*self.prefix, sys.executable, "-m", "watcherd", "run", "--config", self.config, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self._environment(extra),
-                user=self.user,
-                group=self.user,
-                extra_groups=None if self.user is None else [],
             )
 
     def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
@@ -134,7 +134,7 @@ class Service:
         self.wait(lambda: self.count_done() >= count and self.at_rest(), f"{count} scans to be done", seconds)
 
     def count_done(self) -> int:
-        return int(self.rows("SELECT count(*) FROM arrival WHERE job_id IS NOT NULL")[0][0])
+        return sum(count for (count,) in self.rows("SELECT count(*) FROM arrival WHERE job_id IS NOT NULL"))
 
     def at_rest(self) -> bool:
         """Whether no job, delivery or disposal is open."""
@@ -199,16 +199,16 @@ class Service:
     def database(self) -> Path:
         return self.state / "watcherd.db"
 
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+    def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Rows of the history, read as any other program would; none while there is no database."""
         if not self.database.exists():
             return []
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as connection:
             try:
-                return connection.execute(sql).fetchall()
+                return connection.execute(sql, values).fetchall()
             except sqlite3.OperationalError as error:
                 if "no such table" in str(error):  # the very first start is still making them
-                    return [(0,)] if "count" in sql else []
+                    return []
                 raise
 
     def states(self) -> dict[str, int]:

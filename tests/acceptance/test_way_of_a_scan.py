@@ -143,9 +143,8 @@ def test_the_same_file_under_its_own_name_again_gives_nothing_new(library: Servi
     library.dropped.pop()  # it was dropped before
     assert library.once() == 0
     assert visible(library) == before
-    assert library.rows(f"SELECT fate FROM arrival WHERE path_text = '{name}' ORDER BY id DESC LIMIT 1") == [
-        ("duplicate",)
-    ]
+    fates = library.rows("SELECT fate FROM arrival WHERE path_text = ? ORDER BY id DESC", name)
+    assert fates[0] == ("duplicate",)
 
 
 def visible(service: Service) -> dict[str, int]:

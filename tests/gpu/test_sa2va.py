@@ -19,7 +19,11 @@ FLOAT32 = Tolerance(vectors=1e-3, logits=1e-2, probability=5e-3, pixels=1e-3)
 """Other kernels add in another order; TF32 would be a hundred times further off."""
 
 SPLITS = {
-    "the language model between its layers": {"": "cuda:0", "language.model.layers.1": "cpu", "language.model.norm": "cpu"},
+    "the language model between its layers": {
+        "": "cuda:0",
+        "language.model.layers.1": "cpu",
+        "language.model.norm": "cpu",
+    },
     "SAM2 on the GPU, all else on the CPU": {"": "cpu", "sam2": "cuda:0"},
     "the vision tower on the CPU": {"": "cuda:0", "vision": "cpu", "language.lm_head": "cpu"},
 }
@@ -46,4 +50,6 @@ def test_a_model_that_is_split_between_cpu_and_gpu_gives_the_same(folder: Path, 
 
 def test_bfloat16_keeps_the_mask(folder: Path) -> None:
     """Rounding to 8 bits in all of 300 layers of random weights leaves the mask's pixels where they are but for a few."""
-    check_image(loaded(folder, {"": "cuda:0"}, "bfloat16"), Tolerance(vectors=5e-2, logits=0.2, probability=0.2, pixels=0.03))
+    check_image(
+        loaded(folder, {"": "cuda:0"}, "bfloat16"), Tolerance(vectors=5e-2, logits=0.2, probability=0.2, pixels=0.03)
+    )

@@ -157,6 +157,7 @@ def aorta(rng: Generator, size: int) -> Array:
 
 
 BONES = {
-    heart: 0.7, diaphragm: 0.45, ribs: 0.55, spine: 0.45, lung_markings: 0.5, edges: 0.6, calcium: 0.12, stripes: 0.15, aorta: 0.3,
+    heart: 0.7, diaphragm: 0.45, ribs: 0.55, spine: 0.45, lung_markings: 0.5, edges: 0.6, calcium: 0.12, stripes: 0.15,
+    aorta: 0.3,
 }  # fmt: skip
 """What may stand behind, and how often."""

@@ -195,7 +195,7 @@ def _rooms(group: Sequence[Card]) -> tuple[float, ...]:
 def _even_split(model: ModelSizes, rooms: Sequence[float]) -> Split:
     """The split that leaves the most room on the fullest device."""
     best = split_over(model, rooms)
-    assert best is not None, "the group was chosen because it fits"  # noqa: S101
+    assert best is not None, "the group was chosen because it fits"
     low, high = 0.0, (sum(rooms) - model.weights_gib) / len(rooms)
     for _ in range(BALANCE_STEPS if len(rooms) > 1 else 0):
         middle = (low + high) / 2
@@ -228,7 +228,7 @@ def _offloaded(model: ModelSizes, cards: Sequence[Card], reserve_gib: float, hos
         raise _refusal(model, cards, reserve_gib, 0.0, "auto")
     names = {name: device if isinstance(device, str) else f"cuda:{device}" for name, device in found.items()}
     split = measured(model, names, rooms)
-    assert split is not None, "accelerate keeps to its budgets"  # noqa: S101
+    assert split is not None, "accelerate keeps to its budgets"
     return _planned(cards, split, model.weights_gib, reserve_gib)
 
 

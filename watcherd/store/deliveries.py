@@ -174,6 +174,9 @@ SELECT arrival.id, arrival.job_id, job.state, arrival.path, arrival.size_bytes, 
 FROM arrival JOIN job ON job.id = arrival.job_id JOIN scan ON scan.id = job.scan_id
 """
 
+_UNDER_WAY = "WHERE arrival.delivery IN ('due', 'intended') AND "
+"""As the partial index has it, to the letter: SQLite does not conclude it from what follows."""
+
 
 def _arrivals(rows: Sequence[Any]) -> list[ArrivalInfo]:
     return [
@@ -195,13 +198,13 @@ def arrivals_to_deliver(connection: Connection, limit: int) -> list[ArrivalInfo]
 
     Duplicates of a job that succeeded, and every arrival of one that failed, was quarantined or cancelled.
     """
-    sql = _ARRIVAL + "WHERE arrival.delivery = 'due' ORDER BY arrival.id LIMIT ?"
+    sql = _ARRIVAL + _UNDER_WAY + "arrival.delivery = 'due' ORDER BY arrival.id LIMIT ?"
     return _arrivals(connection.exec_driver_sql(sql, (limit,)).fetchall())
 
 
 def arrivals_promised(connection: Connection) -> list[ArrivalInfo]:
     """Arrivals whose redelivery was begun and not finished: publish what `outputs_of` says, and finish."""
-    sql = _ARRIVAL + "WHERE arrival.delivery = 'intended' ORDER BY arrival.id"
+    sql = _ARRIVAL + _UNDER_WAY + "arrival.delivery = 'intended' ORDER BY arrival.id"
     return _arrivals(connection.exec_driver_sql(sql).fetchall())
 
 

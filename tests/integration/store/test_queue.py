@@ -243,15 +243,15 @@ def test_events_are_never_changed(connection: Connection, run_id: int) -> None:
 
 
 def test_hours_and_cards_add_up_what_was_done(connection: Connection, run_id: int) -> None:
-    """A batch shares its inference time: two jobs of one batch keep a card busy once."""
+    """Every job carries its share of the inference time, so shares add up."""
     enqueue(connection, run_id, scan("a.png"), scan("b.png"), scan("c.png"))
     first, second, third = (job.claim for job in claim(connection, run_id, limit=3))
     succeed(connection, first)
     succeed(connection, second)
     queue.give_up(connection, third, failure(), now=NOW)
     assert connection.exec_driver_sql("SELECT hour, succeeded, failed, inference_ms FROM hour").fetchall() == [
-        ("2026-01-02T03", 2, 1, 40)
+        ("2026-01-02T03", 2, 1, 80)
     ]
     assert connection.exec_driver_sql(
         "SELECT device, attempts, busy_ms, vram_peak_allocated_mib FROM cards ORDER BY device"
-    ).fetchall() == [("cuda:0", 2, 40, 800.5), ("cuda:1", 2, 40, 400.0)]
+    ).fetchall() == [("cuda:0", 2, 80, 800.5), ("cuda:1", 2, 80, 400.0)]

@@ -102,9 +102,13 @@ def test_a_forced_draft_gives_the_states_of_its_seg_tokens_whatever_the_model_wo
     draw = random.Random(7)
     model = language("qwen2", draw)
     seg = model._seg
-    turns = [drafted(question(draw), (seg, 3, seg, 9, 4)), drafted(question(draw), (8, 1)), drafted(question(draw), (2, seg, seg))]
+    turns = [
+        drafted(question(draw), (seg, 3, seg, 9, 4)),
+        drafted(question(draw), (8, 1)),
+        drafted(question(draw), (2, seg, seg)),
+    ]
     answers = model.read(turns, check=False).answers()
-    assert [2, 0, 1] == [len(answer.states) for answer in answers if answer]
+    assert [len(answer.states) for answer in answers if answer] == [2, 0, 1]
     for turn, answer in zip(turns, answers, strict=True):
         assert answer is not None
         hidden = model._pass(model._embed([turn], [turn.draft[:-1]]))[0]
@@ -114,7 +118,7 @@ def test_a_forced_draft_gives_the_states_of_its_seg_tokens_whatever_the_model_wo
 
 def test_a_seg_that_is_the_last_token_has_no_state() -> None:
     """It was never fed in, so no mask is made of it."""
-    assert [0] == fed_segs((7, 3, 7), seg=7)
+    assert fed_segs((7, 3, 7), seg=7) == [0]
 
 
 def test_the_head_is_applied_only_to_rows_that_are_read() -> None:
@@ -126,4 +130,4 @@ def test_the_head_is_applied_only_to_rows_that_are_read() -> None:
     turns = [drafted(question(draw), (1, 2, 3)), drafted(question(draw), (4, 5))]
     model.read(turns, check=True)
     model.read(turns, check=False)
-    assert [5] == rows
+    assert rows == [5]

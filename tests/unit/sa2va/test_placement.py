@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -74,7 +74,9 @@ def exercise(skeleton: network.Sa2vaNetwork, cut: Mapping[str, str], monkeypatch
     assert torch.device(cut["sam2"]) == found[0].logits.device
     draft = (5, model.words.seg, 6)
     visual = torch.empty(256, 32, device=cut["projector"])
-    turns = [language.Turn(prompt=model.words.prompt(text, [1]), visual=visual, draft=draft) for text in ("x", "longer")]
+    turns = [
+        language.Turn(prompt=model.words.prompt(text, [1]), visual=visual, draft=draft) for text in ("x", "longer")
+    ]
     model.language.read(turns, check=True)
     head = model.language._say
     # Pretended tensors have no values: what is said is made up, after the head was asked.
@@ -99,7 +101,10 @@ def test_every_cut_between_parts_and_between_layers_works(
 MOVES = re.compile(r"\.to\((?:self\.)?(?:device|rows\.device|coarse\.device)(?:_of\([\w.]+\))?(?:, [\w.=]+)?\)")
 """Every hand-over of a tensor to a device, as it stands in the code."""
 
-MODULES = [importlib.import_module(f"{engine.__package__}.{name}") for name in ("preprocess", "network", "language", "grounding", "engine", "video")]
+MODULES = [
+    importlib.import_module(f"{engine.__package__}.{name}")
+    for name in ("preprocess", "network", "language", "grounding", "engine", "video")
+]
 
 
 def code_of(module: ModuleType) -> str:

@@ -31,8 +31,11 @@ lightens a collimator's blades), above `WHITE` or as dark as the picture ever ge
 FLAT = 0.01
 """Mean deviation, as a share of the picture's range, of what is flat."""
 
-SCATTER = 0.3
+SCATTER = 0.5
 """Light that is everywhere and was not absorbed by anything, as a share of the brightest. Fitted."""
+
+LEAST_RANGE = 0.25
+"""A picture whose values span less than this share of the brightest shows little, and is not stretched further."""
 
 SMALLEST_FIELD = 0.2
 """A field of view below this share of the picture is a mistake, and the whole picture is taken."""
@@ -71,11 +74,14 @@ def _touching_border(area: Area) -> Area:
 def absorption(grey: Map, field: Area) -> Map:
     """The picture in which a vessel is as deep in the dark as in the light: 100 times the logarithm of the brightness.
 
-    Light and X-rays are absorbed by a share of what there is (Beer and Lambert). Brightness is relative to the field's
-    brightest hundredth, so that an underexposed scan gives the same; `SCATTER` keeps noise in the dark small.
+    Light and X-rays are absorbed by a share of what there is (Beer and Lambert). Brightness runs from 0 to 1 between
+    the field's darkest and brightest hundredth, so that the window in which a scan was exported makes no difference.
+    `SCATTER` keeps noise in the dark small.
     """
-    top = float(np.percentile(grey[field], 99)) if field.any() else 0.0
-    return np.asarray(100 * np.log(grey / max(top, 1.0) + SCATTER), np.float32)
+    low, top = (float(value) for value in np.percentile(grey[field], (1, 99))) if field.any() else (0.0, 1.0)
+    low = min(low, (1 - LEAST_RANGE) * top)
+    bright = np.maximum(grey - low, 0) / max(top - low, 1.0)
+    return np.asarray(100 * np.log(bright + SCATTER), np.float32)
 
 
 def local_contrast(grey: Map, field: Area, *, radius: int, floor: float, locality: float) -> Map:

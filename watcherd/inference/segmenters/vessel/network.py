@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
+from torch.nn import ModuleList, functional
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,12 +25,13 @@ MULTIPLE = 8
 CLIP = 5.0
 
 
-def build(network: Mapping[str, Any]) -> nn.Module:
-    """MONAI's `SegResNet` with the arguments of ``config.json``'s ``network``; weights are random."""
+def build(network: Mapping[str, Any], *, members: int) -> nn.ModuleList:
+    """``members`` networks, each MONAI's `SegResNet` with the arguments of ``config.json``; weights are random."""
     from monai.networks.nets import SegResNet
 
-    net: nn.Module = SegResNet(spatial_dims=2, in_channels=CHANNELS, out_channels=1, **network)
-    return net
+    return ModuleList(
+        SegResNet(spatial_dims=2, in_channels=CHANNELS, out_channels=1, **network) for _ in range(members)
+    )
 
 
 def inputs(grey: Tensor, field: Tensor, is_xray: Tensor) -> Tensor:

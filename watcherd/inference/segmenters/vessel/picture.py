@@ -1,4 +1,4 @@
-"""What is found out about a frame before any network sees it: its kind, its field, one grey channel. NumPy and SciPy only.
+"""What is found out about a frame before any network sees it: its kind, its field, one grey channel.
 
 Everything here is judged on a copy of at most `COARSE` pixels a side, so that it costs the same for 300 and for 4000.
 """

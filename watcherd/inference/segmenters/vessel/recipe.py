@@ -25,12 +25,13 @@ FILES = (CONFIG, WEIGHTS)
 class Manner:
     """How one kind of image is treated.
 
-    ``sides``: the field's longest side in pixels at the network's input; the answers at all of them are averaged.
-    ``shift``: the logit that was chosen on validation images as the border between vessel and background; it is
-    taken off, so that a probability of 0.5 is that border. ``smallest``: connected parts of a mask with a smaller
-    share of the field's area are dropped.
+    ``members``: which of the networks are asked. ``sides``: the field's longest side in pixels at the network's
+    input; all answers are averaged. ``shift``: the logit that was chosen on validation images as the border between
+    vessel and background; it is taken off, so that a probability of 0.5 is that border. ``smallest``: connected parts
+    of a mask with a smaller share of the field's area are dropped.
     """
 
+    members: tuple[int, ...]
     sides: tuple[int, ...]
     shift: float
     smallest: float
@@ -38,11 +39,13 @@ class Manner:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A checked ``config.json``. ``network``: arguments of MONAI's `SegResNet`. ``window``: the longest side in
-    pixels that goes through the network at once; ``overlap``: of windows beyond that."""
+    """A checked ``config.json``. ``network``: arguments of MONAI's `SegResNet`; ``members``: how many of them the
+    weights hold. ``window``: the longest side in pixels that goes through a network at once; ``overlap``: of windows
+    beyond that."""
 
     name: str
     network: Mapping[str, Any]
+    members: int
     window: int
     overlap: float
     manners: Mapping[Kind, Manner]
@@ -77,15 +80,21 @@ class Recipe:
         for kind in kinds:
             manner = values["kinds"][kind]
             manners[kind] = Manner(
+                members=tuple(int(member) for member in manner["members"]),
                 sides=tuple(int(side) for side in manner["sides"]),
                 shift=float(manner["shift"]),
                 smallest=float(manner["smallest"]),
             )
             if not manners[kind].sides or min(manners[kind].sides) < 32:
                 raise ValueError(f"kinds.{kind}.sides = {manner['sides']} must be sides of 32 pixels or more")
+            if not manners[kind].members or not set(manners[kind].members) <= set(range(int(values["members"]))):
+                raise ValueError(
+                    f"kinds.{kind}.members = {manner['members']} must be numbers below {values['members']}"
+                )
         return cls(
             name=str(values["name"]),
             network=dict(values["network"]),
+            members=int(values["members"]),
             window=int(values["window"]),
             overlap=float(values["overlap"]),
             manners=manners,

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ class VesselSegmenter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._recipe = Recipe.read(folder)
-        self._net: nn.Module | None = None
+        self._nets: nn.ModuleList | None = None
         self._device = torch.device("cpu")
         self._dtype = torch.float32
 
@@ -113,20 +113,20 @@ class VesselSegmenter:
         mark("reading the weights", None)
         self._device = torch.device(placement.devices[0])
         self._dtype = getattr(torch, placement.dtype)
-        net = build(self._recipe.network)
+        nets = build(self._recipe.network, members=self._recipe.members)
         try:
-            net.load_state_dict(load_file(self._folder / WEIGHTS))
+            nets.load_state_dict(load_file(self._folder / WEIGHTS))
         except (RuntimeError, OSError, ValueError) as error:
             raise UnavailableError(
                 f"The weights in {self._folder / WEIGHTS} do not fit its config.json: {error}",
                 hint="Both files must come from the same export.",
             ) from error
-        self._net = net.eval().requires_grad_(False).to(self._device, self._dtype)
+        self._nets = nets.eval().requires_grad_(False).to(self._device, self._dtype)
         mark("weights in place", 1.0)
 
     def skeleton(self) -> nn.Module:
         with torch.device("meta"):
-            return build(self._recipe.network)
+            return build(self._recipe.network, members=self._recipe.members)
 
     def no_split(self) -> tuple[str, ...]:
         return ("SegResNet",)
@@ -140,7 +140,7 @@ class VesselSegmenter:
         return sight.kind, sight.grey.shape, sight.sizes(self._recipe.manners[sight.kind]), frame.options.tta
 
     def predict(self, frames: Sequence[Frame]) -> list[Prediction]:
-        if self._net is None:
+        if self._nets is None:
             raise UnavailableError("The vessel model was asked for a mask before it was loaded.")
         sights = [look(frame) for frame in frames]
         with torch.inference_mode():
@@ -185,25 +185,25 @@ class VesselSegmenter:
         return [bool(b > INVERTED * d + 0.002) for d, b in zip(dark.tolist(), bright.tolist(), strict=True)]
 
     def _logits(self, grey: Tensor, field: Tensor, size: tuple[int, int], kind: Kind, *, tta: bool = False) -> Tensor:
-        """The network's answer at one scale, (batch, 1, *size)."""
+        """The networks' mean answer at one scale, (batch, 1, *size)."""
         flag = torch.full((len(grey),), float(kind == "xray"), device=grey.device)
         given = inputs(scaled(grey, size), scaled(field, size, nearest=True), flag).to(self._dtype)
         flips: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3)) if tta else ((),)
-        answers = [self._windows(given.flip(flip)).float().flip(flip) for flip in flips]
+        members = self._recipe.manners[kind].members
+        answers = [self._windows(given.flip(flip), member).float().flip(flip) for flip in flips for member in members]
         return torch.stack(answers).mean(0)
 
-    def _windows(self, given: Tensor) -> Tensor:
-        """The network over the whole picture at once, or in overlapping windows where it is long."""
-        assert self._net is not None  # noqa: S101 - predict has checked it
-        if max(given.shape[-2:]) <= self._recipe.window:
-            answer: Tensor = self._net(given)
-            return answer
+    def _windows(self, given: Tensor, member: int) -> Tensor:
+        """One network over the whole picture at once, or in overlapping windows where it is long."""
+        assert self._nets is not None
+        net = self._nets[member]
+        window = tuple(min(side, self._recipe.window) for side in given.shape[-2:])
+        if window == tuple(given.shape[-2:]):
+            return cast("Tensor", net(given))
         from monai.inferers import SlidingWindowInferer
 
-        window = tuple(min(side, self._recipe.window) for side in given.shape[-2:])
         sliding = SlidingWindowInferer(window, sw_batch_size=1, overlap=self._recipe.overlap, mode="gaussian")
-        answer = sliding(given, self._net)
-        return answer
+        return cast("Tensor", sliding(given, net))
 
     def _prediction(self, frame: Frame, sight: Sight, probability: NDArray[np.float32], inverted: bool) -> Prediction:
         smallest = self._recipe.manners[sight.kind].smallest
