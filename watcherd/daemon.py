@@ -248,6 +248,7 @@ class Daemon:
             model=self._model,
             queued=self._queued,
             stopping=self._stopping,
+            once=self._once,
         )
         self._delivery.inbox_online = lambda: intake.state.online
         self._delivery.source_left = intake.folder_emptied

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from watcherd.errors import TransientError
 from watcherd.inbox import mounts
 from watcherd.inbox.events import Events
 from watcherd.inbox.folders import open_root
-from watcherd.inbox.ingest import BATCH, take
+from watcherd.inbox.ingest import BATCH, OPEN_FOR_WRITING, take
 from watcherd.inbox.settle import Settled, Settler
 from watcherd.inbox.sweep import CHUNK, Chunk, IgnoreList, look, sweep
 from watcherd.inbox.tidy import EmptyFolders, remove_if_empty
@@ -41,6 +41,8 @@ JUMP_SECONDS = 5.0
 WAITING_IS_NEWS = 5.0
 """A file that settles longer than this has a row, so that its fate can be queried."""
 CLEANED_AT_ONCE = 256
+ONCE_PATIENCE = 5.0
+"""With ``--once`` an unfinished file that nobody is known to write is waited for no longer than this."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +73,7 @@ class Intake:
         model: ModelIdentity,
         queued: Callable[[], None],
         stopping: threading.Event,
+        once: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -81,6 +84,7 @@ class Intake:
         self._model = model
         self._queued = queued
         self._stopping = stopping
+        self._once = once
         self._clock = clock
         self._log = get_logger()
         self._wake = threading.Event()
@@ -196,12 +200,12 @@ class Intake:
         self._presence = mounts.presence(before.identity, mounts.identify(self._config.inbox.path))
         if self._presence.online and (self._presence.renewed or self._root is None):
             self._open()
+        self._show()
         if not self._presence.online and (before.online or before.reason != self._presence.reason):
             self._log.warning("inbox_offline", error=self._presence.reason)
             self._close()
         elif self._presence.online and not before.online:
             self._log.info("inbox_online", filesystem=self.state.filesystem)
-        self._show()
         return self._presence.online
 
     def _open(self) -> None:
@@ -293,12 +297,10 @@ class Intake:
             took = self._clock() - began
             self._full_sweeps += 1
             self._next_sweep = self._clock() + self._sweep_seconds()
-            self.state = InboxState(
-                **{
-                    **{name: getattr(self.state, name) for name in self.state.__slots__},
-                    "last_sweep_ms": round(took * 1000, 1),
-                    "swept_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                }
+            self.state = replace(
+                self.state,
+                last_sweep_ms=round(took * 1000, 1),
+                swept_at=datetime.now(UTC).isoformat(timespec="seconds"),
             )
 
     def _look_through(self, chunk: Chunk) -> None:
@@ -393,6 +395,8 @@ class Intake:
             self._enqueue(taken)
         for outcome in outcomes:
             if isinstance(outcome, NotYet):
+                if self._once and outcome.reason != OPEN_FOR_WRITING:
+                    outcome = replace(outcome, patience=ONCE_PATIENCE)  # noqa: PLW2901 - the same, less patient
                 self._settler.wait(outcome, self._clock())
                 self._note_waiting(outcome)
             else:

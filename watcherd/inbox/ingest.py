@@ -44,6 +44,8 @@ NOBODY_WRITES = 60.0
 UNFILLED = 300.0
 """The same for gaps where it is not known who writes. No longer: some file systems store zeros as gaps."""
 
+OPEN_FOR_WRITING = "is open for writing"
+
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -153,7 +155,7 @@ def unfinished(descriptor: int, candidate: Candidate, *, leases: bool) -> NotYet
     path, size = candidate.path, candidate.signature.size
     writers = open_for_writing(descriptor) if leases else None
     if writers:
-        return NotYet(path=path, reason="is open for writing")
+        return NotYet(path=path, reason=OPEN_FOR_WRITING)
     if size == 0:
         return NotYet(path=path, reason="is empty", patience=NOBODY_WRITES)
     nobody = writers is False
