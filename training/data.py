@@ -93,7 +93,7 @@ def label_of(scene: Scene, kind: Kind) -> Bytes:
     """A scene's label bits, with the field as inference finds it."""
     side = scene.mask.shape[::-1]
     found = np.asarray(Image.fromarray(field_of(scene.image, kind)).resize(side, Image.Resampling.NEAREST))
-    return (scene.mask * VESSEL + scene.ignore * IGNORE + found * FIELD).astype(np.uint8)
+    return np.asarray(scene.mask * VESSEL + scene.ignore * IGNORE + found * FIELD, np.uint8)
 
 
 def _one(kind: Kind, style: str | None, seed: int) -> tuple[Bytes, Bytes]:

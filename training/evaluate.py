@@ -21,8 +21,9 @@ from watcherd.inference.segmenters.vessel.segmenter import VesselSegmenter, clea
 from watcherd.job import Options
 
 if TYPE_CHECKING:
-    from training.synth import Kind
     from numpy.typing import NDArray
+
+    from training.synth import Kind
 
     Mask = NDArray[np.bool_]
 

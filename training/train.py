@@ -123,7 +123,8 @@ def train(plan: Plan, mix: Mix, out: Path) -> nn.Module:
 @torch.no_grad()
 def follow(average: nn.Module, net: nn.Module, *, decay: float) -> None:
     """Move the averaged weights a little towards the trained ones."""
-    old, new = list(average.parameters()), list(net.parameters())
+    old: list[Tensor] = list(average.parameters())
+    new: list[Tensor] = list(net.parameters())
     torch._foreach_lerp_(old, new, 1 - decay)
 
 

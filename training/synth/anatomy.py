@@ -23,7 +23,7 @@ def soft_tissue(rng: Generator, size: int, *, texture: float) -> Array:
     slow = clouds(rng, size, largest=0.6, smallest=0.15, roughness=0.6) * rng.uniform(0.05, 0.22)
     fine = clouds(rng, size, largest=0.12, smallest=0.012, roughness=rng.uniform(0.4, 0.8)) * texture * 0.18
     vignette = rng.uniform(-0.1, 0.35) * ellipse(size, (0.5, 0.5), (0.6, 0.6), 0)
-    return (slope + slow + fine + vignette).astype(np.float32)
+    return np.asarray(slope + slow + fine + vignette, np.float32)
 
 
 def heart(rng: Generator, size: int) -> Array:
@@ -134,7 +134,7 @@ def stripes(rng: Generator, size: int) -> Array:
     x, y = grid(size)
     angle, period = rng.uniform(0, np.pi), rng.uniform(0.02, 0.25)
     wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period + rng.uniform(0, 6))
-    return (rng.uniform(0.005, 0.03) * np.sign(wave) * np.abs(wave) ** rng.uniform(0.5, 6)).astype(np.float32)
+    return np.asarray(rng.uniform(0.005, 0.03) * np.sign(wave) * np.abs(wave) ** rng.uniform(0.5, 6), np.float32)
 
 
 def subtraction_ghosts(rng: Generator, size: int) -> Array:
@@ -142,7 +142,7 @@ def subtraction_ghosts(rng: Generator, size: int) -> Array:
     bones = ribs(rng, size) + edges(rng, size) + spine(rng, size)
     shift = rng.uniform(0.5, 3) * size / 300
     moved = np.roll(bones, (round(shift), round(rng.uniform(-shift, shift))), (0, 1))
-    return (bones - moved).astype(np.float32)
+    return np.asarray(bones - moved, np.float32)
 
 
 def aorta(rng: Generator, size: int) -> Array:

@@ -173,6 +173,6 @@ def _truth(branches: list[Branch], size: int, *, contrast: float, caliber: float
         depth = contrast * strength * radius / caliber
         # Seen over a stretch of five widths, averaged noise falls with the root of the pixels there.
         averaged = noise / np.sqrt(np.maximum(radius * size * 2, 0.5) * 5)
-        return (depth > np.maximum(4 * averaged, 0.045)) & (radius * 300 > 0.5)
+        return np.asarray((depth > np.maximum(4 * averaged, 0.045)) & (radius * 300 > 0.5))
 
     return outline(branches, size, wider=0.1, visible=visible)

@@ -62,7 +62,7 @@ def window(rng: Generator, seen: Array, field: Array) -> Array:
     low, high = np.percentile(values if values.size else seen, [rng.uniform(0.02, 1.0), 100 - rng.uniform(0.02, 2.0)])
     stretched = np.clip((seen - low) / max(high - low, 1e-6), 0, 1) ** rng.uniform(0.65, 1.5)
     black, white = rng.uniform(0, 0.2), rng.uniform(0.65, 1.0)
-    return (black + (white - black) * stretched).astype(np.float32)
+    return np.asarray(black + (white - black) * stretched, np.float32)
 
 
 def burned_in(rng: Generator, shown: Array) -> Array:

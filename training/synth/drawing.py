@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+from scipy.interpolate import BSpline
 
 if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
 
-    Array = NDArray[np.float32]
+    Array = NDArray[Any]  # float32 or float64, whichever comes about; bool for masks
 
 
 def tube(points: Array, radii: Array, size: int) -> Array:
@@ -77,8 +78,6 @@ def dense(points: Array, step: float) -> tuple[Array, Array]:
 def curve(controls: Array, count: int = 200) -> Array:
     """A smooth curve (a B-spline of the controls) as (count, 2)."""
     degree = min(3, len(controls) - 1)
-    from scipy.interpolate import BSpline
-
     knots = np.concatenate([np.zeros(degree), np.linspace(0, 1, len(controls) - degree + 1), np.ones(degree)])
     return np.asarray(BSpline(knots, controls, degree)(np.linspace(0, 1, count)), dtype=np.float32)
 
@@ -127,7 +126,7 @@ def ellipse(size: int, center: tuple[float, float], axes: tuple[float, float], a
     dx, dy = x - center[0], y - center[1]
     u = (dx * np.cos(angle) + dy * np.sin(angle)) / axes[0]
     v = (dy * np.cos(angle) - dx * np.sin(angle)) / axes[1]
-    return u * u + v * v
+    return np.asarray(u * u + v * v)
 
 
 def soft(inside: Array, sharpness: float) -> Array:
@@ -145,7 +144,7 @@ def motion(array: Array, length: float, angle: float) -> Array:
     count = max(1, int(np.ceil(length)))
     steps = np.linspace(-length / 2, length / 2, count + 1)
     moved = [ndimage.shift(array, (s * np.sin(angle), s * np.cos(angle)), order=1, mode="nearest") for s in steps]
-    return np.mean(moved, axis=0, dtype=np.float32)
+    return np.asarray(np.mean(moved, axis=0, dtype=np.float32))
 
 
 def unsharp(array: Array, sigma: float, amount: float) -> Array:

@@ -166,6 +166,6 @@ def _truth(branches: list[Branch], size: int, *, contrast: float, caliber: float
     def visible(radius: Array, strength: Array) -> Array:
         depth = contrast * strength * (radius / caliber) ** 0.5
         averaged = noise / np.sqrt(np.maximum(radius * size * 2, 0.5) * 6)
-        return (depth > np.maximum(2.5 * averaged, 0.03)) & (radius * 600 > 0.45)
+        return np.asarray((depth > np.maximum(2.5 * averaged, 0.03)) & (radius * 600 > 0.45))
 
     return outline(branches, size, wider=0.2, visible=visible)

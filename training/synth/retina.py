@@ -63,7 +63,7 @@ def choroid(rng: Generator, size: int) -> Array:
     broad = blur(out / max(float(out.max()), 1e-6), rng.uniform(2, 5) * size / 640)
     where = soft(smooth_noise(rng, size, 0.5) + rng.uniform(-0.5, 1), 3)
     mottle = clouds(rng, size, largest=0.08, smallest=0.01, roughness=0.7) * rng.uniform(0.01, 0.06)
-    return sign * rng.uniform(0.06, 0.3) * broad * where + mottle
+    return np.asarray(sign * rng.uniform(0.06, 0.3) * broad * where + mottle)
 
 
 def shadows(rng: Generator, size: int) -> Array:

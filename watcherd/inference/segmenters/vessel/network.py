@@ -27,7 +27,7 @@ CLIP = 5.0
 
 def build(network: Mapping[str, Any], *, members: int) -> nn.ModuleList:
     """``members`` networks, each MONAI's `SegResNet` with the arguments of ``config.json``; weights are random."""
-    from monai.networks.nets import SegResNet
+    from monai.networks.nets.segresnet import SegResNet
 
     return ModuleList(
         SegResNet(spatial_dims=2, in_channels=CHANNELS, out_channels=1, **network) for _ in range(members)

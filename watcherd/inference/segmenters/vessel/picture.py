@@ -42,7 +42,7 @@ def grey_of(pixels: Pixels, kind: Kind) -> Pixels:
         return pixels
     if kind == "fundus":
         return np.ascontiguousarray(pixels[..., 1])
-    return np.rint(pixels.astype(np.float32).mean(axis=2)).astype(np.uint8)
+    return np.asarray(np.rint(pixels.mean(axis=2, dtype=np.float32)), np.uint8)
 
 
 def field_of(pixels: Pixels, kind: Kind) -> Field:

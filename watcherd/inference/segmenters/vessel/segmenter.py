@@ -56,10 +56,11 @@ class Sight:
         """(height, width) at the network's input, for each of the manner's sides."""
         rows, columns = np.flatnonzero(self.field.any(1)), np.flatnonzero(self.field.any(0))
         extent = max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1) / max(self.field.shape)
-        # A narrow field is more likely a misjudged border than an organ that fills a frame's corner.
-        longest = max(extent, 0.7)
+        if self.kind == "xray":
+            # Blades leave the scale as it is, and the frames of one run must share a batch: in coarse steps.
+            extent = max(math.ceil(extent * 4) / 4, 0.75)
         height, width = self.grey.shape
-        unit = max(height, width) * longest
+        unit = max(height, width) * max(extent, 0.3)
         return tuple((_multiple(height * side / unit), _multiple(width * side / unit)) for side in manner.sides)
 
 
@@ -200,7 +201,7 @@ class VesselSegmenter:
         window = tuple(min(side, self._recipe.window) for side in given.shape[-2:])
         if window == tuple(given.shape[-2:]):
             return cast("Tensor", net(given))
-        from monai.inferers import SlidingWindowInferer
+        from monai.inferers.inferer import SlidingWindowInferer
 
         sliding = SlidingWindowInferer(window, sw_batch_size=1, overlap=self._recipe.overlap, mode="gaussian")
         return cast("Tensor", sliding(given, net))
