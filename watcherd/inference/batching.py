@@ -82,7 +82,7 @@ def _group(
         if isinstance(outcomes, Exception):
             if len(batch) > 1:
                 if is_memory_error(outcomes):
-                    size = 1; limits.caps[0] = 1; alone.update(batch)
+                    limits.caps[shape] = len(batch) // 2
                 else:
                     alone.update(batch)
                 continue
