@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -32,15 +33,24 @@ class PillowScan:
 
     def __init__(self, path: Path, limits: DecodeLimits) -> None:
         self._limits = limits
-        self._image = Image.open(path, formats=FORMATS)
+        # a file, not a path: given a path, Pillow 13 maps uncompressed TIFFs into memory and scrambles turned ones
+        self._file = path.open("rb")
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self._image = Image.open(self._file, formats=FORMATS)
         self.format = "JPEG" if self._image.format == "MPO" else str(self._image.format)
-        limits.check_size(*self._image.size)
+        self._limits.check_size(*self._image.size)
         # A JPEG's further pictures (MPO) are thumbnails, depth maps or another eye's view
         count = 1 if self.format == "JPEG" else getattr(self._image, "n_frames", 1)
-        limits.check_frames(count)
+        self._limits.check_frames(count)
         self._pages = self._full_pages(count) if self.format == "TIFF" else list(range(count))
         self.frames = len(self._pages)
-        self._declared = _declared_depth(path, self._image, self.format)
+        self._declared = self._declared_depth()
         self.bit_depth = self._declared or DEPTHS.get(self._image.mode, 8)
 
     def _full_pages(self, count: int) -> list[int]:
@@ -55,6 +65,14 @@ class PillowScan:
 
     def _tag(self, number: int, default: Any = None) -> Any:
         return getattr(self._image, "tag_v2", {}).get(number, default)
+
+    def _declared_depth(self) -> int | None:
+        """The bits of a value as the file declares them, where the mode does not tell."""
+        if self.format == "TIFF" and (bits := self._tag(BITS)):
+            return int(max(np.atleast_1d(bits)))
+        if self.format == "PNG":
+            return os.pread(self._file.fileno(), 1, 24)[0]
+        return None
 
     def needs_tifffile(self) -> bool:
         """Whether Pillow would open this TIFF and lose some of it: low bytes of 16-bit colours, white that is zero
@@ -80,18 +98,7 @@ class PillowScan:
         return pixels
 
     def close(self) -> None:
-        self._image.close()
-
-
-def _declared_depth(path: Path, image: Image.Image, format_name: str) -> int | None:
-    """The bits of a value as the file declares them, where the mode does not tell."""
-    if format_name == "TIFF":
-        bits = getattr(image, "tag_v2", {}).get(BITS)
-        return int(max(np.atleast_1d(bits))) if bits else None
-    if format_name == "PNG":
-        with path.open("rb") as file:
-            return file.read(25)[24]
-    return None
+        self._file.close()
 
 
 def _orientation(image: Image.Image) -> int:

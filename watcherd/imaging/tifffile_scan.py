@@ -31,15 +31,22 @@ class TifffileScan:
         self._limits = limits
         self._path = path
         self._file = tifffile.TiffFile(path)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
         pages = [page.aspage() for page in self._file.pages]
         self._pages = [page for page in pages if not page.is_reduced]
         if not self._pages:
             raise InputError("The TIFF holds no picture.", hint="Export the scan again.")
         first = self._pages[0]
-        limits.check_size(first.imagewidth, first.imagelength)
+        self._limits.check_size(first.imagewidth, first.imagelength)
         self._stack = self._hidden_stack(first)
         self.frames = self._stack or len(self._pages)
-        limits.check_frames(self.frames)
+        self._limits.check_frames(self.frames)
         self.bit_depth = int(first.bitspersample)
 
     def _hidden_stack(self, first: tifffile.TiffPage) -> int:
