@@ -90,7 +90,7 @@ class Box:
         for pid in Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split():
             os.kill(int(pid), signal.SIGKILL)
         started.kill()
-        started.wait()
+        started.communicate()
 
     def _entered(self, command: tuple[str | Path, ...]) -> list[str | Path]:
         enter = ["nsenter", "-t", str(self._pid), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--"]
@@ -125,6 +125,8 @@ class Box:
         for started in self._started:  # process 1 cannot end before what was started from outside is gone
             if started.poll() is None:
                 self.kill(started)
+            elif started.stdin:
+                started.stdin.close()
         if self._pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGRTMIN + 4)  # what systemctl poweroff does

@@ -42,7 +42,9 @@ def share(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     config.write_text(text.replace("settle_limit_seconds = 3600.0", "settle_limit_seconds = 8.0"))
     box.run("systemctl", "restart", "watcherd")
     box.path("/etc/samba").mkdir(exist_ok=True)
-    box.path("/etc/samba/smb.conf").write_text(snippet("# /etc/samba/smb.conf"))
+    # smbd writes what it has received as a whole: smaller pieces let an upload stop half-way.
+    shares = snippet("# /etc/samba/smb.conf").replace("[global]\n", "[global]\n    smb2 max write = 65536\n")
+    box.path("/etc/samba/smb.conf").write_text(shares)
     box.run("useradd", "--groups", "watcherd", "anna")
     box.run("smbpasswd", "-s", "-a", "anna", text="secret\nsecret\n")
     box.run("systemctl", "restart", "smbd")
@@ -104,17 +106,34 @@ def succeeded(box: Box, source: str) -> bool:
     return box.path(OUTBOX / "masks" / source).exists()
 
 
-def begin_upload(box: Box, name: str, data: bytes) -> subprocess.Popen[bytes]:
-    """Start an upload, and come back when smbd has written what ``data`` holds and waits for more."""
-    # iosize: without it smbclient gathers 8 MB before it sends any.
-    commands = f"iosize 16384; put - {name}"
-    client = box.popen("smbclient", "//127.0.0.1/scans", "-U", "anna%secret", "-c", commands)
-    assert client.stdin
-    client.stdin.write(data)
-    client.stdin.flush()
+STALLING_NETWORK = """
+import socket, sys, threading
+bytes_before_the_stall = int(sys.argv[1])
+listener = socket.create_server(("127.0.0.1", 4450))
+client, server = listener.accept()[0], socket.create_connection(("127.0.0.1", 445))
+def answers():
+    while data := server.recv(65536):
+        client.sendall(data)
+threading.Thread(target=answers, daemon=True).start()
+passed = 0
+while data := client.recv(16384):
+    server.sendall(data)
+    passed += len(data)
+    if passed - len(data) < bytes_before_the_stall <= passed:
+        sys.stdin.read()
+"""
+"""What stands between smbclient and smbd: it lets some bytes pass, then waits until its standard input is closed."""
+
+
+def begin_upload(box: Box, name: str, data: bytes) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
+    """Start an upload, and come back when about half of it is in the inbox and nothing more comes: client, network."""
+    network = box.popen("/usr/bin/python3", "-c", STALLING_NETWORK, str(len(data) // 2))
+    box.wait(lambda: ":4450 " in box.output("ss", "-ltn"), "the network")
+    put = f"put {lend(box, name, data)} {name}"
+    client = box.popen("smbclient", "-p", "4450", "//127.0.0.1/scans", "-U", "anna%secret", "-c", put)
     path = box.path(INBOX / name)
-    box.wait(lambda: path.exists() and path.stat().st_size >= len(data) - 16384, "the beginning to arrive")
-    return client
+    box.wait(lambda: path.exists() and path.stat().st_size > len(data) // 4, "the beginning to arrive")
+    return client, network
 
 
 # --------------------------------------------------------------------------------------------------------- uploads
@@ -131,19 +150,20 @@ def test_a_whole_upload_becomes_a_mask(share: Box) -> None:
 def test_a_slow_upload_is_taken_when_it_is_done(share: Box) -> None:
     """While it pauses, longer than files take to settle, smbd holds the file open: it is left alone."""
     data = a_scan(2, side=1024)
-    half = len(data) // 2
-    client = begin_upload(share, "slow.png", data[:half])
+    client, network = begin_upload(share, "slow.png", data)
     time.sleep(4 * SETTLE)
     assert [] == jobs(share, "slow.png")
-    client.communicate(data[half:], timeout=30)
+    assert share.path(INBOX / "slow.png").stat().st_size < len(data)
+    network.stdin.close()
+    assert 0 == client.wait(30)
     assert succeeded(share, "slow.png")
 
 
 def test_an_aborted_upload_fails_with_its_reason_and_gives_no_mask(share: Box) -> None:
     """The client is killed half-way: what came is no whole picture. The same scan put again is done."""
     data = a_scan(3, side=1024)
-    client = begin_upload(share, "aborted.png", data[: len(data) // 2])
-    share.kill(client)
+    for process in begin_upload(share, "aborted.png", data):
+        share.kill(process)
     share.wait(lambda: [job["state"] for job in jobs(share, "aborted.png")] == ["failed"], "the piece to fail")
     assert "input" == jobs(share, "aborted.png")[0]["error_class"]
     assert not share.path(OUTBOX / "masks" / "aborted.png").exists()
@@ -181,6 +201,7 @@ def test_results_are_read_over_samba_and_not_written(share: Box) -> None:
     assert succeeded(share, "for-reading.png")
     results = ("smbclient", "//127.0.0.1/results", "-U", "anna%secret", "-c")
     share.run(*results, "get masks/for-reading.png /mnt/test/mask.png")
-    assert (96, 96) == Image.open(share.shared / "mask.png").size
-    assert 0 != share.run(*results, "del masks/for-reading.png", check=False).returncode
+    with Image.open(share.shared / "mask.png") as mask:
+        assert (96, 96) == mask.size
+    assert "NT_STATUS_ACCESS_DENIED" in share.run(*results, "del masks/for-reading.png", check=False).stdout
     assert share.path(OUTBOX / "masks" / "for-reading.png").exists()
