@@ -453,10 +453,12 @@ class Daemon:
         self._log.info("command_received", kind=command.verb)
         if command.verb == "pause":
             self._pipeline.held.set()
+            self._show_now()
             return "paused: nothing new is begun"
         if command.verb == "resume":
             self._pipeline.held.clear()
             self._pipeline.wake()
+            self._show_now()
             return "resumed"
         if command.verb == "reload":
             return self._reread()
@@ -511,6 +513,10 @@ class Daemon:
 
     def _become(self, phase: str) -> None:
         self._phase = phase
+        self._show_now()
+
+    def _show_now(self) -> None:
+        """Refresh the live status before anybody is told of the change."""
         self._status_at = float("-inf")
         self._show()
 

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from watcherd.config import Config
 
 MOST_JOBS = 100_000
+LOCK_TRIES = 50
+LOCK_PAUSE_SECONDS = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,19 +178,29 @@ def sole_owner(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _locked(descriptor):
             pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
             raise BusyError(
                 f"Another watcherd (pid {pid}) works on the state folder {path.parent}.",
                 hint="Stop it first, or give this one a state folder of its own.",
-            ) from error
+            )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    """Take the lock, in a few tries: whoever asks for its `owner` holds it for a moment, and must not be in the way."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_PAUSE_SECONDS)
+        else:
+            return True
+    return False
 
 
 def owner(path: Path) -> int | None:

@@ -19,9 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from watcherd.inference.fake import marked
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 Found = TypeVar("Found")
 
@@ -244,7 +248,20 @@ class Service:
 @cache
 def png(number: int, width: int = 24, height: int = 16) -> bytes:
     """A small scan of its own: no other number gives the same bytes."""
-    pixels = np.random.default_rng(number).integers(0, 256, (height, width), np.uint8)
+    return _png(_pixels(number, width, height))
+
+
+@cache
+def marked_png(number: int, fault: str) -> bytes:
+    """A small scan at which the fake segmenter shows one of its faults (`watcherd.inference.fake.FAULTS`)."""
+    return _png(marked(_pixels(number, 24, 16), fault))
+
+
+def _pixels(number: int, width: int, height: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(number).integers(0, 256, (height, width), np.uint8)
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()

@@ -62,8 +62,9 @@ def retry_disposals(connection: Connection) -> int:
 def archived_copies(connection: Connection, job_id: int) -> list[bytes]:
     """Where in the archive the scan of a job may be found, newest first."""
     rows = connection.exec_driver_sql(
-        "SELECT disposed_path FROM arrival WHERE disposal = 'archived' AND disposed_path IS NOT NULL "
-        "AND scan_id = (SELECT scan_id FROM job WHERE id = ?) ORDER BY id DESC",
+        "SELECT disposed_path FROM arrival JOIN job ON job.id = arrival.job_id "
+        "WHERE disposal = 'archived' AND disposed_path IS NOT NULL "
+        "AND job.scan_id = (SELECT scan_id FROM job WHERE id = ?) ORDER BY arrival.id DESC",
         (job_id,),
     )
     return [row.disposed_path for row in rows]
