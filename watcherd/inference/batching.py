@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from watcherd.inference.messages import DeviceUse
     from watcherd.inference.vram import Meter
 
-__all__ = ["FrameOutcome", "Probe", "clock", "is_memory_error", "is_sticky", "measured_reserve_gib", "probe", "run"]
+__all__ = [
+    "FrameOutcome",
+    "Probe",
+    "as_job_error",
+    "check",
+    "clock",
+    "is_memory_error",
+    "is_sticky",
+    "measured_reserve_gib",
+    "probe",
+    "run",
+]
 
 clock: Callable[[], float] = time.perf_counter
 """What batches are timed with, in seconds."""
@@ -99,7 +110,7 @@ def _attempt(segmenter: Segmenter, frames: Sequence[Frame], meter: Meter) -> lis
     try:
         predictions = segmenter.predict(frames)
         took_ms = (clock() - began) * 1000
-        _check(frames, predictions)
+        check(frames, predictions)
     except Exception as error:
         if is_sticky(error):
             raise
@@ -123,7 +134,7 @@ def _attempt(segmenter: Segmenter, frames: Sequence[Frame], meter: Meter) -> lis
     ]
 
 
-def _check(frames: Sequence[Frame], predictions: Sequence[Prediction]) -> None:
+def check(frames: Sequence[Frame], predictions: Sequence[Prediction]) -> None:
     """A segmenter's promises about its answer's shape; a broken one must not become a mask."""
     if len(predictions) != len(frames):
         raise TransientError(f"The segmenter gave {len(predictions)} answers for {len(frames)} frames.")
@@ -140,11 +151,12 @@ def _failure(error: Exception, meter: Meter) -> FrameOutcome:
     """The outcome of a frame that failed alone."""
     uses, rss = meter.after(), meter.host_peak_rss_mib()
     return FrameOutcome(
-        result=_job_error(error, uses, rss), batch_size=1, inference_ms=0.0, devices=uses, host_peak_rss_mib=rss
+        result=as_job_error(error, uses, rss), batch_size=1, inference_ms=0.0, devices=uses, host_peak_rss_mib=rss
     )
 
 
-def _job_error(error: Exception, uses: Sequence[DeviceUse], rss: float | None) -> JobError:
+def as_job_error(error: Exception, uses: Sequence[DeviceUse], rss: float | None) -> JobError:
+    """Whatever stopped a frame or a run that was alone, as an error of ours; a memory error has the figures."""
     if isinstance(error, JobError):
         return error
     what = " ".join(str(error).split())

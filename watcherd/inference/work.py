@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from watcherd.errors import InputError, JobError, NoMaskError
+from watcherd.errors import JobError, NoMaskError
 from watcherd.inference import batching
 from watcherd.inference.base import Frame, Prediction, RunSegmenter
+from watcherd.inference.faults import give_back_memory
 from watcherd.inference.messages import DeviceUse, NotSegmented, Outcome, Segmented, WorkItem
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def segment(
     singles: list[_Scan] = []
     for item in items:
         scan = _Scan(item=item, pixels=np.load(item.decoded, mmap_mode="r"))
-        if item.frames > 1 and item.options.group_frames and isinstance(segmenter, RunSegmenter):
+        if item.frames > 1 and isinstance(segmenter, RunSegmenter):
             working_on((item.job_id,))
             yield _run(segmenter, scan, meter)
         else:
@@ -88,12 +89,20 @@ def _run(segmenter: RunSegmenter, scan: _Scan, meter: Meter) -> Outcome:
     """A whole run as video, with the model's memory from frame to frame."""
     began = batching.clock()
     meter.before()
+    failure: Exception | None = None
     try:
         frames = (scan.frame(index) for index in range(scan.item.frames))
         for index, prediction in enumerate(segmenter.predict_run(frames)):
+            batching.check([scan.frame(index)], [prediction])
             _store(scan, index, prediction)
-    except JobError as error:
-        return NotSegmented.of(scan.item.job_id, error)
+    except Exception as error:
+        if batching.is_sticky(error):
+            raise
+        failure = error.with_traceback(None)
+    if failure is not None:  # outside the except block: nothing holds the tensors of the failed frame any more
+        reason = batching.as_job_error(failure, meter.after(), meter.host_peak_rss_mib())
+        give_back_memory()
+        return NotSegmented.of(scan.item.job_id, reason)
     scan.inference_ms = (batching.clock() - began) * 1000
     scan.batch_size = 1
     scan.devices = {use.device: use for use in meter.after()}
@@ -144,10 +153,6 @@ def _store(scan: _Scan, index: int, prediction: Prediction) -> None:
     else:
         probability = prediction.probability
         label = prediction.mask if prediction.mask is not None else _threshold(probability, options.threshold)
-    if label.shape != (height, width):
-        raise InputError(f"The segmenter answered with a mask of {label.shape} for a frame of {(height, width)}.")
-    if not np.isfinite(probability).all():
-        raise InputError("The segmenter answered with probabilities that are not numbers.")
     if probability.ndim == 3:
         scan.classes = max(scan.classes, probability.shape[0])
     _files(scan, height, width)

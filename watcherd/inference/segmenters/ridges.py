@@ -37,6 +37,9 @@ SCATTER = 0.5
 LEAST_RANGE = 0.25
 """A picture whose values span less than this share of the brightest shows little, and is not stretched further."""
 
+SLOPE = np.float32(1.5)
+"""How much the slope across a line counts against it. Fitted."""
+
 SMALLEST_FIELD = 0.2
 """A field of view below this share of the picture is a mistake, and the whole picture is taken."""
 
@@ -110,8 +113,8 @@ def dark_lines(contrast: Map, *, sigmas: tuple[float, ...], elongation: float, r
     ``elongation``: the filter's length over its width.
 
     A step, such as the diaphragm's or a rib's edge, answers as well as a faint line. But on a line's axis the slope
-    across it is 0, on a step it is not: nothing may answer stronger than the best answer less its slope within
-    ``reach`` pixels.
+    across it is 0, on a step it is not: nothing may answer stronger than the best answer less `SLOPE` times its
+    slope within ``reach`` pixels.
     """
     pad = int(2 * elongation * max(sigmas))
     height, width = contrast.shape
@@ -123,7 +126,7 @@ def dark_lines(contrast: Map, *, sigmas: tuple[float, ...], elongation: float, r
         curvature = fft.irfft2(spectrum * kernel.curvature, shape, workers=workers)[:height, :width]
         slope = fft.irfft2(spectrum * kernel.slope, shape, workers=workers)[:height, :width]
         np.maximum(lines, curvature, out=lines)
-        np.maximum(axes, curvature - np.abs(slope), out=axes)
+        np.maximum(axes, curvature - SLOPE * np.abs(slope), out=axes)
     return np.minimum(lines, ndimage.maximum_filter(axes, 2 * reach + 1))
 
 

@@ -168,29 +168,41 @@ class VesselSegmenter:
         sizes = sights[0].sizes(manner)
         inverted = [False] * len(sights)
         if kind == "xray":
-            inverted = self._bright_vessels(grey, field, min(sizes))
+            inverted = self._bright_vessels(grey, field, min(sizes), manner.members[:1])
             grey = torch.where(torch.tensor(inverted, device=grey.device).view(-1, 1, 1, 1), 1 - grey, grey)
         size = max(sizes)
-        logits = torch.stack([scaled(self._logits(grey, field, at, kind, tta=tta), size) for at in sizes]).mean(0)
+        logits = torch.stack(
+            [scaled(self._logits(grey, field, at, kind, manner.members, tta=tta), size) for at in sizes]
+        ).mean(0)
         inside = scaled(field, size, nearest=True)
         probability = torch.sigmoid(logits - manner.shift) * inside
         full = scaled(probability, (grey.shape[-2], grey.shape[-1])).clamp(0, 1)
         return list(full[:, 0].cpu().numpy()), inverted
 
-    def _bright_vessels(self, grey: Tensor, field: Tensor, size: tuple[int, int]) -> list[bool]:
+    def _bright_vessels(
+        self, grey: Tensor, field: Tensor, size: tuple[int, int], members: tuple[int, ...]
+    ) -> list[bool]:
         """Whether each frame shows vessels brighter than what is around them."""
         dark, bright = (
-            (torch.sigmoid(self._logits(turned, field, size, "xray")) - 0.5).clamp_min(0).mean((1, 2, 3))
+            (torch.sigmoid(self._logits(turned, field, size, "xray", members)) - 0.5).clamp_min(0).mean((1, 2, 3))
             for turned in (grey, 1 - grey)
         )
         return [bool(b > INVERTED * d + 0.002) for d, b in zip(dark.tolist(), bright.tolist(), strict=True)]
 
-    def _logits(self, grey: Tensor, field: Tensor, size: tuple[int, int], kind: Kind, *, tta: bool = False) -> Tensor:
+    def _logits(
+        self,
+        grey: Tensor,
+        field: Tensor,
+        size: tuple[int, int],
+        kind: Kind,
+        members: tuple[int, ...],
+        *,
+        tta: bool = False,
+    ) -> Tensor:
         """The networks' mean answer at one scale, (batch, 1, *size)."""
         flag = torch.full((len(grey),), float(kind == "xray"), device=grey.device)
         given = inputs(scaled(grey, size), scaled(field, size, nearest=True), flag).to(self._dtype)
         flips: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3)) if tta else ((),)
-        members = self._recipe.manners[kind].members
         answers = [self._windows(given.flip(flip), member).float().flip(flip) for flip in flips for member in members]
         return torch.stack(answers).mean(0)
 
