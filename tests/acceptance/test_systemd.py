@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from watcherd.logs import MESSAGE_IDS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -197,6 +199,29 @@ def test_the_journal_is_searched_by_fields(box: Box) -> None:
     assert {"watcherd"} == {entry["SYSLOG_IDENTIFIER"] for entry in entries}
     assert box.journal("-u", UNIT, "EVENT=daemon_ready")
     assert [] == box.journal("-u", UNIT, "-p", "warning", f"JOB_ID={job}")
+
+
+def test_a_failure_is_found_by_its_message_id(box: Box) -> None:
+    """What monitoring asks for, with the class of the error beside it."""
+    box.path(f"{INBOX}/.bad.part").write_bytes(b"not a picture")
+    box.path(f"{INBOX}/.bad.part").rename(box.path(f"{INBOX}/bad.png"))
+    box.wait(box.path(f"{OUTBOX}/failed/bad.txt").exists, "the failure to be told")
+    (entry,) = box.wait(lambda: box.journal(f"MESSAGE_ID={MESSAGE_IDS['job_failed']}"), "its entry")
+    assert ("job_failed", str(jobs(box)["bad.png"]["id"]), "input") == (
+        entry["EVENT"],
+        entry["JOB_ID"],
+        entry["ERROR_CLASS"],
+    )
+
+
+def test_journalctl_accepts_the_lines_of_the_manual(box: Box) -> None:
+    """Every one in docs/operations.md that does not follow for ever."""
+    manual = Path(__file__).parents[2].joinpath("docs/operations.md").read_text()
+    lines = [line for line in re.findall(r"^\$ (journalctl .*)$", manual, re.MULTILINE) if not line.endswith(" -f")]
+    assert len(lines) > 5
+    for line in lines:
+        answer = box.run("sh", "-c", f"{line} --no-pager")
+        assert "" == answer.stderr, line
 
 
 # ----------------------------------------------------------------------------------------------------------- healing
