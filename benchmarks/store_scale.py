@@ -177,7 +177,8 @@ def questions(jobs: int) -> dict[str, Callable[[Connection], Any]]:
         "the last failures": select("SELECT * FROM failures LIMIT 20"),
         "slowest stage": select("SELECT sum(decode_ms), sum(inference_ms), sum(render_ms) FROM hour"),
         "largest VRAM": select(
-            "SELECT * FROM vram WHERE vram_peak_allocated_mib IS NOT NULL ORDER BY vram_peak_allocated_mib DESC LIMIT 10"
+            "SELECT * FROM vram WHERE vram_peak_allocated_mib IS NOT NULL "
+            "ORDER BY vram_peak_allocated_mib DESC LIMIT 10"
         ),
         "busiest card": select("SELECT device, sum(busy_ms) FROM cards GROUP BY device ORDER BY 2 DESC"),
         "duplicates": select("SELECT * FROM duplicates LIMIT 20"),

@@ -165,9 +165,6 @@ STATEMENTS = (
     ) STRICT
     """,
     """
-    CREATE INDEX job_active ON job (state, run_id) WHERE state IN ('running', 'delivering')
-    """,
-    """
     CREATE INDEX job_claim ON job (priority DESC, id, not_before, solo) WHERE state = 'queued'
     """,
     """
@@ -178,6 +175,9 @@ STATEMENTS = (
     """,
     """
     CREATE INDEX job_finished ON job (finished_at) WHERE finished_at IS NOT NULL
+    """,
+    """
+    CREATE INDEX job_not_succeeded ON job (state) WHERE state <> 'succeeded'
     """,
     """
     CREATE INDEX job_waiting_since ON job (queued_at) WHERE state = 'queued'

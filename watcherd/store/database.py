@@ -11,7 +11,7 @@ import sqlite3
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sqlalchemy import Connection, exc
@@ -52,6 +52,7 @@ class Database:
         self._connection = connection
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._closed = False
+        self._door = Lock()  # nothing may queue up behind the end
         self._thread = Thread(target=self._serve, name="database", daemon=True)
         self._thread.start()
 
@@ -89,9 +90,10 @@ class Database:
         again. Works come to pass in the order in which they were submitted.
         """
         future: Future[T] = Future()
-        if self._closed:
-            raise StoreError(f"The database {self.path} is closed.")
-        self._tasks.put(_Task(work=work, future=future))
+        with self._door:
+            if self._closed:
+                raise StoreError(f"The database {self.path} is closed.")
+            self._tasks.put(_Task(work=work, future=future))
         return future
 
     def write(self, work: Callable[[Connection], T]) -> T:
@@ -110,10 +112,11 @@ class Database:
         Leaving WAL mode is tried only: a person's open read transaction delays it by a second at most, and the file
         then stays as it is, which is just as safe.
         """
-        if self._closed:
-            return
-        self._closed = True
-        self._tasks.put(None)
+        with self._door:
+            if self._closed:
+                return
+            self._closed = True
+            self._tasks.put(None)
         self._thread.join()
         with suppress(exc.DBAPIError):
             _leave_wal(self._connection)

@@ -17,6 +17,7 @@ from watcherd.job import ErrorClass, Fate, State
 from watcherd.names import show
 from watcherd.store.records import stamp
 from watcherd.store.statements import select_in
+from watcherd.store.tables import NOT_SUCCEEDED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +60,8 @@ def jobs(connection: Connection, wanted: Filter | None = None) -> list[JobRecord
 
 def _conditions(wanted: Filter) -> tuple[str, dict[str, Any]]:
     terms, values = [], {}
+    if wanted.states and State.SUCCEEDED not in wanted.states:
+        terms.append(NOT_SUCCEEDED)
     if wanted.states:
         terms.append("state IN (" + ", ".join(f"'{State(state).value}'" for state in wanted.states) + ")")
     if wanted.name is not None:
@@ -78,6 +81,11 @@ def _conditions(wanted: Filter) -> tuple[str, dict[str, Any]]:
 def _literal(text: str) -> str:
     """``text`` for LIKE, with its wildcards taken as they stand."""
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def fields_of_a_job(connection: Connection) -> list[str]:
+    """The names of what a `JobRecord` holds, in order."""
+    return list(connection.exec_driver_sql("SELECT * FROM jobs LIMIT 0").keys())
 
 
 def _record(row: Any) -> JobRecord:
@@ -181,7 +189,7 @@ def active(connection: Connection) -> list[dict[str, Any]]:
     """The jobs that are being worked on or delivered."""
     sql = (
         "SELECT id, state, source, attempts, started_at, run_id FROM job "
-        "WHERE state IN ('running', 'delivering') ORDER BY id"
+        f"WHERE {NOT_SUCCEEDED} AND state IN ('running', 'delivering') ORDER BY id"
     )
     return [dict(row) for row in connection.exec_driver_sql(sql).mappings()]
 

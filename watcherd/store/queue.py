@@ -22,6 +22,7 @@ from watcherd.retry import after_daemon_death
 from watcherd.store import deliveries
 from watcherd.store.records import Answer, Claim, ClaimedJob, Failure, Intent, Measured, Staged, milliseconds, stamp
 from watcherd.store.statements import Row, last_id, one_by_one, select_in
+from watcherd.store.tables import NOT_SUCCEEDED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -112,9 +113,9 @@ UPDATE scan SET width = :width, height = :height, frames = :frames, format = :fo
 WHERE id = (SELECT scan_id FROM job WHERE id = :job_id) AND width IS NOT :width
 """
 
-INTERRUPTED = """
+INTERRUPTED = f"""
 SELECT id AS job_id, run_id, attempt_id, arrival_id, interruptions, crashes_alone, solo FROM job
-WHERE state = 'running' AND run_id <> :run_id
+WHERE {NOT_SUCCEEDED} AND state = 'running' AND run_id <> :run_id
 """
 
 INTERRUPT = f"""
@@ -250,7 +251,7 @@ def finish_delivery(connection: Connection, claims: Iterable[Claim], *, now: dat
 def delivering_jobs(connection: Connection) -> list[tuple[Claim, list[Intent]]]:
     """Jobs whose delivery was begun and not finished, with what was promised."""
     rows = connection.exec_driver_sql(
-        "SELECT id, run_id, attempt_id, arrival_id FROM job WHERE state = 'delivering' ORDER BY id"
+        f"SELECT id, run_id, attempt_id, arrival_id FROM job WHERE {NOT_SUCCEEDED} AND state = 'delivering' ORDER BY id"
     ).fetchall()
     return [
         (

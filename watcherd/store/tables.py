@@ -37,6 +37,9 @@ Outcome = ("succeeded", "retry", "failed", "quarantined", "released", "interrupt
 
 OutputState = ("intended", "delivered", "removed")
 
+NOT_SUCCEEDED = "state <> 'succeeded'"
+"""The condition of the index on the states in which few jobs of a long history are."""
+
 metadata = MetaData()
 
 
@@ -222,7 +225,8 @@ job = _table(
     # are stepped over without reading their rows.
     Index("job_claim", text("priority DESC"), "id", "not_before", "solo", sqlite_where=text("state = 'queued'")),
     Index("job_waiting_since", "queued_at", sqlite_where=text("state = 'queued'")),
-    Index("job_active", "state", "run_id", sqlite_where=text("state IN ('running', 'delivering')")),
+    # A statement uses it only if it says NOT_SUCCEEDED to the letter: SQLite does not conclude it from other terms.
+    Index("job_not_succeeded", "state", sqlite_where=text(NOT_SUCCEEDED)),
     Index("job_failed", "finished_at", sqlite_where=text("state IN ('failed', 'quarantined')")),
     Index("job_finished", "finished_at", sqlite_where=text("finished_at IS NOT NULL")),
     Index("job_created", "created_at"),

@@ -17,6 +17,7 @@ from tests.integration.store.helpers import (
     intents,
     later,
     scan,
+    staged,
     start_run,
     succeed,
 )
@@ -193,17 +194,22 @@ def test_every_name_of_a_failed_job_is_due_for_a_note(connection: Connection, ru
     assert due(connection) == [2]
 
 
+@pytest.mark.parametrize("recorded", [True, False], ids=["and recorded afterwards", "and a crash came"])
 def test_a_note_that_was_under_way_when_the_job_was_asked_for_again_is_outdated(
-    connection: Connection, run_id: int
+    connection: Connection, run_id: int, recorded: bool
 ) -> None:
     """It may lie in the outbox or not; in no case does it count as the new result."""
     enqueue(connection, run_id, scan("a.png", 1))
     queue.give_up(connection, claim_one(connection, run_id), failure(ErrorClass.TRANSIENT), now=NOW)
     deliveries.begin_redelivery(connection, 1, intents("a", ["failed"]))
     queue.ask_again(connection, [1], now=NOW)
-    deliveries.finish_redelivery(connection, [1], now=NOW)
+    if recorded:
+        deliveries.finish_redelivery(connection, [1], now=NOW)
     assert column(connection, "delivery") == ["waiting"]
-    succeed(connection, claim_one(connection, run_id), "a")
+    queue.begin_delivery(connection, [staged(claim_one(connection, run_id), "a")], now=NOW)
+    ((taken, promised),) = queue.delivering_jobs(connection)
+    assert promised == intents("a")
+    queue.finish_delivery(connection, [taken], now=NOW)
     assert [output.intent.kind for output in deliveries.outdated_outputs(connection, 1)] == ["failed"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from contextlib import closing
@@ -13,6 +12,7 @@ import pytest
 from tests.integration.store.helpers import (
     NOW,
     claim_one,
+    damage_quietly,
     enqueue,
     failure,
     intents,
@@ -71,9 +71,7 @@ def test_a_damaged_database_gives_no_backup(path: Path, tmp_path: Path) -> None:
     with Database.open(path) as database:
         run_id = database.write(start_run)
         database.write(lambda c: enqueue(c, run_id, *(scan(f"{number}.png") for number in range(500))))
-    content = bytearray(path.read_bytes())
-    content[4096 * 30 : 4096 * 60] = os.urandom(4096 * 30)
-    path.write_bytes(content)
+    damage_quietly(path)
     good = tmp_path / "backup.db"
     good.write_bytes(b"yesterday's")
     with pytest.raises(CorruptDatabaseError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +24,6 @@ from watcherd.store.views import VIEWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from sqlalchemy import Connection
 
@@ -91,6 +92,21 @@ def test_the_newest_migration_is_the_one_the_program_names() -> None:
     assert script.get_heads() == [tables.HEAD]
 
 
+def test_migrations_are_found_in_a_checkout_and_in_an_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert migrate.migrations().parent == Path(migrate.__file__).parents[2]
+    package = tmp_path / "site-packages" / "watcherd"
+    (package / "store").mkdir(parents=True)
+    shutil.copytree(migrate.migrations(), package / "migrations")
+    monkeypatch.setattr(migrate, "__file__", str(package / "store" / "migrate.py"))
+    assert migrate.migrations() == package / "migrations"
+    Database.open(tmp_path / "new.db").close()
+    shutil.rmtree(package / "migrations")
+    with pytest.raises(StoreError, match="migrations are missing"):
+        migrate.migrations()
+
+
 def test_views_and_triggers_of_another_version_are_replaced(path: Path) -> None:
     with closing(sqlite3.connect(path)) as person, person:
         person.execute("DROP VIEW jobs")
@@ -153,14 +169,14 @@ def test_a_migration_is_preceded_by_a_copy(older: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "last",
-    ["this is no SQL", "DELETE FROM scan"],
+    "statements",
+    [("DROP TABLE attempt_device", "this is no SQL"), ("DELETE FROM scan",)],
     ids=["a statement fails", "rows are left that point to nothing"],
 )
 def test_a_migration_that_fails_leaves_the_database_as_it_was(
-    older: Path, monkeypatch: pytest.MonkeyPatch, last: str
+    older: Path, monkeypatch: pytest.MonkeyPatch, statements: tuple[str, ...]
 ) -> None:
-    upgrades(monkeypatch, "ALTER TABLE job ADD COLUMN extra TEXT", "DROP TABLE attempt_device", last)
+    upgrades(monkeypatch, "ALTER TABLE job ADD COLUMN extra TEXT", *statements)
     with pytest.raises(StoreError, match="could not be brought from version 0000 to 0001") as caught:
         Database.open(older)
     assert "It is unchanged" in caught.value.hint
