@@ -53,6 +53,8 @@ ONCE_TICK_SECONDS = 0.1
 STATUS_SECONDS = 5.0
 HANG_SECONDS = 300.0
 """A part that shows no sign of life for so long is hung, and systemd is no longer told that all is well."""
+DRAIN_SECONDS = 10.0
+"""At a stop, what is computed gets this long to be drawn and delivered."""
 EXTEND_SECONDS = 60.0
 """While the model loads, systemd is asked to wait this much longer, again and again."""
 TMPFS_MIB = 2048
@@ -324,8 +326,8 @@ class Daemon:
                 stopper.join(0.1)
                 if self._hurry.is_set():
                     pool.kill()
-        self._pipeline.no_more()
-        self._join("finish", 10.0)
+        self._pipeline.no_more(DRAIN_SECONDS, self._hurry)
+        self._join("finish", DRAIN_SECONDS)
         self._join("intake", 30.0)
         with contextlib.suppress(WatcherdError):
             self._pipeline.release_all()

@@ -51,6 +51,7 @@ MOST_AT_ONCE = 64
 POLL_SECONDS = 5.0
 """The queue is looked at this often even if nobody says that there is something in it."""
 RENDERS_TRIED = 3
+DRAIN_STEP = 0.02
 
 
 class Pipeline:
@@ -87,6 +88,7 @@ class Pipeline:
         self._results: queue.SimpleQueue[Drawn | Failed | None] = queue.SimpleQueue()
         self._seconds_per_scan = 0.0
         self._retry_at = float("inf")
+        self._ending = threading.Event()
         self.held = threading.Event()
         """Set while a person has paused the work."""
 
@@ -265,7 +267,7 @@ class Pipeline:
             if isinstance(result, Failed):
                 self._fail(result)
         self._delivery.tidy()
-        return None not in came or not self._stopping.is_set()
+        return not self._ending.is_set()
 
     def look_for_arrivals(self) -> None:
         """An arrival may share a job that has ended already: its name gets its result too."""
@@ -339,8 +341,12 @@ class Pipeline:
 
     # -------------------------------------------------------------------------------------------------------- stop
 
-    def no_more(self) -> None:
-        """The replicas have stopped: `finish` ends when it has recorded what came before."""
+    def no_more(self, seconds: float, hurry: threading.Event) -> None:
+        """The replicas have stopped: let what they computed be drawn and delivered, then have `finish` end."""
+        deadline = time.monotonic() + seconds
+        while self._flights and time.monotonic() < deadline and not hurry.wait(DRAIN_STEP):
+            pass
+        self._ending.set()
         self._results.put(None)
 
     def release_all(self) -> None:
