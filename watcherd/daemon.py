@@ -83,6 +83,7 @@ class Daemon:
         self._replica_ids: dict[int, int] = {}
         self._live = live.LiveStatus(config.state.path)
         self._status_at = float("-inf")
+        self._shown_pauses: set[str] = set()
         self._threads: list[threading.Thread] = []
         self._intake: Intake | None = None
         self._beat = time.monotonic()
@@ -545,10 +546,11 @@ class Daemon:
 
     def _show(self) -> None:
         """Refresh the live status, and now and then the line that systemd shows."""
-        now = time.monotonic()
-        if now - self._status_at < (STATUS_SECONDS if self._phase == "running" else TICK_SECONDS):
+        now, pauses = time.monotonic(), self._pauses.reasons if hasattr(self, "_pauses") else {}
+        recent = now - self._status_at < (STATUS_SECONDS if self._phase == "running" else TICK_SECONDS)
+        if recent and pauses.keys() == self._shown_pauses:
             return
-        self._status_at = now
+        self._status_at, self._shown_pauses = now, set(pauses)
         self._live.write(self._status())
         if self._phase == "running" and self._notifier.listening:
             self._notifier.status(self._status_line())

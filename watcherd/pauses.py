@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import threading
 from typing import TYPE_CHECKING, TypeVar
@@ -36,16 +37,20 @@ ADVICE = {
 }
 
 
+_NUMBERS = re.compile(r"\d+")
+
+
 class StoppedError(Exception):
     """The daemon stops while something was waited for."""
 
 
 class Pauses:
-    """What is paused and why. Threads share it."""
+    """What is paused and why. Threads share it: a part goes on when none of them waits for it any more."""
 
     def __init__(self, stopping: threading.Event) -> None:
         self._stopping = stopping
-        self._reasons: dict[str, str] = {}
+        self._reasons: dict[str, dict[int, str]] = {}
+        self._said: dict[str, set[str]] = {}
         self._lock = threading.Lock()
         self._log = get_logger()
 
@@ -53,22 +58,27 @@ class Pauses:
     def reasons(self) -> dict[str, str]:
         """What is paused now, with the reason in words."""
         with self._lock:
-            return dict(self._reasons)
+            return {part: next(iter(waiting.values())) for part, waiting in self._reasons.items()}
 
     def set(self, part: str, reason: str) -> None:
-        """``part`` is paused; logged when that is news."""
+        """This thread waits for ``part``; logged when that is news, which another count of free bytes is not."""
+        gist = _NUMBERS.sub("", reason)
         with self._lock:
-            news = self._reasons.get(part) != reason
-            self._reasons[part] = reason
+            self._reasons.setdefault(part, {})[threading.get_ident()] = reason
+            said = self._said.setdefault(part, set())
+            news = gist not in said
+            said.add(gist)
         if news:
             self._log.warning("intake_paused", kind=part, error=reason)
 
     def clear(self, part: str) -> None:
-        """``part`` goes on; logged when it was paused."""
+        """This thread goes on; logged when it was the last one that waited."""
         with self._lock:
-            was = self._reasons.pop(part, None)
-        if was is not None:
-            self._log.info("intake_resumed", kind=part)
+            waiting = self._reasons.get(part, {})
+            if waiting.pop(threading.get_ident(), None) is None or waiting:
+                return
+            del self._reasons[part], self._said[part]
+        self._log.info("intake_resumed", kind=part)
 
     def until_possible(self, part: str, action: Callable[[], T]) -> T:
         """Do ``action``; while the disk or the database refuses, pause, say why, and try again.
@@ -80,6 +90,7 @@ class Pauses:
                 result = action()
             except (OSError, TransientError, StoreError) as error:
                 if not is_passing(error):
+                    self.clear(part)
                     raise
                 self.set(part, in_words(error))
                 if self._stopping.wait(RETRY_SECONDS):
