@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -43,6 +44,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code. What went wrong is said on stderr: what, why and what to do."""
     try:
         result = app(args=arguments, standalone_mode=False, prog_name="watcherd")
+        sys.stdout.flush()
     except WatcherdError as error:
         print(f"watcherd: {error.message}", file=sys.stderr)
         if error.hint:
@@ -53,7 +55,11 @@ def run(arguments: list[str] | None = None) -> int:
     except USAGE_ERROR as error:
         error.show()
         return USAGE
-    except BrokenPipeError:  # the reader of our output has seen enough
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader of our output has seen enough; what is left would fail again at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as ending:  # typer's own way to end when it meets a closed pipe first
+        if not isinstance(ending.__context__, BrokenPipeError):
+            raise
         return 0
     return result if isinstance(result, int) else 0

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -23,6 +23,9 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="The configuration file.", envvar="WATCHERD_CONFIG", show_envvar=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+WIDE = 110
+"""Columns of a terminal that has room for every column of a table."""
 
 STATE_COLOURS = {
     "succeeded": "green",
@@ -52,19 +55,34 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
-    """A table on a terminal; tab-separated lines otherwise, for other programs."""
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Sequence[str] = (),
+    folded: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> None:
+    """A table on a terminal; tab-separated lines otherwise, for other programs.
+
+    ``right``: columns of numbers. ``folded``: columns whose text may take several lines; the others stay whole.
+    ``spare``: columns that a narrow terminal is spared.
+    """
     if not sys.stdout.isatty():
         typer.echo("\t".join(columns))
         for row in rows:
             typer.echo("\t".join(_plain(cell) for cell in row))
         return
+    console = Console()
+    shown = [column for column in columns if console.width >= WIDE or column not in spare]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for column in shown:
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=bool(folded) and column not in folded)
     for row in rows:
-        table.add_row(*(_styled(cell) for cell in row))
-    Console().print(table)
+        cells = dict(zip(columns, row, strict=True))
+        table.add_row(*(_styled(cells[column]) for column in shown))
+    console.print(table)
 
 
 def _plain(cell: object) -> str:

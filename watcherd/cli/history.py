@@ -12,9 +12,10 @@ import typer
 
 from watcherd.cli.common import ConfigOption, JsonOption, duration, local, open_history, print_json, print_table, size
 from watcherd.errors import UsageError
-from watcherd.job import ErrorClass, State
+from watcherd.job import ErrorClass, Fate, State
 from watcherd.store import Filter, history
 
+ORDERS = ("newest", "oldest", "queue_ms", "decode_ms", "inference_ms", "render_ms", "size_bytes")
 COLUMNS = ("id", "state", "source", "size", "mask", "queued", "inference", "finished", "error")
 
 
@@ -24,7 +25,7 @@ def jobs(
     name: Annotated[str | None, typer.Option(help="Part of a dropped name.")] = None,
     profile: Annotated[str | None, typer.Option(help="Only this profile.")] = None,
     error_class: Annotated[ErrorClass | None, typer.Option(help="Only failures of this class.")] = None,
-    sort: Annotated[str, typer.Option(help="newest, oldest, queue_ms, decode_ms, inference_ms, render_ms.")] = "newest",
+    sort: Annotated[str, typer.Option(help=f"One of {', '.join(ORDERS)}.")] = "newest",
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 50,
     config: ConfigOption = None,
     *,
@@ -32,7 +33,7 @@ def jobs(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """List jobs, the newest first."""
-    if sort not in ("newest", "oldest", "queue_ms", "decode_ms", "inference_ms", "render_ms", "size_bytes"):
+    if sort not in ORDERS:
         raise UsageError(f"--sort {sort} is not an order.", hint="See watcherd jobs --help.")
     wanted = Filter(
         states=tuple(state or ()),
@@ -45,12 +46,19 @@ def jobs(
     )
     with open_history(config) as connection:
         records = history.jobs(connection, wanted)
+        fields = history.fields_of_a_job(connection)
     if as_json:
         print_json(records)
     elif as_csv:
-        _print_csv(records)
+        _print_csv(fields, records)
     else:
-        print_table(COLUMNS, map(_row, records), right=("id", "size", "mask", "queued", "inference"))
+        print_table(
+            COLUMNS,
+            map(_row, records),
+            right=("id", "size", "mask", "queued", "inference"),
+            folded=("source", "error"),
+            spare=("size", "queued", "inference"),
+        )
 
 
 def parse_since(text: str, now: datetime) -> datetime:
@@ -79,13 +87,12 @@ def _row(record: dict[str, Any]) -> tuple[object, ...]:
     )
 
 
-def _print_csv(records: list[dict[str, Any]]) -> None:
-    if not records:
-        return
-    writer = csv.DictWriter(sys.stdout, [key for key in records[0] if key not in ("devices", "outputs")])
+def _print_csv(fields: list[str], records: list[dict[str, Any]]) -> None:
+    writer = csv.DictWriter(
+        sys.stdout, [field for field in fields if field not in ("devices", "outputs")], extrasaction="ignore"
+    )
     writer.writeheader()
-    for record in records:
-        writer.writerow({key: record[key] for key in writer.fieldnames})
+    writer.writerows(records)
 
 
 def show(
@@ -108,6 +115,19 @@ def show(
     _show_parts(events, attempts, names)
 
 
+_FILES = {
+    None: "in the inbox",
+    "pending": "in the inbox",
+    "kept": "left in the inbox",
+    "archived": "in the archive",
+    "deleted": "deleted",
+    "changed": "changed meanwhile, so left alone",
+    "gone": "gone",
+    "failed": "in the inbox, and cannot be taken out",
+}
+"""What became of a dropped file, by its disposal."""
+
+
 def _show_job(record: dict[str, Any]) -> None:
     typer.echo(f"Job {record['id']}: {record['source']} {record['state']}")
     if record["error"]:
@@ -115,7 +135,8 @@ def _show_job(record: dict[str, Any]) -> None:
     if record["advice"]:
         typer.echo(f"  to do: {record['advice']}")
     shown = (
-        ("size", f"{record['width']} x {record['height']}, {record['frames']} frames" if record["width"] else None),
+        ("size", f"{record['width']} x {record['height']}" if record["width"] else None),
+        ("frames", record["frames"] if (record["frames"] or 1) > 1 else None),
         ("model", f"{record['segmenter']} {record['model'] or ''} ({record['dtype']})"),
         ("profile", record["profile"]),
         ("threshold", record["threshold"]),
@@ -133,7 +154,7 @@ def _show_parts(events: list[dict[str, Any]], attempts: list[dict[str, Any]], na
     typer.echo("\nWhat happened")
     for event in events:
         reason = event["detail"].get("reason") or ""
-        typer.echo(f"  {local(event['at'])}  {event['kind']:<12} {event['to_state'] or '':<11} {reason}")
+        typer.echo(f"  {local(event['at'])}  {event['kind']:<12} {event['to_state'] or '':<11} {reason}".rstrip())
     typer.echo("\nAttempts")
     for attempt in attempts:
         times = ", ".join(
@@ -141,7 +162,7 @@ def _show_parts(events: list[dict[str, Any]], attempts: list[dict[str, Any]], na
             for stage in ("decode", "inference", "render")
             if attempt[f"{stage}_ms"] is not None
         )
-        typer.echo(f"  {attempt['number']}: {attempt['outcome'] or 'running'}  {times}")
+        typer.echo(f"  {attempt['number']}: {attempt['outcome'] or 'running'}  {times}".rstrip())
         for device in attempt["devices"]:
             peak = device["vram_peak_allocated_mib"]
             memory = "memory unknown" if peak is None else f"{peak:.0f} MiB allocated at the peak"
@@ -150,6 +171,7 @@ def _show_parts(events: list[dict[str, Any]], attempts: list[dict[str, Any]], na
             typer.echo(f"     {device['device']} ({device['name']}): {memory}, batch of {attempt['batch_size']}")
     typer.echo("\nNames and results")
     for name in names:
-        typer.echo(f"  {name['source']}: {name['fate']}, source {name['disposal'] or 'not disposed of'}")
+        again = "the same scan again, " if name["fate"] == Fate.DUPLICATE else ""
+        typer.echo(f"  {name['source']}: {again}file {_FILES[name['disposal']]}")
         for output in name["outputs"]:
             typer.echo(f"     {output['kind']:<12} {output['path']}  {size(output['bytes'])}")

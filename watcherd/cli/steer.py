@@ -119,6 +119,8 @@ def _chosen(
         if not jobs:
             raise UsageError("Which jobs?", hint="Give their numbers, or --state.")
         return list(jobs)
+    if jobs:
+        raise UsageError("Numbers of jobs and --state or --error-class exclude each other.", hint="Give one of them.")
     wanted = Filter(states=(state,) if state else (), error_class=error_class, limit=None, sort="oldest")
     with reader(settings.state.database) as connection:
         return [record["id"] for record in history.jobs(connection, wanted)]

@@ -1,0 +1,200 @@
+"""``watcherd jobs`` and ``watcherd show``: for people, for scripts, for spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.integration.store.test_history import DEVICE, PROMISED
+
+if TYPE_CHECKING:
+    from tests.integration.cli.conftest import CommandLine
+
+OUTPUT = {"kind", "path", "sha256", "bytes"}
+
+
+def sources(watcherd: CommandLine, *arguments: str) -> list[str]:
+    return [record["source"] for record in watcherd("jobs", *arguments, "--json").json]
+
+
+# ------------------------------------------------------------------------------------------------------------- jobs
+
+
+def test_jobs_as_json_have_every_promised_field(watcherd: CommandLine) -> None:
+    """Devices and outputs are lists; what is not known is null."""
+    records = watcherd("jobs", "--json").json
+    assert 4 == len(records)
+    for record in records:
+        assert PROMISED <= record.keys()
+    done = next(record for record in records if record["source"] == "a.png")
+    assert ("a.png", "succeeded", 24, 16, 1) == tuple(
+        done[key] for key in ("source", "state", "width", "height", "frames")
+    )
+    assert {"mask", "overlay", "result"} == {output["kind"] for output in done["outputs"]}
+    assert all(OUTPUT <= output.keys() for output in done["outputs"])
+    (device,) = done["devices"]
+    assert set(DEVICE) <= device.keys()
+    assert device["vram_peak_allocated_mib"] is None
+
+
+def test_the_newest_job_comes_first_unless_another_order_is_asked_for(watcherd: CommandLine) -> None:
+    """``--sort`` takes oldest, and every duration, the longest first."""
+    assert [4, 3, 2, 1] == [record["id"] for record in watcherd("jobs", "--json").json]
+    assert [1, 2, 3, 4] == [record["id"] for record in watcherd("jobs", "--sort", "oldest", "--json").json]
+    waits = [record["queue_ms"] or 0 for record in watcherd("jobs", "--sort", "queue_ms", "--json").json]
+    assert sorted(waits, reverse=True) == waits
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--state", "succeeded"], {"a.png", "coronary/b_1.png"}),
+        (["--state", "succeeded", "--state", "failed", "--profile", "coronary"], {"coronary/b_1.png"}),
+        (["--limit", "0"], {"a.png", "coronary/b_1.png", "no vessel.png", "refused.png"}),
+        (["--name", "again"], {"a.png"}),
+        (["--name", "b_1"], {"coronary/b_1.png"}),
+        (["--name", "b%1"], set()),
+        (["--profile", "coronary"], {"coronary/b_1.png"}),
+        (["--error-class", "no-mask"], {"no vessel.png"}),
+        (["--error-class", "input"], {"refused.png"}),
+        (["--since", "1h", "--state", "failed"], {"no vessel.png", "refused.png"}),
+        (["--since", "2100-01-01"], set()),
+    ],
+)
+def test_filters_choose(watcherd: CommandLine, arguments: list[str], expected: set[str]) -> None:
+    """By state, name (any that was dropped, wildcards taken as they stand), profile, error class and age."""
+    assert expected == set(sources(watcherd, *arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--since", "yesterday"], "--since yesterday is no time"),
+        (["--sort", "beauty"], "--sort beauty is not an order"),
+        (["--state", "happy"], "happy"),
+        (["--limit", "-1"], "--limit"),
+        (["--error-class", "fate"], "fate"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_is_a_usage_error(watcherd: CommandLine, arguments: list[str], said: str) -> None:
+    """Exit code 64, and the option is named."""
+    answer = watcherd("jobs", *arguments)
+    assert (64, "") == (answer.code, answer.out)
+    assert said in answer.err
+
+
+def test_jobs_as_csv_open_in_a_spreadsheet(watcherd: CommandLine) -> None:
+    """One row for each job, a head with the fields' names, and no lists in cells."""
+    rows = list(csv.DictReader(io.StringIO(watcherd("jobs", "--csv").out)))
+    thresholds = {"a.png": "0.5", "coronary/b_1.png": "0.25", "no vessel.png": "0.5", "refused.png": "0.5"}
+    assert thresholds == {row["source"]: row["threshold"] for row in rows}
+    assert PROMISED - {"devices", "outputs"} <= rows[0].keys()
+
+
+def test_csv_of_nothing_still_has_its_head(watcherd: CommandLine) -> None:
+    """A script that reads the columns does not stumble over a day without scans."""
+    full, empty = watcherd("jobs", "--csv").out, watcherd("jobs", "--csv", "--since", "2100-01-01").out
+    assert full.splitlines()[0] == empty.strip()
+
+
+def test_jobs_are_lines_of_tabs_when_nobody_looks(watcherd: CommandLine) -> None:
+    """One line for each job, so that cut and awk work; an error of several lines is put on one."""
+    head, *rows = watcherd("jobs").out.splitlines()
+    assert ["id", "state", "source", "size", "mask", "queued", "inference", "finished", "error"] == head.split("\t")
+    assert 4 == len(rows)
+    assert {head.count("\t")} == {row.count("\t") for row in rows}
+
+
+def test_jobs_fit_a_terminal_of_80_columns(watcherd: CommandLine) -> None:
+    """On a terminal there is a table, no line wider than the terminal, with states and times in one piece."""
+    keeper, terminal = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-m", "watcherd", "jobs", "--config", watcherd.config_file],
+        stdout=terminal,
+        env=os.environ | {"COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"},
+        check=True,
+    )
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # that is how the end of a terminal's output looks
+        while piece := os.read(keeper, 65536):
+            shown += piece
+    os.close(keeper)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+    assert not [line for line in lines if "\t" in line]
+    assert 4 < len(lines)
+    assert 80 >= max(map(len, lines))
+    assert 4 == sum(bool(re.search(r"(succeeded|failed) .* \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", line)) for line in lines)
+
+
+# ------------------------------------------------------------------------------------------------------------- show
+
+
+def test_show_as_json_is_the_record_with_its_story(watcherd: CommandLine) -> None:
+    """The promised fields, every transition, every attempt with its devices, every name with its results."""
+    shown = watcherd("show", str(watcherd.job("a.png")), "--json").json
+    assert PROMISED <= shown.keys()
+    moves = [event["to_state"] for event in shown["events"] if event["to_state"]]
+    assert ["queued", "running", "delivering", "succeeded"] == moves
+    assert [1] == [attempt["number"] for attempt in shown["tries"]]
+    assert shown["tries"][0]["devices"][0].keys() >= set(DEVICE)
+    assert {"a.png": "queued", "again.png": "duplicate"} == {name["source"]: name["fate"] for name in shown["arrivals"]}
+    for name in shown["arrivals"]:
+        assert {"mask", "overlay", "result"} == {output["kind"] for output in name["outputs"]}
+        assert "archived" == name["disposal"]
+
+
+def test_show_tells_the_story_in_words(watcherd: CommandLine) -> None:
+    """What happened, when, to which names; both names of a scan that was dropped twice."""
+    said = watcherd("show", str(watcherd.job("a.png"))).out
+    for words in ("a.png succeeded", "24 x 16", "What happened", "Attempts", "cpu", "memory unknown",
+                  "again.png: the same scan again, file in the archive", "masks/again.png"):  # fmt: skip
+        assert words in said, words
+
+
+def test_show_says_why_a_scan_failed_and_what_to_do(watcherd: CommandLine) -> None:
+    """The model's own answer too, where it spoke."""
+    said = watcherd("show", str(watcherd.job("refused.png"))).out
+    assert "why:" in said
+    assert "to do:" in said
+    assert "I see no vessel here." in watcherd("show", str(watcherd.job("no vessel.png"))).out
+
+
+def test_a_job_that_is_not_there_is_a_usage_error(watcherd: CommandLine) -> None:
+    """Exit code 64, with the command that lists them."""
+    answer = watcherd("show", "4711")
+    assert (64, "") == (answer.code, answer.out)
+    assert "There is no job 4711" in answer.err
+    assert "watcherd jobs" in answer.err
+    assert 64 == watcherd("show", "one").code
+
+
+@pytest.mark.parametrize(("lines", "way"), [(1, "print"), (5000, "typer.echo")], ids=["at the end", "in the middle"])
+def test_a_reader_that_has_seen_enough_is_no_error(lines: int, way: str) -> None:
+    """``watcherd jobs | head -1`` ends quietly, whether the pipe breaks in the middle of the output or at its end."""
+    program = CHATTY.format(lines=lines, way=way)
+    reader, writer = os.pipe()
+    os.close(reader)
+    answer = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (0, "") == (answer.returncode, answer.stderr)
+
+
+CHATTY = """
+import sys, typer
+from watcherd import cli
+@cli.app.command()
+def chatter():
+    for _ in range({lines}):
+        {way}("x" * 100)
+sys.exit(cli.run(["chatter"]))
+"""
