@@ -103,17 +103,21 @@ def test_a_hang_ends_at_its_deadline(pool):
         pool.schedule(time.sleep, args=(600,), timeout=0.3).result()
 
 
-PARENT = """
+PARENT = '''
 import os, time
 from multiprocessing import get_context
 from pebble import ProcessPool
 from watcherd.imaging.worker import start_worker
 
+def busy():
+    """A busy worker does not see that nobody waits for it any more."""
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
 if __name__ == "__main__":
     pool = ProcessPool(1, initializer=start_worker, initargs=(300, os.getpid()), context=get_context("spawn"))
-    print(pool.schedule(os.getpid).result(), flush=True)
-    time.sleep(600)
-"""
+    pool.schedule(busy).result()
+'''
 
 
 def test_workers_die_with_a_parent_that_is_killed(tmp_path):

@@ -44,7 +44,6 @@ class PillowScan:
     def _open(self) -> None:
         self._image = Image.open(self._file, formats=FORMATS)
         self.format = "JPEG" if self._image.format == "MPO" else str(self._image.format)
-        self._limits.check_size(*self._image.size)
         # A JPEG's further pictures (MPO) are thumbnails, depth maps or another eye's view
         count = 1 if self.format == "JPEG" else getattr(self._image, "n_frames", 1)
         self._limits.check_frames(count)

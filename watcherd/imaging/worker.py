@@ -31,9 +31,8 @@ def start_worker(memory_mib: int, parent: int | None = None) -> None:
 
     It dies with the thread that started it: start the pool from one that lives as long. ``parent``: the process id that
     is expected to be the parent; when it is not any more, the parent has died already and so does the worker.
-    Interrupts from the terminal are left to the parent.
+    Interrupts from the terminal are left to the parent: pebble sees to that.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent)
     for name in ONE_THREAD:
         os.environ[name] = "1"

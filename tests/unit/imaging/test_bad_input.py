@@ -200,11 +200,24 @@ def test_errors_survive_the_way_between_processes(tmp_path):
     assert (type(error), error.message, error.hint, True) == (type(copy), copy.message, copy.hint, copy.truncated)
 
 
-def test_pillows_own_limit_is_put_back(tmp_path):
-    before = Image.MAX_IMAGE_PIXELS
+def test_pillows_own_limit_is_put_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 123_456)
     saved(tmp_path / "a.png")
     decode(tmp_path / "a.png", tmp_path / "a.npy", DecodeLimits(max_pixels=10_000))
-    assert before == Image.MAX_IMAGE_PIXELS
+    assert Image.MAX_IMAGE_PIXELS == 123_456
+
+
+def test_a_decoders_warning_is_no_failure_and_does_not_leak(tmp_path, monkeypatch):
+    """Warnings are errors in these tests."""
+    store = module._store
+
+    def warn(*arguments):
+        warnings.warn("of the decoder", UserWarning, stacklevel=2)
+        return store(*arguments)
+
+    saved(tmp_path / "a.png")
+    monkeypatch.setattr(module, "_store", warn)
+    assert decode(tmp_path / "a.png", tmp_path / "a.npy", LIMITS).frames == 1
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp", "a.gif", "a.bmp"])

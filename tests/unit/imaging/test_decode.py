@@ -245,8 +245,13 @@ def test_the_window_fits_all_frames_of_a_run(tmp_path):
 def test_a_stack_behind_one_directory_keeps_its_frames(tmp_path):
     """ImageJ writes large stacks so; Pillow would see the first frame only."""
     stack = np.stack([TWELVE + 100 * index for index in range(5)])
-    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True)
-    assert decoded(tmp_path / "a.tif")[0].frames == 5
+    text = "ImageJ=1.53t\nimages=5\nslices=5\n"
+    tifffile.imwrite(tmp_path / "a.tif", stack[0], photometric="minisblack", description=text, metadata=None)
+    with (tmp_path / "a.tif").open("ab") as file:
+        file.write(stack[1:].tobytes())
+    found, frames = decoded(tmp_path / "a.tif")
+    assert found.frames == 5
+    assert (np.diff(frames.astype(int).mean(axis=(1, 2))) > 0).all()
 
 
 def test_thumbnails_in_a_tiff_are_no_frames(tmp_path):
