@@ -250,9 +250,8 @@ def stopped(running: Running, files: int) -> list[Check]:
     running.ready()
     time.sleep(1)
     running.signal(signal.SIGSTOP)
-    burst = Burst(
-        how="written", folder=Path(), files=tuple(Dropped(name=Path(_name(n)), content=n) for n in range(files))
-    )
+    dropped = tuple(Dropped(name=Path(_name(number)), content=number) for number in range(files))
+    burst = Burst(how="written", folder=Path(), files=dropped)
     drop(burst, running)
     began = time.monotonic()
     running.signal(signal.SIGCONT)

@@ -50,6 +50,9 @@ WORK_SECONDS = 0.5
 MOST_AT_ONCE = 64
 POLL_SECONDS = 5.0
 """The queue is looked at this often even if nobody says that there is something in it."""
+BATCHES_UNDER_WAY = 4
+"""So many batches, besides two for each replica, may be decoded, drawn and delivered at a time: a model that is faster
+than the disk must not fill the run folder."""
 RENDERS_TRIED = 3
 DRAIN_STEP = 0.02
 
@@ -112,7 +115,7 @@ class Pipeline:
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
-                if self.held.is_set() or not self._pool().has_room():
+                if self.held.is_set() or not self._has_room():
                     self._wake.wait(1.0)
                     continue
                 claimed = self._claim()
@@ -124,6 +127,12 @@ class Pipeline:
                         self._retry_at = float("inf")
         except StoppedError:
             return
+
+    def _has_room(self) -> bool:
+        """Whether a replica would take another batch soon, and what comes after the replicas keeps up."""
+        pool = self._pool()
+        batches = BATCHES_UNDER_WAY + 2 * len(pool.status())
+        return pool.has_room() and len(self._flights) < batches * self._batch_limit()
 
     def _claim(self) -> list[Flight]:
         limit = self._batch_limit()
@@ -338,6 +347,7 @@ class Pipeline:
                 self._flights.pop(flight.id, None)
             for name in (f"{flight.id}.npy", f"{flight.id}-mask.npy", f"{flight.id}-probability.npy"):
                 (self._scratch / name).unlink(missing_ok=True)
+        self._wake.set()
 
     # -------------------------------------------------------------------------------------------------------- stop
 

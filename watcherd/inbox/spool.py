@@ -97,7 +97,7 @@ class Spool:
     def remove(self, sha256: str) -> None:
         """Remove a copy that nobody needs any more; that it is gone already is no error."""
         with _explained(self.root):
-            self.path(sha256).unlink(missing_ok=True)
+            _unlink(self.name(sha256))
         crash_point("spool.removed")
 
     def holds(self, sha256: str, size_bytes: int) -> bool:

@@ -68,6 +68,7 @@ class Outbox:
 
     def __init__(self, root: Path, *, layout: str = "per-kind") -> None:
         self._root = root
+        self._prefix = os.fsencode(root) + b"/"
         self._whole = layout == "per-scan"
 
     def prepare(self) -> None:
@@ -91,9 +92,11 @@ class Outbox:
     def staging(self, job_id: int, attempt: int) -> Path:
         """The same folder, made anew and empty."""
         folder = self.staging_of(job_id, attempt)
-        if folder.exists():
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
             shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+            folder.mkdir()
         return folder
 
     def discard_staging(self) -> int:
@@ -177,7 +180,7 @@ class Outbox:
                     crash_point("deliver.json-renamed")
         self.sync()
         for folder in {intent.staged.parent for intents in deliveries for intent in intents}:
-            shutil.rmtree(folder, ignore_errors=True)
+            _discard(folder)
 
     def _rename_folder(self, intents: Sequence[Intent]) -> None:
         """All of a scan's results at once; what is left to do then is to see that each has its name."""
@@ -189,20 +192,18 @@ class Outbox:
 
     def _rename(self, intent: Intent) -> None:
         target = self._absolute(intent.final)
-        if not intent.staged.exists():
+        try:
+            _move(intent.staged, target)
+        except FileNotFoundError as error:
             if hash_file(target) != intent.sha256:
                 raise ResultLostError(
                     f"The staged {intent.kind} {intent.staged} is gone and {os.fsdecode(target)!r} is not it.",
                     hint="Ask for the job again with `watcherd retry`.",
-                )
-            return
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        try:
-            rename_new(intent.staged, target)
+                ) from error
         except FileExistsError:
             if hash_file(target) != intent.sha256:
                 raise
-            intent.staged.unlink()
+            intent.staged.unlink(missing_ok=True)
 
     def remove(self, earlier: Iterable[Intent]) -> None:
         """Take away results of ours that no longer hold, the JSON first; a file that is not ours any more stays."""
@@ -223,7 +224,26 @@ class Outbox:
         return target if hash_file(os.fsencode(target)) == sha256 else None
 
     def _absolute(self, final: bytes) -> bytes:
-        return os.path.join(os.fsencode(self._root), final)
+        return self._prefix + final
+
+
+def _move(staged: Path, target: bytes) -> None:
+    """Rename, and make the target's folder if it is that which is missing. Raises FileNotFoundError and OSError."""
+    try:
+        rename_new(staged, target)
+    except FileNotFoundError:
+        if not staged.exists():
+            raise
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        rename_new(staged, target)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a staging folder, which is empty but for what nobody was promised."""
+    try:
+        folder.rmdir()
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def hash_file(path: bytes) -> str | None:

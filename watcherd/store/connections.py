@@ -9,10 +9,10 @@ from __future__ import annotations
 import sqlite3
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event, exc
+from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event, exc
 
 from watcherd.errors import StoreError
 from watcherd.store.tables import HEAD
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 PATIENCE_MS = 5000
 """How long a statement waits for a lock that somebody else holds."""
+
+KEPT_OPEN = 3
+"""Reading connections that the daemon keeps: its threads seldom read at the same time."""
 
 _PASSING = {
     sqlite3.SQLITE_PERM,
@@ -121,6 +124,18 @@ def address(path: Path) -> str:
 
 @lru_cache(maxsize=8)
 def _reading_engine(path: Path) -> Engine:
+    return _readers(path, poolclass=NullPool)
+
+
+def pooled_readers(path: Path) -> Engine:
+    """An engine for read-only connections that are kept open: for the daemon, which reads many times a second.
+
+    Threads may share it. `Engine.dispose` closes them, and must come before the file can leave WAL mode.
+    """
+    return _readers(path, poolclass=QueuePool, pool_size=KEPT_OPEN, max_overflow=-1, pool_use_lifo=True)
+
+
+def _readers(path: Path, **options: Any) -> Engine:
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(
             address(path), uri=True, isolation_level=None, timeout=PATIENCE_MS / 1000, check_same_thread=False
@@ -128,7 +143,7 @@ def _reading_engine(path: Path) -> Engine:
         connection.execute("PRAGMA temp_store = MEMORY")
         return connection
 
-    engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=NullPool)
+    engine = create_engine("sqlite+pysqlite://", creator=connect, **options)
     event.listen(engine, "begin", _begin_reading)
     return engine
 

@@ -50,6 +50,7 @@ class Database:
     def __init__(self, path: Path, connection: Connection) -> None:
         self.path = path
         self._connection = connection
+        self._readers = connections.pooled_readers(path)
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._closed = False
         self._door = Lock()  # nothing may queue up behind the end
@@ -102,8 +103,8 @@ class Database:
 
     @contextmanager
     def reader(self) -> Iterator[Connection]:
-        """A read-only connection, in one transaction; see `connections.reader`."""
-        with connections.reader(self.path) as connection:
+        """A read-only connection, in one transaction; see `connections.reader`. Only this one is kept open."""
+        with errors_of(self.path), self._readers.connect() as connection, connection.begin():
             yield connection
 
     def close(self) -> None:
@@ -118,6 +119,7 @@ class Database:
             self._closed = True
             self._tasks.put(None)
         self._thread.join()
+        self._readers.dispose()
         with suppress(exc.DBAPIError):
             _leave_wal(self._connection)
         self._connection.close()
