@@ -18,6 +18,7 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ def _teach(network: Sa2vaNetwork, words: Words) -> None:
         layer.mlp.down_proj.weight.mul_(1e-3)
     embedding, head = network.language.model.embed_tokens.weight, network.language.lm_head.weight
     said = (words.prompt("", [1]).ids[-1], *words.draft(ASK.draft))
-    for before, token in zip(said, said[1:], strict=False):
+    for before, token in pairwise(said):
         head[token] = embedding[before] * 50
 
 
@@ -229,10 +230,23 @@ def shares(engine: Engine, frames: list[Frame], rounds: int, device: str) -> dic
 
 
 def count_flops(engine: Engine, frames: list[Frame]) -> float:
-    """Floating-point operations of a batch, as torch counts them."""
-    with FlopCounterMode(display=False) as counter:
+    """Floating-point operations of a batch, as torch counts them; causal attention counts whole."""
+    aten = torch.ops.aten
+    attention = (
+        aten._scaled_dot_product_flash_attention,
+        aten._scaled_dot_product_efficient_attention,
+        aten._scaled_dot_product_cudnn_attention,
+        aten._scaled_dot_product_flash_attention_for_cpu,
+    )
+    with FlopCounterMode(display=False, custom_mapping=dict.fromkeys(attention, attention_flops)) as counter:
         maps(engine, frames)
     return float(counter.get_total_flops())
+
+
+def attention_flops(query: torch.Size, key: torch.Size, *_: Any, **__: Any) -> int:
+    """Two products of (batch, heads, tokens, width); torch's own count refuses keys that heads share."""
+    batch, heads, tokens, width = query
+    return 4 * batch * heads * tokens * key[2] * width
 
 
 def matrix_rate(device: str) -> float:

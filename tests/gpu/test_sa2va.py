@@ -49,7 +49,7 @@ def test_a_model_that_is_split_between_cpu_and_gpu_gives_the_same(folder: Path, 
 
 
 def test_bfloat16_keeps_the_mask(folder: Path) -> None:
-    """Rounding to 8 bits in all of 300 layers of random weights leaves the mask's pixels where they are but for a few."""
+    """Rounding to 8 bits in all layers, of random weights, moves few of the mask's pixels."""
     check_image(
         loaded(folder, {"": "cuda:0"}, "bfloat16"), Tolerance(vectors=5e-2, logits=0.2, probability=0.2, pixels=0.03)
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from watcherd.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -160,8 +160,8 @@ def _plain(raw: str) -> str:
 def lora_scale(folder: Path, shapes: Mapping[str, tuple[int, ...]], ranks: Mapping[str, int]) -> float:
     """By what LoRA's updates are multiplied: lora_alpha over the rank. 1 where there are none.
 
-    It is no part of the weights: an ``adapter_config.json`` says it, else a ``use_llm_lora`` or ``use_backbone_lora`` in
-    the configuration that equals the rank means InternVL's own wrapping. Raises `UnavailableError` otherwise.
+    It is no part of the weights: an ``adapter_config.json`` says it; else a ``use_llm_lora`` or ``use_backbone_lora``
+    that equals the rank means InternVL's own wrapping. Raises `UnavailableError` otherwise.
     """
     found = {shape[0] for name, shape in shapes.items() if ".lora_A." in name}
     if not found:
@@ -170,7 +170,7 @@ def lora_scale(folder: Path, shapes: Mapping[str, tuple[int, ...]], ranks: Mappi
     if adapter.is_file():
         values = json.loads(adapter.read_text(encoding="utf-8"))
         root = 0.5 if values.get("use_rslora") else 1.0
-        return float(values["lora_alpha"]) / float(values["r"]) ** root
+        return float(float(values["lora_alpha"]) / float(values["r"]) ** root)
     if found <= {rank for rank in ranks.values() if rank}:
         return _MERGE_SCALE
     raise UnavailableError(
@@ -188,18 +188,34 @@ def listed(names: list[str], limit: int = 12) -> str:
 def fingerprint(folder: Path) -> str:
     """A short hash that changes when the model does: 16 hex digits.
 
-    Reads the small files whole, and of the weights their headers and a sample of 64 KiB blocks, because reading
-    16 GB at every start would take longer than loading them.
+    Reads the small files whole, and of each tensor a kilobyte in its middle, because reading 16 GB at every start would
+    take longer than loading them.
     """
     digest = hashlib.sha256()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "adapter_config.json"):
         path = folder / name
         digest.update(path.read_bytes() if path.is_file() else b"-")
     for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            for block in range(16):
-                file.seek(size * block // 16)
-                digest.update(file.read(65_536))
+        digest.update(path.name.encode())
+        for part in _samples(path):
+            digest.update(part)
     return digest.hexdigest()[:16]
+
+
+def _samples(path: Path) -> Iterator[bytes]:
+    """A safetensors file's header and a kilobyte of every tensor; of a broken file its beginning.
+
+    The format: eight bytes of the header's length, the header as JSON with each tensor's offsets, then the data.
+    """
+    with path.open("rb") as file:
+        header = file.read(min(int.from_bytes(file.read(8), "little"), 100_000_000))
+        yield header
+        try:
+            tensors = json.loads(header)
+        except ValueError:
+            return
+        for name, tensor in sorted(tensors.items()):
+            if name != "__metadata__":
+                begin, end = tensor["data_offsets"]
+                file.seek(8 + len(header) + (begin + end) // 2)
+                yield file.read(min(1024, end - begin))

@@ -101,6 +101,11 @@ class Engine:
         return _share_out(replies, logits)
 
     @torch.inference_mode()
+    def ask(self, frames: Sequence[Frame]) -> list[Reply]:
+        """Replies about single pictures, without masks."""
+        return self._ask([[tiles_of(frame.pixels)] for frame in frames], [frame.options for frame in frames])()
+
+    @torch.inference_mode()
     def ask_run(self, pictures: Sequence[NDArray[np.uint8]], options: Options) -> Reply:
         """One reply to the first frames of a run, each of them squashed to one tile."""
         squares = list(self._threads.map(squashed, pictures, [TILE] * len(pictures)))
@@ -116,11 +121,12 @@ class Engine:
         self, pictures: Sequence[Sequence[NDArray[np.uint8]]], options: Sequence[Options]
     ) -> Callable[[], list[Reply]]:
         """Start asking about pictures, each given as blocks of tiles; the result waits for the replies."""
+        # The tower is started before any words are looked up: the device should not wait for the tokenizer.
+        visual = self._see([block for blocks in pictures for block in blocks])
         prompts = [
             self.words.prompt(option.prompt, [len(block) for block in blocks])
             for option, blocks in zip(options, pictures, strict=True)
         ]
-        visual = self._see([block for blocks in pictures for block in blocks])
         turns: list[Turn] = []
         begin = 0
         for prompt, option, blocks in zip(prompts, options, pictures, strict=True):

@@ -12,7 +12,7 @@ from watcherd.inference.segmenters.sa2va.network import device_of
 from watcherd.inference.segmenters.sa2va.preprocess import GROUNDING_SIDE, for_grounding, upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -58,11 +58,10 @@ class Masks:
 
 
 class Grounding:
-    """Runs SAM2, which is on one device. ``encoder`` stands in for the image encoder where it was compiled."""
+    """Runs SAM2, which is on one device."""
 
-    def __init__(self, sam2: Any, encoder: Callable[..., Any] | None = None) -> None:
+    def __init__(self, sam2: Any) -> None:
         self.sam2 = sam2
-        self._encoder = encoder or sam2.vision_encoder
         # Fourier features of positions lose their meaning in bfloat16: built in float32, cast afterwards.
         self._positions: torch.Tensor = sam2.get_image_wide_positional_embeddings()
 
@@ -81,14 +80,15 @@ class Grounding:
         parts = []
         for begin in range(0, len(pictures), ENCODE_AT_ONCE):
             batch = upload(pictures[begin : begin + ENCODE_AT_ONCE], self.device)
-            fine, middle, coarse = self._encoder(for_grounding(batch, self.dtype)).fpn_hidden_states
+            fine, middle, coarse = self.sam2.vision_encoder(for_grounding(batch, self.dtype)).fpn_hidden_states
             decoder = self.sam2.mask_decoder
             parts.append(Features(fine=decoder.conv_s0(fine), middle=decoder.conv_s1(middle), coarse=coarse))
         return parts[0] if len(parts) == 1 else Features.join(parts)
 
     def prompted(self, features: Features) -> torch.Tensor:
         """The map (n, 256, 64, 64) that the decoder reads on frames that have a prompt, where no memory speaks."""
-        return features.coarse + self.sam2.no_memory_embedding.view(1, -1, 1, 1)
+        embedding: torch.Tensor = self.sam2.no_memory_embedding
+        return features.coarse + embedding.view(1, -1, 1, 1)
 
     def decode(self, coarse: torch.Tensor, features: Features, vectors: torch.Tensor | None) -> Masks:
         """Masks for n prompts at once, each on its own picture.

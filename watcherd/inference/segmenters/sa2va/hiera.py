@@ -6,11 +6,13 @@ per cent of the encoder's time on a CPU, more memory traffic than that. The para
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.nn import functional
 from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleAttention
+
+if TYPE_CHECKING:
+    import torch
 
 
 class LeanAttention(Sam2MultiScaleAttention):
@@ -21,16 +23,18 @@ class LeanAttention(Sam2MultiScaleAttention):
         qkv = self.qkv(hidden_states).reshape(windows, height * width, 3, self.num_attention_heads, -1)
         query, key, value = qkv.unbind(2)
         if self.query_stride:
-            query, height, width = self._pool(query, height, width)
+            query, height, width = self._pool(query, height, width, self.query_stride)
         attended = functional.scaled_dot_product_attention(
             query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), scale=self.scale
         )
         return self.proj(attended.transpose(1, 2).reshape(windows, height, width, -1))  # type: ignore[no-any-return]
 
-    def _pool(self, query: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, int, int]:
+    def _pool(
+        self, query: torch.Tensor, height: int, width: int, stride: tuple[int, int]
+    ) -> tuple[torch.Tensor, int, int]:
         windows, _, heads, _ = query.shape
         image = query.reshape(windows, height, width, -1).permute(0, 3, 1, 2)
-        pooled = functional.max_pool2d(image, kernel_size=self.query_stride, stride=self.query_stride)
+        pooled = functional.max_pool2d(image, kernel_size=stride, stride=stride)
         height, width = pooled.shape[2:]
         return pooled.permute(0, 2, 3, 1).reshape(windows, height * width, heads, -1), height, width
 

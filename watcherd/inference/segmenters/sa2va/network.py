@@ -81,7 +81,8 @@ class Projector(nn.Sequential):
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """(tiles, 1 + 1024, C) from the tower to (tiles, 256, D); the first row, the class token, is left out."""
-        return super().forward(merge_patches(patches[:, 1:]))
+        projected: torch.Tensor = super().forward(merge_patches(patches[:, 1:]))  # type: ignore[no-untyped-call]
+        return projected
 
 
 class SegProjection(nn.Sequential):
@@ -150,6 +151,7 @@ def place(name: str, device_map: Mapping[str, str]) -> str | None:
 
 def _vision_config(values: Mapping[str, Any]) -> InternVLVisionConfig:
     same = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "norm_type", "hidden_act")
+    settings: dict[str, Any] = {"attn_implementation": "sdpa"}
     return InternVLVisionConfig(
         **{key: values[key] for key in same},
         layer_norm_eps=values.get("layer_norm_eps", 1e-6),
@@ -159,7 +161,7 @@ def _vision_config(values: Mapping[str, Any]) -> InternVLVisionConfig:
         patch_size=values["patch_size"],
         # Otherwise the tower ends in a norm, which InternViT has not.
         use_mean_pooling=True,
-        attn_implementation="sdpa",
+        **settings,
     )
 
 

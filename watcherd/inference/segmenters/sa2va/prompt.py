@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from watcherd.errors import InputError, UnavailableError
@@ -30,8 +31,7 @@ _PHRASE = re.compile(r"<p>\s*(?P<name>[^<]+?)\s*</p>\s*$")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """Token ids of one turn; ``first_visual`` is where the visual tokens begin, ``visual`` how many there are, and
-    ``blocks`` where each further block of them begins."""
+    """Token ids of one turn, and at which places in them the visual tokens go."""
 
     ids: tuple[int, ...]
     visual: tuple[int, ...]
@@ -45,19 +45,21 @@ class Words:
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = _read(folder)
-        ids = {token: self._tokenizer.token_to_id(token) for token in _NEEDED}
-        broken = [token for token, one in ids.items() if one is None or self.encode(token) != (one,)]
+        known = {token: self._tokenizer.token_to_id(token) for token in _NEEDED}
+        ids = {token: one for token, one in known.items() if one is not None and self.encode(token) == (one,)}
+        broken = [token for token in _NEEDED if token not in ids]
         if broken:
             raise UnavailableError(
-                f"The tokenizer in {folder} does not know {', '.join(broken)} as single tokens, so no mask could be found.",
+                f"The tokenizer in {folder} does not know {', '.join(broken)} as single tokens: no mask can be found.",
                 hint="Take the tokenizer files that were saved with the fine-tuned model, not the base model's.",
             )
         self.seg: int = ids["[SEG]"]
         self.context: int = ids[_CONTEXT]
         self.end = _end_token(folder, self._tokenizer)
-        known = (self._tokenizer.token_to_id(token) for token in _STOPS)
-        self.stops = frozenset({self.end, *(token for token in known if token is not None)})
-        self.size: int = self._tokenizer.get_vocab_size()
+        stops = (self._tokenizer.token_to_id(token) for token in _STOPS)
+        self.stops = frozenset({self.end, *(token for token in stops if token is not None)})
+        # A service is asked the same few questions about pictures of the same few sizes.
+        self._prompts = lru_cache(maxsize=256)(self._prompt)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of ``text``, with nothing added around it."""
@@ -74,6 +76,9 @@ class Words:
         ``text`` may hold ``<image>`` once, where the pictures go; otherwise they go first. Raises `InputError` when it
         holds it more often, or spells a placeholder of its own.
         """
+        return self._prompts(text, tuple(blocks))
+
+    def _prompt(self, text: str, blocks: tuple[int, ...]) -> Prompt:
         if text.count(IMAGE) > 1:
             raise InputError(f"The prompt holds {IMAGE} {text.count(IMAGE)} times; it may hold it once: {text!r}.")
         if IMAGE not in text:

@@ -1,8 +1,8 @@
 """SAM2 on a run of frames: the first five are prompted with what the language model said, the rest are tracked with
 memory.
 
-A tracked frame attends to the prompted frames and to the last six tracked ones, and to small vectors ("pointers") of the
-prompted frames and the last fifteen tracked ones. Nothing older is kept, so memory does not grow with the run.
+A tracked frame attends to the prompted frames and to the last six tracked ones, and to small vectors ("pointers") of
+the prompted frames and the last fifteen tracked ones. Nothing older is kept, so memory does not grow with the run.
 """
 
 from __future__ import annotations
@@ -148,5 +148,5 @@ class Tracker:
     def _positions(self, width: int) -> torch.Tensor:
         """Sine positions (4096, 1, width) of a 64 x 64 map."""
         encode = Sam2SinePositionEmbedding(num_position_features=width // 2, normalize=True)
-        grid = encode(torch.Size((1, width, 64, 64)), self._grounding.device, torch.float32)
+        grid: torch.Tensor = encode(torch.Size((1, width, 64, 64)), self._grounding.device, torch.float32)
         return grid.flatten(2).permute(2, 0, 1)

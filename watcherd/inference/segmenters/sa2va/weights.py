@@ -58,7 +58,7 @@ def check_names(tensors: Mapping[str, torch.Tensor], origins: Mapping[str, Sourc
     lines += [f"  missing ({len(missing)}): {listed(missing)}"] if missing else []
     lines += [f"  unexpected ({len(unexpected)}): {listed(unexpected)}"] if unexpected else []
     lines += [
-        f"  of another shape: {', '.join(origin.names)} is {origin.shape(shapes)}, expected {tuple(tensors[name].shape)}"
+        f"  another shape: {', '.join(origin.names)} is {origin.shape(shapes)}, expected {tuple(tensors[name].shape)}"
         for name, origin in list(misfits.items())[:12]
     ]
     wrong = [*missing, *unexpected, *(name for origin in misfits.values() for name in origin.names)]

@@ -1,0 +1,57 @@
+"""The recorded outputs of the reference code, on the CPU in float32.
+
+Slow: SAM2's encoder at full size takes about ten seconds a picture on two cores.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.sa2va_folder import write_model
+from tests.sa2va_golden import Tolerance, arrays, assert_near, check_image, check_run, check_sizes, frames_of, loaded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from watcherd.inference.segmenters.sa2va.segmenter import Sa2vaSegmenter
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Sa2vaSegmenter:
+    """One loaded model for three references, from a folder in three shards."""
+    return loaded(write_model(tmp_path_factory.mktemp("model") / "Sa2VA", shards=3))
+
+
+def test_one_picture(segmenter: Sa2vaSegmenter) -> None:
+    """512 x 512, one tile: answer, vector, logits, probabilities and mask, though the object score is negative."""
+    check_image(segmenter, Tolerance())
+
+
+def test_three_sizes_in_one_batch_equal_the_reference_one_by_one(
+    segmenter: Sa2vaSegmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1, 13 and 10 tiles, padded into one pass of the language model."""
+    monkeypatch.setattr(segmenter.engine, "_pass_tokens", 10**9)
+    check_sizes(segmenter, (0, 1, 2), Tolerance())
+
+
+def test_each_size_alone_says_the_same(segmenter: Sa2vaSegmenter) -> None:
+    """The language model's part of the three, each in a pass of its own."""
+    recorded = arrays("sizes")
+    for number, frame in enumerate(frames_of(recorded, "image_0", "image_1", "image_2")):
+        reply = segmenter.engine.ask([frame])[0]
+        assert_near(recorded[f"seg_embedding_{number}"], reply.vectors, 1e-4)
+
+
+def test_a_run_with_memory(segmenter: Sa2vaSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven frames, two of them tracked."""
+    check_run(segmenter, "run", Tolerance(), monkeypatch)
+
+
+def test_a_run_with_rms_norms_and_an_object_that_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine frames, four of them tracked; object scores are positive, so the pointers are real ones."""
+    check_run(loaded(write_model(tmp_path / "Sa2VA", "rms-norm")), "run-rms", Tolerance(), monkeypatch)
