@@ -59,7 +59,7 @@ def examine(config: Config) -> Iterator[Finding]:
         with reader(config.state.database) as connection:
             yield from _fates(connection)
             yield from _spool(config, connection)
-            yield from _outbox(config, connection)
+            yield from _results(config, connection)
             yield from _stuck(config, connection)
     except WatcherdError as error:
         yield Finding(check="history", level="error", text=error.message, todo=error.hint)
@@ -189,7 +189,7 @@ def _remove_all(paths: list[Path]) -> str:
     return f"removed {len(paths)} copies"
 
 
-def _outbox(config: Config, connection: Any) -> Iterator[Finding]:
+def _results(config: Config, connection: Any) -> Iterator[Finding]:
     """The newest results are there, with the hashes that were recorded."""
     root = os.fsencode(config.outbox.path)
     missing, changed = [], []
@@ -204,14 +204,14 @@ def _outbox(config: Config, connection: Any) -> Iterator[Finding]:
     for what, outputs in (("gone", missing), ("changed", changed)):
         if outputs:
             yield Finding(
-                check="outbox",
+                check="results",
                 level="warning",
                 text=f"{len(outputs)} of the newest {looked_at} results are {what}, the first is "
                 f"{show(outputs[0].intent.final)} of job {outputs[0].job_id}",
                 todo=f"If that was not meant: watcherd retry {outputs[0].job_id}",
             )
     if not missing and not changed:
-        yield Finding(check="outbox", level="ok", text=f"the newest {looked_at} results are as they were delivered")
+        yield Finding(check="results", level="ok", text=f"the newest {looked_at} results are as they were delivered")
 
 
 def _stuck(config: Config, connection: Any) -> Iterator[Finding]:

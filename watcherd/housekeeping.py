@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 JOBS_AT_ONCE = 20_000
 """So many jobs leave the history in one go of the daemon; the next night goes on."""
-SPOOL_AT_ONCE = 10_000
+SPOOL_AT_ONCE = 20_000
 GIB = 1 << 30
 
 
@@ -45,8 +45,10 @@ class Pruned:
 def prune(config: Config, database: Database, spool: Spool, now: datetime) -> Pruned:
     """Take away what `Retention` says. Only the thread that owns the spool may call it."""
     keep = config.retention
+    # Copies first: with a scan's history goes the row that its copy is known by.
+    days = min(filter(None, (keep.spool_days, keep.history_days)), default=0)
+    copies = _prune_spool(database, spool, now - timedelta(days=days)) if days else 0
     jobs = _prune_history(database, now - timedelta(days=keep.history_days)) if keep.history_days else 0
-    copies = _prune_spool(database, spool, now - timedelta(days=keep.spool_days)) if keep.spool_days else 0
     files, size = _prune_archive(config.inbox.archive_path, keep.archive_days, keep.archive_gib, now)
     return Pruned(jobs=jobs, spool_files=copies, archive_files=files, archive_bytes=size)
 

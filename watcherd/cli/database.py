@@ -11,7 +11,7 @@ import typer
 from watcherd import housekeeping, steering
 from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json
 from watcherd.errors import StoreError
-from watcherd.store import Database, backup
+from watcherd.store import CorruptDatabaseError, Database, backup
 
 db_app = typer.Typer(help="The database.", no_args_is_help=True)
 
@@ -32,7 +32,10 @@ def upgrade(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Look through the whole database for damage; exit code 70 when there is any."""
     path = load_config(config).state.database
-    findings = backup.check(path)
+    try:
+        findings = backup.check(path)
+    except CorruptDatabaseError as error:
+        findings = [error.message]
     if as_json:
         print_json({"database": str(path), "findings": findings})
         raise typer.Exit(StoreError.exit_code if findings else 0)

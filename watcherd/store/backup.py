@@ -36,10 +36,13 @@ def backup(path: Path, to: Path) -> None:
     """Copy the database at ``path``, in use or not, to the self-contained file ``to``.
 
     The copy is checked, then appears under its name as a whole or not at all. The daemon goes on writing meanwhile.
-    Raises `CorruptDatabaseError` when what was copied is damaged.
+    Raises `CorruptDatabaseError` when what was copied is damaged, `StoreError` when the copy cannot be written.
     """
     partial = to.with_name(f".{to.name}.partial")
-    partial.unlink(missing_ok=True)
+    try:
+        partial.write_bytes(b"")
+    except OSError as error:
+        raise StoreError(f"The copy {to} cannot be written: {error.strerror}.", hint="Give another place.") from error
     try:
         with errors_of(path), closing(_open(path)) as source, closing(sqlite3.connect(partial)) as copy:
             source.backup(copy)

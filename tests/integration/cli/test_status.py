@@ -1,4 +1,4 @@
-"""``watcherd status`` tells the truth: it never calls a daemon alive that is not, or says that all is well when it is not."""
+"""``watcherd status`` tells the truth: it calls no dead daemon alive, and says what holds a live one up."""
 
 from __future__ import annotations
 

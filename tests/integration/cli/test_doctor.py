@@ -1,0 +1,149 @@
+"""``watcherd doctor``: it adds up, finds what is wrong, says what to do, and mends what is safe to mend."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from tests.integration.store.helpers import damage_quietly
+from watcherd import doctor, steering
+
+if TYPE_CHECKING:
+    import pytest
+
+    from tests.integration.cli.conftest import CommandLine
+
+ORPHAN = "ab" * 32
+
+
+def findings(watcherd: CommandLine, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
+    said = watcherd("doctor", "--json", *arguments)
+    assert code == said.code, said.out
+    found: list[dict[str, Any]] = json.loads(said.out)
+    return found
+
+
+def wrong(watcherd: CommandLine, *arguments: str, code: int = 0) -> list[tuple[str, str]]:
+    """Check and level of what is not ok, but for what is so in every test: no daemon, perhaps an old SQLite."""
+    return [
+        (finding["check"], finding["level"])
+        for finding in findings(watcherd, *arguments, code=code)
+        if finding["level"] != "ok" and finding["check"] not in ("daemon", "sqlite", "space")
+    ]
+
+
+def test_a_sound_one_has_nothing_wrong_and_adds_up(watcherd: CommandLine) -> None:
+    """Every arrival has one fate. That no daemon runs is a warning, no error."""
+    assert [] == wrong(watcherd)
+    texts = {finding["check"]: finding["text"] for finding in findings(watcherd)}
+    assert "5 = 1 duplicate, 2 succeeded, 2 failed" == texts["arrivals"]
+    assert "is not running" == texts["daemon"]
+    said = watcherd("doctor")
+    assert 0 == said.code
+    assert "ok      arrivals: 5 = " in said.out
+    assert "WARNING daemon: is not running" in said.out
+
+
+def test_fates_that_do_not_add_up_are_an_error(watcherd: CommandLine) -> None:
+    """Exit code 70: it would be a fault of ours."""
+    with closing(sqlite3.connect(watcherd.config.state.database)) as connection, connection:
+        connection.execute("UPDATE total SET count = count + 1 WHERE name = 'job.failed'")
+    assert ("arrivals", "error") in wrong(watcherd, code=70)
+
+
+def test_a_copy_that_is_missing_is_an_error(watcherd: CommandLine) -> None:
+    """A scan with work to do whose bytes are gone: nothing here can bring them back, so nothing is repaired."""
+    watcherd("retry", "--state", "failed")
+    assert [] == wrong(watcherd)
+    shutil.rmtree(watcherd.config.state.spool)
+    watcherd.config.state.spool.mkdir()
+    assert [("spool", "error")] == wrong(watcherd, "--repair", code=70)
+    said = watcherd("doctor")
+    assert 70 == said.code
+    assert "ERROR   spool: 2 scans with work to do have lost their copy" in said.out
+    assert "Drop these scans again" in said.out
+
+
+def test_a_result_that_is_gone_or_changed_is_found(watcherd: CommandLine) -> None:
+    """With the first one's name, and the command that makes it again."""
+    (watcherd.folder / "outbox" / "masks" / "again.png").unlink()
+    (watcherd.folder / "outbox" / "overlays" / "a.jpg").write_bytes(b"another picture")
+    found = [finding for finding in findings(watcherd) if finding["check"] == "results"]
+    assert [
+        (
+            f"1 of the newest 11 results are gone, the first is masks/again.png of job {watcherd.job('a.png')}",
+            "warning",
+        ),
+        (
+            f"1 of the newest 11 results are changed, the first is overlays/a.jpg of job {watcherd.job('a.png')}",
+            "warning",
+        ),
+    ] == [(finding["text"], finding["level"]) for finding in found]
+    assert all(f"watcherd retry {watcherd.job('a.png')}" in finding["todo"] for finding in found)
+
+
+def test_a_copy_of_no_scan_is_found_and_with_repair_removed(watcherd: CommandLine) -> None:
+    """Copies that some scan points to stay."""
+    spool = watcherd.config.state.spool
+    orphan = spool / ORPHAN[:2] / ORPHAN
+    orphan.parent.mkdir(exist_ok=True)
+    orphan.write_bytes(b"nobody's")
+    before = {path for path in spool.rglob("*") if path.is_file()}
+    assert [("spool", "warning")] == wrong(watcherd)
+    assert orphan.exists(), "only --repair may remove it"
+    assert "Or --repair." in watcherd("doctor").out
+    assert "removed 1 copies" in watcherd("doctor", "--repair").out
+    assert {orphan} == before - {path for path in spool.rglob("*") if path.is_file()}
+    assert [] == wrong(watcherd)
+
+
+def test_a_running_daemons_new_copies_are_not_called_orphans(watcherd: CommandLine) -> None:
+    """It writes the copy before the row."""
+    orphan = watcherd.config.state.spool / ORPHAN[:2] / ORPHAN
+    orphan.parent.mkdir(exist_ok=True)
+    orphan.write_bytes(b"on its way")
+    with steering.sole_owner(watcherd.config.state.lock):
+        assert [] == wrong(watcherd, "--repair")
+    assert orphan.exists()
+
+
+def test_damage_and_missing_folders_are_errors(watcherd: CommandLine) -> None:
+    """Each with what to do; the other checks go on."""
+    shutil.rmtree(watcherd.folder / "archive")
+    damage_quietly(watcherd.config.state.database)
+    found = wrong(watcherd, code=70)
+    assert ("archive", "error") in found
+    assert ("history", "error") in found
+    assert "db restore" in watcherd("doctor").out
+
+
+def test_a_file_that_is_no_database_is_an_error_and_no_traceback(watcherd: CommandLine) -> None:
+    """Somebody's letter in the place of the history."""
+    watcherd.config.state.database.write_text("Dear colleague, " * 300)
+    assert ("history", "error") in wrong(watcherd, code=70)
+
+
+def test_without_a_history_there_is_little_to_say(watcherd: CommandLine) -> None:
+    """A warning: it may be the first day."""
+    watcherd.config.state.database.unlink()
+    assert [("history", "warning")] == wrong(watcherd)
+
+
+def test_jobs_under_way_when_the_daemon_died_are_named(watcherd: CommandLine) -> None:
+    """They are not lost: the next start does them."""
+    watcherd("retry", "--state", "failed")
+    with closing(sqlite3.connect(watcherd.config.state.database)) as connection, connection:
+        connection.execute(
+            "UPDATE job SET state = 'running', run_id = 1, attempts = attempts + 1 WHERE state = 'queued'"
+        )
+    assert [("jobs", "warning")] == wrong(watcherd)
+
+
+def test_little_room_and_a_wrong_clock_are_found(watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A twentieth of the disk free is little."""
+    monkeypatch.setattr("watcherd.doctor.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1000, 990, 10))  # type: ignore[attr-defined]
+    levels = {(finding.check, finding.level) for finding in doctor.examine(watcherd.config)}
+    assert ("space", "warning") in levels
