@@ -25,7 +25,7 @@ from watcherd.inference.base import Frame
 from watcherd.inference.segmenters.vessel.recipe import CONFIG, FORMAT, WEIGHTS
 from watcherd.job import Options
 
-SIDES: dict[Kind, list[int]] = {"xray": [224, 352], "fundus": [512, 640]}
+SIDES: dict[Kind, list[int]] = {"xray": [256, 384], "fundus": [512, 640]}
 GOLDEN_SEED = 3_000_004
 
 
