@@ -12,7 +12,6 @@ import typer
 from watcherd import config as configuration
 from watcherd import logs
 from watcherd.cli.common import JsonOption, duration, print_json, print_table
-from watcherd.daemon import Daemon
 from watcherd.errors import UnavailableError
 from watcherd.store import Filter, history, reader
 
@@ -31,6 +30,8 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Segment a few bundled scans and show where their masks are."""
+    from watcherd.daemon import Daemon
+
     folder = folder.absolute()
     settings = _prepare(folder)
     logs.setup(settings.log.model_copy(update={"level": "warning"}), hidden_names=False)

@@ -9,7 +9,6 @@ import typer
 from watcherd import config as configuration
 from watcherd import logs
 from watcherd.cli.common import ConfigOption
-from watcherd.daemon import Daemon
 from watcherd.errors import WatcherdError
 
 
@@ -21,6 +20,8 @@ def run(
     ] = False,
 ) -> None:
     """Watch the inbox and segment what comes, until stopped."""
+    from watcherd.daemon import Daemon
+
     path = configuration.find(config)
     settings = configuration.load(path)
     logs.setup(settings.log, hidden_names=settings.privacy.names == "hidden")
