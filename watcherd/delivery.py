@@ -62,6 +62,7 @@ class Delivery:
         self._outbox = outbox
         self._pauses = pauses
         self._log = get_logger()
+        self._stuck: set[bytes] = set()
         self.inbox_online: Callable[[], bool] = lambda: True
         self.source_left: Callable[[bytes], None] = lambda _path: None
         self.scans_finished: Callable[[], None] = lambda: None
@@ -313,7 +314,10 @@ class Delivery:
         crash_point("dispose.recorded")
         for disposal in disposals:
             self.source_left(disposal.path)
-            if disposal.result == "failed":
+            if disposal.result != "failed":
+                self._stuck.discard(disposal.path)
+            elif disposal.path not in self._stuck:
+                self._stuck.add(disposal.path)
                 self._log.warning("source_not_disposed", source=show(disposal.path), error=disposal.reason)
 
     # ------------------------------------------------------------------------------------------------------ recovery

@@ -41,6 +41,8 @@ JUMP_SECONDS = 5.0
 WAITING_IS_NEWS = 5.0
 """A file that settles longer than this has a row, so that its fate can be queried."""
 CLEANED_AT_ONCE = 256
+DISPOSAL_SECONDS = 60.0
+"""Between two tries to take sources out of the inbox that could not be taken out."""
 ONCE_PATIENCE = 5.0
 """With ``--once`` an unfinished file that nobody is known to write is waited for no longer than this."""
 
@@ -96,6 +98,7 @@ class Intake:
         self._sweeps: deque[tuple[float, Iterator[Chunk], bool]] = deque()
         self._next_sweep = float("-inf")
         self._next_presence = float("-inf")
+        self._next_disposal = float("-inf")
         self._sweep_again = False
         self._full_sweeps = 0
         self._folders = EmptyFolders([os.fsencode(profile.folder) for profile in config.profiles.values()])
@@ -221,7 +224,13 @@ class Intake:
         self._next_sweep = float("-inf")
         if self._config.inbox.events:
             self._events.rewatch()
-        self._database.write(leftovers.retry_disposals)
+        self._dispose_again()
+
+    def _dispose_again(self) -> None:
+        """Have sources taken out of the inbox where that has failed: the cause may be gone."""
+        self._next_disposal = self._clock() + DISPOSAL_SECONDS
+        if self._database.write(leftovers.retry_disposals):
+            self._queued()
 
     def _close(self) -> None:
         if self._root is not None:
@@ -294,6 +303,8 @@ class Intake:
             return
         self._sweeps.popleft()
         if full:
+            if self._clock() >= self._next_disposal:
+                self._dispose_again()
             took = self._clock() - began
             self._full_sweeps += 1
             self._next_sweep = self._clock() + self._sweep_seconds()

@@ -57,8 +57,13 @@ static int fails(const char *kind, int folder, const char *name) {
     }
     if (!strstr(path, plan->path))
         return 0;
-    if (plan->left >= 0 && atomic_fetch_sub(&plan->left, 1) <= 0)
-        return 0;
+    int left = plan->left;
+    while (left >= 0) {
+        if (left == 0)
+            return 0;
+        if (atomic_compare_exchange_weak(&plan->left, &left, left - 1))
+            break;
+    }
     plan->hits++;
     errno = plan->error;
     return 1;
