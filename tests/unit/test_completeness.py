@@ -83,7 +83,9 @@ def test_what_is_appended_to_a_whole_file_does_not_matter(name):
     assert ends_early(io.BytesIO(WHOLE[name] + b"garbage" * 50_000)) == ""
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", bytes(1000), b"BM" + bytes(100), b"\x89PNG\r\n\x1a\n" + bytes(range(200, 250))])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", bytes(1000), b"BM" + bytes(100), b"\x89PNG\r\n\x1a\n" + bytes(range(200, 250))]
+)
 def test_what_is_in_no_known_format_is_not_early(content):
     assert ends_early(io.BytesIO(content)) == ""
 

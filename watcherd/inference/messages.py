@@ -68,7 +68,7 @@ class Segmented:
     """A scan's masks are computed: ``mask`` is uint8 (frames, height, width) of label values,
     ``probability`` uint16 of the same shape (65535 is 1), kept when it was asked for.
 
-    ``inference_ms``: its frames' share of the wall time of their batches, so that scans' shares add up to the time spent.
+    ``inference_ms``: its frames' share of the wall time of their batches, so that shares add up to the time spent.
     ``batch_size``: frames in the largest of these batches.
     """
 

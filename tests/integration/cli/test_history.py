@@ -133,6 +133,7 @@ def test_jobs_fit_a_terminal_of_80_columns(watcherd: CommandLine) -> None:
     assert not [line for line in lines if "\t" in line]
     assert 4 < len(lines)
     assert 80 >= max(map(len, lines))
+    assert [line for line in lines if "The file is not an" in line], "there is no room left for words"
     assert 4 == sum(bool(re.search(r"(succeeded|failed) .* \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", line)) for line in lines)
 
 
