@@ -45,16 +45,21 @@ static void path_of(int descriptor, char *path, size_t size) {
     path[length < 0 ? 0 : length] = 0;
 }
 
-static int fails(const char *kind, int folder, const char *name) {
-    char path[8192] = "";
-    if (!plan || !plan->armed || strcmp(plan->kind, kind))
-        return 0;
+static void full_path(int folder, const char *name, char *path, size_t size) {
+    path[0] = 0;
     if (!name || (name[0] != '/' && folder != AT_FDCWD))
         path_of(folder, path, 4096);
     if (name) {
         strcat(path, "/");
-        strncat(path, name, 4000);
+        strncat(path, name, size - strlen(path) - 1);
     }
+}
+
+static int fails(const char *kind, int folder, const char *name) {
+    char path[8192];
+    if (!plan || !plan->armed || strcmp(plan->kind, kind))
+        return 0;
+    full_path(folder, name, path, sizeof path);
     if (!strstr(path, plan->path))
         return 0;
     int left = plan->left;
@@ -67,6 +72,17 @@ static int fails(const char *kind, int folder, const char *name) {
     plan->hits++;
     errno = plan->error;
     return 1;
+}
+
+/* A rename within the chosen place crosses no border between file systems. */
+static int rename_fails(int here, const char *old, int there, const char *new) {
+    char path[8192];
+    if (plan && plan->armed && plan->error == EXDEV) {
+        full_path(here, old, path, sizeof path);
+        if (strstr(path, plan->path))
+            return 0;
+    }
+    return fails("rename", there, new);
 }
 
 #define REAL(type, name, ...) ((type(*)(__VA_ARGS__))dlsym(RTLD_NEXT, #name))
@@ -129,19 +145,19 @@ SYNC(fdatasync)
 SYNC(syncfs)
 
 int rename(const char *old, const char *new) {
-    if (fails("rename", AT_FDCWD, new))
+    if (rename_fails(AT_FDCWD, old, AT_FDCWD, new))
         return -1;
     return REAL(int, rename, const char *, const char *)(old, new);
 }
 
 int renameat(int here, const char *old, int there, const char *new) {
-    if (fails("rename", there, new))
+    if (rename_fails(here, old, there, new))
         return -1;
     return REAL(int, renameat, int, const char *, int, const char *)(here, old, there, new);
 }
 
 int renameat2(int here, const char *old, int there, const char *new, unsigned int flags) {
-    if (fails("rename", there, new))
+    if (rename_fails(here, old, there, new))
         return -1;
     return REAL(int, renameat2, int, const char *, int, const char *, unsigned int)(here, old, there, new, flags);
 }

@@ -1,157 +1,90 @@
-"""Pausing: what waits for what, said once, over by itself."""
+"""A pause is said once, and is over when the last thread that waits goes on."""
 
 from __future__ import annotations
 
 import errno
-import os
-import shutil
 import threading
-from collections import namedtuple
 from typing import TYPE_CHECKING
 
 import pytest
 
 from watcherd import pauses
-from watcherd.errors import InputError, StoreError, TransientError
-from watcherd.pauses import Pauses, StoppedError, check_room, in_words, is_passing
-from watcherd.store.connections import CorruptDatabaseError, StoreUnavailableError
+from watcherd.pauses import Pauses, StoppedError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-Usage = namedtuple("Usage", "total used free")
-MIB = 1 << 20
+    from collections.abc import Callable
 
 
-class Log:
-    """What would be logged: event and part."""
+class Said:
+    """A log that remembers."""
 
     def __init__(self) -> None:
-        self.lines: list[tuple[str, object]] = []
+        self.events: list[str] = []
 
     def warning(self, event: str, **fields: object) -> None:
-        self.lines.append((event, fields["kind"]))
+        self.events.append(f"{event} {fields['kind']}")
 
     info = warning
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Log:
-    log = Log()
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    log = Said()
     monkeypatch.setattr(pauses, "get_logger", lambda: log)
-    monkeypatch.setattr(pauses, "RETRY_SECONDS", 0)
-    return log
+    return log.events
 
 
-def failing(times: int, error: Exception) -> object:
-    """An action that fails so often, then gives 7."""
-    left = iter([error] * times)
-
-    def action() -> int:
-        for problem in left:
-            raise problem
-        return 7
-
-    return action
+def elsewhere(work: Callable[[], object]) -> None:
+    """Do it in another thread."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
 
 
-def test_what_is_refused_is_tried_until_it_works(log: Log) -> None:
-    """A full disk for three tries: paused with the reason, resumed by itself, one line in the log for each."""
-    pause = Pauses(threading.Event())
-    full = OSError(errno.ENOSPC, "No space left on device", "/srv/outbox")
-    seen: list[dict[str, str]] = []
-    action = failing(3, full)
-
-    def watched() -> int:
-        seen.append(pause.reasons)
-        return action()  # type: ignore[operator, no-any-return]
-
-    assert 7 == pause.until_possible("outbox", watched)
-    reason = "/srv/outbox: No space left on device; make room there; work goes on by itself"
-    assert [{}, {"outbox": reason}, {"outbox": reason}, {"outbox": reason}] == seen
-    assert {} == pause.reasons
-    assert [("intake_paused", "outbox"), ("intake_resumed", "outbox")] == log.lines
+def test_the_same_reason_is_said_once_whatever_the_count_in_it(said: list[str]) -> None:
+    """'only 12 MiB' and 'only 11 MiB' are the same news; another cause is other news."""
+    waits = Pauses(threading.Event())
+    for reason in ("only 12 MiB are free", "only 11 MiB are free", "read-only", "only 10 MiB are free"):
+        waits.set("spool", reason)
+    assert said == ["intake_paused spool"] * 2
+    assert waits.reasons == {"spool": "only 10 MiB are free"}
 
 
-def test_a_stop_ends_the_waiting(log: Log) -> None:
-    """The action is not done, and the caller knows."""
+def test_a_part_goes_on_when_the_last_thread_does(said: list[str]) -> None:
+    """One that succeeds while another still waits is no end of the pause."""
+    waits = Pauses(threading.Event())
+    waits.set("outbox", "full")
+    elsewhere(lambda: (waits.set("outbox", "full"), waits.clear("outbox")))
+    assert waits.reasons == {"outbox": "full"}
+    assert said == ["intake_paused outbox"]
+    waits.clear("outbox")
+    assert waits.reasons == {}
+    assert said == ["intake_paused outbox", "intake_resumed outbox"]
+
+
+def test_an_error_that_waiting_cannot_mend_goes_through_and_leaves_no_pause(said: list[str]) -> None:
+    """Also after errors that looked as if they would pass."""
+    stopping = threading.Event()
+    waits = Pauses(stopping)
+    stopping.wait = lambda timeout=None: False  # type: ignore[method-assign]  # nobody waits in a test
+    errors = iter([OSError(errno.ENOSPC, "full"), FileExistsError(errno.EEXIST, "exists")])
+
+    def action() -> None:
+        raise next(errors)
+
+    with pytest.raises(FileExistsError):
+        waits.until_possible("outbox", action)
+    assert waits.reasons == {}
+    assert said == ["intake_paused outbox", "intake_resumed outbox"]
+
+
+def test_a_stop_ends_the_waiting(said: list[str]) -> None:
+    """Whoever waits hears of it at once."""
     stopping = threading.Event()
     stopping.set()
+
+    def action() -> None:
+        raise OSError(errno.EROFS, "read-only")
+
     with pytest.raises(StoppedError):
-        Pauses(stopping).until_possible("spool", failing(1, OSError(errno.EIO, "I/O error")))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("error", [OSError(errno.ENAMETOOLONG, "File name too long"), StoreError("a bad statement")])
-def test_what_waiting_cannot_mend_goes_through(log: Log, error: Exception) -> None:
-    """It would be tried for ever otherwise."""
-    with pytest.raises(type(error)):
-        Pauses(threading.Event()).until_possible("spool", failing(1, error))  # type: ignore[arg-type]
-    assert [] == log.lines
-
-
-def test_a_new_reason_is_news_the_same_one_is_not(log: Log) -> None:
-    """Two parts pause and resume apart from each other."""
-    pause = Pauses(threading.Event())
-    for reason in ("full", "full", "read-only"):
-        pause.set("spool", reason)
-    pause.set("outbox", "full")
-    pause.clear("spool")
-    pause.clear("spool")
-    assert {"outbox": "full"} == pause.reasons
-    assert [
-        ("intake_paused", "spool"),
-        ("intake_paused", "spool"),
-        ("intake_paused", "outbox"),
-        ("intake_resumed", "spool"),
-    ] == log.lines
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        *((OSError(number, os.strerror(number)), True) for number in pauses.ADVICE),
-        (OSError(errno.ESTALE, "Stale file handle"), True),
-        (OSError(errno.ENOENT, "No such file"), False),
-        (OSError(errno.ELOOP, "Too many links"), False),
-        (TransientError("a share is away"), True),
-        (InputError("no picture"), False),
-        (StoreUnavailableError("locked"), True),
-        (CorruptDatabaseError("damaged"), False),
-        (StoreError("refused"), False),
-    ],
-    ids=repr,
-)
-def test_only_what_may_pass_by_itself_pauses(error: Exception, expected: bool) -> None:
-    """The machine's present state, not what was asked."""
-    assert expected == is_passing(error)
-
-
-def test_a_reason_says_where_what_and_what_to_do_on_one_line() -> None:
-    """For ``status``, which has a line for each; names that are not UTF-8 too."""
-    assert "/a: Read-only file system; it is mounted read-only; remount it writable" == in_words(
-        OSError(errno.EROFS, "Read-only file system", "/a")
-    )
-    assert "Stale file handle; it is tried again" == in_words(OSError(errno.ESTALE, "Stale file handle"))
-    assert "/a\udcff: Input/output error; the disk reports errors; look at the kernel's log" == in_words(
-        OSError(errno.EIO, "Input/output error", b"/a\xff")
-    )
-    assert "It is away. Mount it." == in_words(TransientError("It is away.", hint="Mount it."))
-
-
-@pytest.mark.parametrize(
-    ("total_mib", "free_mib", "enough"),
-    [(100_000, 256, True), (100_000, 255, False), (1_000, 20, True), (1_000, 19, False)],
-)
-def test_so_much_room_must_be_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total_mib: int, free_mib: int, enough: bool
-) -> None:
-    """256 MiB; on a small file system a fiftieth of it will do, or nothing could ever be done there."""
-    usage = Usage(total_mib * MIB, 0, free_mib * MIB)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    if enough:
-        check_room(tmp_path, 256)
-        return
-    with pytest.raises(OSError, match=f"only {free_mib} MiB are free") as caught:
-        check_room(tmp_path, 256)
-    assert errno.ENOSPC == caught.value.errno
-    assert is_passing(caught.value)
+        Pauses(stopping).until_possible("outbox", action)
