@@ -206,6 +206,7 @@ def questions(page: Path) -> Iterator[str]:
         yield from filter(str.strip, block.split(";"))
     for block in blocks(page, "sh"):
         yield from re.findall(r'sqlite3 [^"\n]*"([^"]+)"', block)
+    yield from (span for span in spans(page) if span.startswith("select ") and "…" not in span)
 
 
 @pages
