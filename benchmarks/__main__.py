@@ -3,8 +3,8 @@
     python -m benchmarks [--quick] [--only NAME] [--json FILE]
 
 Each figure is the median of several runs, with the smallest and the largest beside it. A machine that is busy with
-other things shows in that spread; CPU times and ratios suffer less from it than rates. What each line means is in the JSON
-and in docs/performance.md. The exit code is 0 even where a target is missed: targets are for a quiet machine.
+other things shows in that spread; CPU times and ratios suffer less from it than rates. What each line means is in the
+JSON and in docs/performance.md. The exit code is 0 even where a target is missed: targets are for a quiet machine.
 """
 
 from __future__ import annotations
