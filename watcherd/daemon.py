@@ -23,7 +23,7 @@ from watcherd import config as configuration
 from watcherd import live, logs, steering
 from watcherd.crash_points import crash_point
 from watcherd.delivery import Delivery
-from watcherd.errors import ConfigError, UnavailableError, UsageError, WatcherdError
+from watcherd.errors import ConfigError, StoreError, UnavailableError, UsageError, WatcherdError
 from watcherd.imaging.pool import ImagingPool
 from watcherd.inbox import mounts
 from watcherd.inbox.spool import Spool
@@ -34,7 +34,7 @@ from watcherd.intake import Intake
 from watcherd.job import State
 from watcherd.notify import Notifier
 from watcherd.outbox.deliver import Outbox
-from watcherd.pauses import Pauses, StoppedError
+from watcherd.pauses import Pauses, StoppedError, is_passing
 from watcherd.pipeline import Pipeline
 from watcherd.steering import Command, JobSteering
 from watcherd.store import CorruptDatabaseError, Database, ModelIdentity, backup, history, runs
@@ -380,11 +380,13 @@ class Daemon:
             "device_map": dict(spec.placement.device_map),
             "dtype": spec.placement.dtype,
         }
-        self._replica_ids[number] = self._database.write(
+        replica_id = self._note(
             lambda c: runs.start_replica(
                 c, run_id=self._run_id, number=number, model=model, placement=placed, pid=pid, now=datetime.now(UTC)
             )
         )
+        if replica_id is not None:
+            self._replica_ids[number] = replica_id
         self._log.info("replica_starting", replica=number, pid=pid)
 
     def replica_ready(self, number: int, ready: Ready) -> None:
@@ -394,7 +396,7 @@ class Daemon:
             segmenter=info.segmenter, model=info.model, revision=info.revision, dtype=info.dtype
         )
         weights = {use.device: use.vram_peak_allocated_mib for use in ready.weights}
-        self._database.write(
+        self._note(
             lambda c: runs.replica_ready(
                 c,
                 self._replica_ids[number],
@@ -412,17 +414,20 @@ class Daemon:
 
     def replica_died(self, died: Died) -> None:
         """A replica's process ended against our will."""
-        self._database.write(
-            lambda c: runs.end_replica(c, self._replica_ids[died.number], died.reason, now=datetime.now(UTC))
-        )
+        self._note(lambda c: runs.end_replica(c, self._replica_ids[died.number], died.reason, now=datetime.now(UTC)))
         self._log.error("replica_died", replica=died.number, pid=died.pid, reason=died.reason, stack_dump=died.stack)
 
     def replica_stopped(self, number: int) -> None:
         """A replica ended in good order."""
         if number in self._replica_ids:
-            self._database.write(
-                lambda c: runs.end_replica(c, self._replica_ids[number], "stopped", now=datetime.now(UTC))
-            )
+            self._note(lambda c: runs.end_replica(c, self._replica_ids[number], "stopped", now=datetime.now(UTC)))
+
+    def _note(self, work: Callable[[Any], Any]) -> Any:
+        """Write about a replica, and wait for a disk that refuses; None when the daemon stops before it gives way."""
+        try:
+            return self._pauses.until_possible("state", lambda: self._database.write(work))
+        except StoppedError:
+            return None
 
     def batch_taken(self) -> None:
         """A replica has begun a batch."""
@@ -450,7 +455,11 @@ class Daemon:
     # ------------------------------------------------------------------------------------------------------- commands
 
     def _take_commands(self) -> None:
-        steering.carry_out_all(self._config.state.commands, self._database, self._carry_out)
+        try:
+            steering.carry_out_all(self._config.state.commands, self._database, self._carry_out)
+        except StoreError as error:  # what was left stays there for the next look
+            if not is_passing(error):
+                raise
 
     def _carry_out(self, command: Command) -> str:
         self._log.info("command_received", kind=command.verb)
@@ -532,7 +541,7 @@ class Daemon:
         else:
             self._beat = now
         intake = self._intake
-        turned = intake is None or now - intake.turned_at < HANG_SECONDS
+        turned = intake is None or bool(self._pauses.reasons) or now - intake.turned_at < HANG_SECONDS
         return turned and now - self._beat < HANG_SECONDS and self._pool.progressing()
 
     def _is_done(self) -> bool:

@@ -202,14 +202,12 @@ class Delivery:
     def tidy(self) -> None:
         """Deliver to names whose job has ended, then take sources out of the inbox."""
         while True:
-            with self._database.reader() as connection:
-                due = deliveries.arrivals_to_deliver(connection, AT_ONCE)
+            due = self._read(lambda c: deliveries.arrivals_to_deliver(c, AT_ONCE))
             if not due:
                 break
             self._deliver_to_names(due)
         while self.inbox_online():
-            with self._database.reader() as connection:
-                ended = deliveries.arrivals_to_dispose(connection, DISPOSED_AT_ONCE)
+            ended = self._read(lambda c: deliveries.arrivals_to_dispose(c, DISPOSED_AT_ONCE))
             if not ended:
                 break
             self._dispose(ended)
@@ -354,6 +352,15 @@ class Delivery:
             self._store(lambda c: jobs.ask_again(c, [job_id], now=datetime.now(UTC)))
         else:
             record()
+
+    def _read(self, work: Callable[[Any], list[ArrivalInfo]]) -> list[ArrivalInfo]:
+        """Read, and while the database cannot be read pause and try again."""
+
+        def read() -> list[ArrivalInfo]:
+            with self._database.reader() as connection:
+                return work(connection)
+
+        return self._pauses.until_possible("state", read)
 
     def _store(self, work: Callable[[Any], Any]) -> Any:
         """Write, and while the database cannot be written pause and try again."""

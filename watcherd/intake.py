@@ -155,10 +155,10 @@ class Intake:
         """Look at what is due, take what has settled, then wait for the next thing to do."""
         self._wake.clear()
         self._run_errands()
-        if not self._is_online():
-            self._wake.wait(PRESENCE_SECONDS)
-            return
         try:
+            if not self._is_online():
+                self._wake.wait(PRESENCE_SECONDS)
+                return
             self._notice()
             self._take_settled()
             self._clean()
@@ -229,7 +229,7 @@ class Intake:
     def _dispose_again(self) -> None:
         """Have sources taken out of the inbox where that has failed: the cause may be gone."""
         self._next_disposal = self._clock() + DISPOSAL_SECONDS
-        if self._database.write(leftovers.retry_disposals):
+        if self._store(leftovers.retry_disposals):
             self._queued()
 
     def _close(self) -> None:
@@ -348,7 +348,7 @@ class Intake:
             self._sweeps.append((self._clock(), walk, False))
         elif isinstance(seen, Gone):
             self._settler.gone(seen.path)
-            self._database.write(lambda c: arrivals.vanished(c, [seen.path], now=datetime.now(UTC)))
+            self._store(lambda c: arrivals.vanished(c, [seen.path], now=datetime.now(UTC)))
 
     def _record_ignored(self, ignored: Sequence[Ignored]) -> None:
         if not ignored:
@@ -359,7 +359,7 @@ class Intake:
         news = [(row, reason) for row, reason in rows if row not in known]
         if news:
             now = datetime.now(UTC)
-            self._database.write(lambda c: arrivals.ignored(c, news, run_id=self._run_id, now=now))
+            self._store(lambda c: arrivals.ignored(c, news, run_id=self._run_id, now=now))
             for row, reason in news:
                 self._log.info("arrival_ignored", source=show(row.path), reason=reason)
 
@@ -435,13 +435,17 @@ class Intake:
             crash_point("enqueue.begun")
             return result
 
-        results = self._pauses.until_possible("state", lambda: self._database.write(work))
+        results = self._store(work)
         crash_point("enqueue.committed")
         for item, result in zip(taken, results, strict=True):
             event = "arrival_duplicate" if result.duplicate else "arrival_queued"
             self._log.debug(event, source=show(item.path), arrival_id=result.arrival_id, job_id=result.job_id)
         self._log.info("arrivals_queued", count=len(taken))
         self._queued()
+
+    def _store(self, work: Callable[[Any], Any]) -> Any:
+        """Write, and while the database cannot be written pause and try again."""
+        return self._pauses.until_possible("state", lambda: self._database.write(work))
 
     def _note_waiting(self, refused: NotYet) -> None:
         """A file that is waited for in earnest has a row with the reason."""
@@ -450,7 +454,7 @@ class Intake:
         seen = look(self._root, self._ignore, refused.path)
         if isinstance(seen, Candidate):
             rows = [(_row(seen.path, seen), refused.reason)]
-            self._database.write(lambda c: arrivals.settling(c, rows, run_id=self._run_id, now=datetime.now(UTC)))
+            self._store(lambda c: arrivals.settling(c, rows, run_id=self._run_id, now=datetime.now(UTC)))
 
     # Cleaning
 
@@ -461,7 +465,7 @@ class Intake:
     def _clean(self) -> None:
         """Remove copies that nobody needs any more, and folders that have long been empty."""
         while self._cleaning and not self._stopping.is_set():
-            names = self._database.write(lambda c: leftovers.forget_spooled(c, CLEANED_AT_ONCE))
+            names = self._store(lambda c: leftovers.forget_spooled(c, CLEANED_AT_ONCE))
             for name in names:
                 self._spool.remove(name)
             self._cleaning = len(names) == CLEANED_AT_ONCE

@@ -367,9 +367,11 @@ class Pipeline:
         for flight in flights:
             claim = flight.job.claim
             try:
-                self._database.write(partial(_give_back, claim))
+                self._store(partial(_give_back, claim))
             except StaleJobError:
                 continue  # it is being delivered: the next start finishes that
+            except StoppedError:
+                return  # the history cannot be written: the next start finds these jobs running, and queues them
         self._land(flights)
 
     def _store(self, work: Callable[[Any], Any]) -> Any:

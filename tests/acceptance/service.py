@@ -141,13 +141,15 @@ class Service:
         return sum(count for (count,) in self.rows("SELECT count(*) FROM arrival WHERE job_id IS NOT NULL"))
 
     def at_rest(self) -> bool:
-        """Whether no job, delivery or disposal is open."""
-        return not self.rows(
+        """Whether no job, delivery or disposal is open, and the spool holds nothing more than it should."""
+        is_open = self.rows(
             f"SELECT 1 FROM job WHERE state IN {OPEN_STATES} UNION ALL "  # noqa: S608 - words of our own
             "SELECT 1 FROM arrival WHERE delivery IN ('waiting', 'due', 'intended') OR disposal = 'pending' UNION ALL "
             "SELECT 1 FROM scan WHERE spool_name IS NOT NULL AND NOT EXISTS "
             "(SELECT 1 FROM job WHERE scan_id = scan.id AND state <> 'succeeded') LIMIT 1"
         )
+        kept = sum(1 for _ in (self.state / "spool").glob("??/*"))
+        return not is_open and kept == len(self.rows("SELECT 1 FROM scan WHERE spool_name IS NOT NULL"))
 
     def ended(self, seconds: float = PATIENCE) -> int:
         """Wait for the end of the process; its exit code."""

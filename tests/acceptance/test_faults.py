@@ -12,6 +12,7 @@ import errno
 import mmap
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ import pytest
 
 from tests.acceptance.invariants import check_at_any_moment, check_invariants, documents
 from tests.acceptance.service import Service, broken, png
+from watcherd import steering
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,13 +104,12 @@ def faults(service: Service) -> Iterator[Faults]:
     """The daemon, up and at rest, with nothing armed before and after."""
     plan = service.folder / "plan"
     if service.process is None or service.process.poll() is not None:
-        steering = Faults(plan)
+        service.faults = Faults(plan)  # type: ignore[attr-defined]  # the same memory for all tests of this daemon
         service.start()
-        service.faults = steering  # type: ignore[attr-defined]  # the same memory for all tests of this daemon
         service.ready()
-    steering = service.faults  # type: ignore[attr-defined]
-    yield steering
-    steering.disarm()
+    armed: Faults = service.faults  # type: ignore[attr-defined]
+    yield armed
+    armed.disarm()
 
 
 ASKED_ANEW = 1
@@ -157,6 +158,30 @@ def test_a_failing_call_pauses_is_explained_once_and_passes(
     service.finished(len(service.dropped))
     service.wait(lambda: not service.live()["paused"], "the pause to be over")
     assert [entry["kind"] for entry in service.log("intake_resumed")[resumed_before:]] == [part]
+    assert check_invariants(service) == []
+
+
+def test_while_the_history_cannot_be_written_everything_waits_and_nothing_gives_up(
+    service: Service, faults: Faults
+) -> None:
+    """Whatever happens meanwhile: a link in the inbox, a file that goes away, a dead replica, a person's command."""
+    paused_before = len(service.log("intake_paused"))
+    faults.arm("write", "/state/watcherd.db", errno.ENOSPC, times=-1)
+    (service.inbox / "link").symlink_to("nowhere")
+    (service.inbox / "fleeting.png").write_bytes(png(1))
+    (service.inbox / "fleeting.png").unlink()
+    service.wait(lambda: service.log("intake_paused")[paused_before:], "the pause")
+    replica = service.live()["replicas"][0]["pid"]
+    os.kill(replica, signal.SIGKILL)
+    steering.send(service.state / "commands", "sweep", {})
+    drop_some(service)
+    hits = faults.hits
+    service.wait(lambda: faults.hits > hits + 5, "every part to have tried again")
+    faults.disarm()
+    service.finished(len(service.dropped))
+    service.wait(lambda: service.rows("SELECT 1 FROM command WHERE outcome = 'the inbox is swept'"), "the command")
+    assert service.rows("SELECT end_reason LIKE '%SIGKILL' FROM replica WHERE pid = ?", replica) == [(1,)]
+    assert service.rows("SELECT fate FROM arrival WHERE path_text = 'link'") == [("ignored",)]
     assert check_invariants(service) == []
 
 
