@@ -127,8 +127,9 @@ class JobSteering:
             lambda c: jobs.ask_again(c, [job_id for job_id in ids if job_id not in lost], now=now)
         )
         if lost:
+            others = f" Queued again: {len(moved)}." if moved else ""
             raise UsageError(
-                f"The bytes of job {', '.join(map(str, lost))} are neither in the spool nor in the archive.",
+                f"The bytes of job {', '.join(map(str, lost))} are neither in the spool nor in the archive.{others}",
                 hint="Drop the scan into the inbox again.",
             )
         return _done("queued again", ids, moved, "ended")
@@ -161,8 +162,13 @@ class JobSteering:
 
 
 def _ids(values: Any) -> list[int]:
-    if not isinstance(values, list) or len(values) > MOST_JOBS or not all(isinstance(i, int) for i in values):
+    if not isinstance(values, list) or not all(isinstance(i, int) for i in values):
         raise UsageError("A command names its jobs by their numbers.")
+    if len(values) > MOST_JOBS:
+        raise UsageError(
+            f"{len(values):,} jobs are more than the {MOST_JOBS:,} that one command may name.",
+            hint="Name fewer, for example those of one --error-class.",
+        )
     return values
 
 

@@ -185,7 +185,10 @@ def test_a_reader_that_has_seen_enough_is_no_error(lines: int, way: str) -> None
     program = CHATTY.format(lines=lines, way=way)
     reader, writer = os.pipe()
     os.close(reader)
-    answer = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, text=True)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    answer = subprocess.run(
+        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment
+    )
     os.close(writer)
     assert (0, "") == (answer.returncode, answer.stderr)
 

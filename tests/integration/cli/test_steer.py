@@ -45,6 +45,25 @@ def test_a_scan_whose_bytes_are_lost_cannot_be_done_again(watcherd: CommandLine,
     assert "succeeded" == watcherd.states()["a.png"]
 
 
+def test_of_several_the_lost_ones_are_named_and_the_others_done_again(watcherd: CommandLine) -> None:
+    """The person hears of both."""
+    shutil.rmtree(watcherd.config.inbox.archive_path)
+    answer = watcherd("retry", str(watcherd.job("a.png")), str(watcherd.job("refused.png")))
+    assert 64 == answer.code
+    assert f"The bytes of job {watcherd.job('a.png')} are neither" in answer.err
+    assert "Queued again: 1." in answer.err
+    assert {"a.png": "succeeded", "refused.png": "queued"}.items() <= watcherd.states().items()
+
+
+def test_a_command_names_no_more_jobs_than_it_may(watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is too much is refused as a whole, with the figures."""
+    monkeypatch.setattr(steering, "MOST_JOBS", 1)
+    answer = watcherd("retry", "--state", "failed")
+    assert 64 == answer.code
+    assert "2 jobs are more than the 1 that one command may name" in answer.err
+    assert 2 == list(watcherd.states().values()).count("failed")
+
+
 def test_waiting_jobs_are_taken_back_and_put_first(watcherd: CommandLine) -> None:
     """What does not wait is named and left alone."""
     refused, done = watcherd.job("refused.png"), watcherd.job("a.png")
