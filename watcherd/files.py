@@ -14,6 +14,7 @@ Name: TypeAlias = "bytes | str | os.PathLike[str] | os.PathLike[bytes]"
 
 AT_FDCWD = -100
 RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,6 +57,12 @@ def rename_new(source: Name, target: Name, *, source_fd: int = AT_FDCWD, target_
     }
     os.link(old, new, follow_symlinks=False, **directories)
     os.unlink(old, dir_fd=directories["src_dir_fd"])
+
+
+def exchange(one: Name, other: Name) -> None:
+    """Have two files take each other's name in one step (renameat2(2) with RENAME_EXCHANGE)."""
+    if _libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) != 0:
+        _raise(other)
 
 
 def write_durably(path: Path, content: bytes) -> None:
