@@ -419,12 +419,15 @@ class Intake:
     def _enqueue(self, taken: Sequence[Ingested]) -> None:
         """One transaction for the whole batch; nothing leaves the inbox before it is durable."""
         now = datetime.now(UTC)
+        # What a scan is asked for depends on its folder alone, and a batch comes from few.
+        of_folder = {item.path.rpartition(b"/")[0]: item.path for item in taken}
+        options = {folder: self._config.options_for(os.fsdecode(path)) for folder, path in of_folder.items()}
         new = [
             NewArrival(
                 signature=_taken(item),
                 sha256=item.sha256,
                 spool_name=item.sha256,
-                options=self._config.options_for(os.fsdecode(item.path)),
+                options=options[item.path.rpartition(b"/")[0]],
                 seen_at=now,
             )
             for item in taken
