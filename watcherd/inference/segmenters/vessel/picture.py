@@ -39,7 +39,7 @@ def kind_of(pixels: Pixels) -> Kind:
 def grey_of(pixels: Pixels, kind: Kind) -> Pixels:
     """One channel in which vessels show best: a photograph's green, a frame's mean."""
     if pixels.ndim == 2:
-        return pixels
+        return np.ascontiguousarray(pixels)
     if kind == "fundus":
         return np.ascontiguousarray(pixels[..., 1])
     return np.asarray(np.rint(pixels.mean(axis=2, dtype=np.float32)), np.uint8)

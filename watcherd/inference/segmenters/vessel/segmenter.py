@@ -89,6 +89,7 @@ class VesselSegmenter:
         self._nets: nn.ModuleList | None = None
         self._device = torch.device("cpu")
         self._dtype = torch.float32
+        self._layout = torch.contiguous_format
 
     def info(self) -> ModelInfo:
         return ModelInfo(
@@ -123,6 +124,9 @@ class VesselSegmenter:
                 hint="Both files must come from the same export.",
             ) from error
         self._nets = nets.eval().requires_grad_(False).to(self._device, self._dtype)
+        if self._device.type == "cpu":  # a third quicker there; on a GPU every group norm would undo it
+            self._layout = torch.channels_last
+        self._nets.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch knows it, its types do not
         mark("weights in place", 1.0)
 
     def skeleton(self) -> nn.Module:
@@ -133,8 +137,8 @@ class VesselSegmenter:
         return ("SegResNet",)
 
     def reserve_gib(self, batch_size: int) -> float:
-        """Measured on a CPU: about 0.6 GiB for a map of 704 x 704, most of it the first level's activations."""
-        return 0.25 + 0.6 * batch_size
+        """Measured on a CPU: 0.31 GiB for a photograph at sides of 512 and 640, most of it the first level's."""
+        return 0.1 + 0.4 * batch_size
 
     def batch_key(self, frame: Frame) -> Hashable:
         sight = look(frame)
@@ -174,7 +178,9 @@ class VesselSegmenter:
         logits = torch.stack(
             [scaled(self._logits(grey, field, at, kind, manner.members, tta=tta), size) for at in sizes]
         ).mean(0)
-        inside = scaled(field, size, nearest=True)
+        # A frame of one single level shows nothing, and networks dream when they are shown nothing.
+        shows = (grey.amax((2, 3), keepdim=True) > grey.amin((2, 3), keepdim=True)).float()
+        inside = scaled(field, size, nearest=True) * shows
         probability = torch.sigmoid(logits - manner.shift) * inside
         full = scaled(probability, (grey.shape[-2], grey.shape[-1])).clamp(0, 1)
         return list(full[:, 0].cpu().numpy()), inverted
@@ -203,7 +209,11 @@ class VesselSegmenter:
         flag = torch.full((len(grey),), float(kind == "xray"), device=grey.device)
         given = inputs(scaled(grey, size), scaled(field, size, nearest=True), flag).to(self._dtype)
         flips: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3)) if tta else ((),)
-        answers = [self._windows(given.flip(flip), member).float().flip(flip) for flip in flips for member in members]
+        answers = [
+            self._windows(given.flip(flip).contiguous(memory_format=self._layout), member).float().flip(flip)
+            for flip in flips
+            for member in members
+        ]
         return torch.stack(answers).mean(0)
 
     def _windows(self, given: Tensor, member: int) -> Tensor:
