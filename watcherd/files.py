@@ -8,6 +8,9 @@ import os
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+if TYPE_CHECKING:
     from pathlib import Path
 
 Name: TypeAlias = "bytes | str | os.PathLike[str] | os.PathLike[bytes]"
@@ -26,7 +29,7 @@ def sync_filesystem(folder: Name) -> None:
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        if _libc.syncfs(descriptor) != 0:
+        if not _done(_libc.syncfs, descriptor):
             _raise(folder)
     finally:
         os.close(descriptor)
@@ -47,7 +50,7 @@ def rename_new(source: Name, target: Name, *, source_fd: int = AT_FDCWD, target_
     renameat2(2) with RENAME_NOREPLACE; a hard link and an unlink where the file system lacks it.
     """
     old, new = os.fsencode(source), os.fsencode(target)
-    if _libc.renameat2(source_fd, old, target_fd, new, RENAME_NOREPLACE) == 0:
+    if _done(_libc.renameat2, source_fd, old, target_fd, new, RENAME_NOREPLACE):
         return
     if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
         _raise(target)
@@ -61,7 +64,7 @@ def rename_new(source: Name, target: Name, *, source_fd: int = AT_FDCWD, target_
 
 def exchange(one: Name, other: Name) -> None:
     """Have two files take each other's name in one step (renameat2(2) with RENAME_EXCHANGE)."""
-    if _libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) != 0:
+    if not _done(_libc.renameat2, AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):
         _raise(other)
 
 
@@ -74,6 +77,14 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def _done(call: Callable[..., int], *arguments: object) -> bool:
+    """Make a system call, again as long as a signal interrupts it; False: errno says why not."""
+    while call(*arguments) != 0:
+        if ctypes.get_errno() != errno.EINTR:
+            return False
+    return True
 
 
 def _raise(name: Name) -> None:

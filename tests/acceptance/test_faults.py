@@ -205,6 +205,7 @@ def test_an_interrupted_call_costs_nothing(service: Service, faults: Faults, kin
     service.finished(len(service.dropped))
     assert faults.hits == 3
     assert check_invariants(service) == []
+    assert not any(path.is_file() for path in service.inbox.rglob("*"))
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS, errno.EIO, errno.ENOSPC])
