@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from watcherd.errors import StoreError
 from watcherd.store import Database
 
 if TYPE_CHECKING:
@@ -42,9 +43,8 @@ def test_each_reader_sees_what_was_committed_before_it(tmp_path: Path) -> None:
 
 def test_a_reader_that_fails_leaves_a_usable_one_behind(tmp_path: Path) -> None:
     with Database.open(tmp_path / "watcherd.db") as database:
-        with pytest.raises(ZeroDivisionError), database.reader() as connection:
-            count(connection)
-            raise ZeroDivisionError
+        with pytest.raises(StoreError), database.reader() as connection:
+            connection.exec_driver_sql("SELECT * FROM nothing")
         database.write(put("a"))  # type: ignore[arg-type]
         with database.reader() as connection:
             assert count(connection) >= 1
