@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-if TYPE_CHECKING:
     from pathlib import Path
 
 Name: TypeAlias = "bytes | str | os.PathLike[str] | os.PathLike[bytes]"
