@@ -122,7 +122,7 @@ class Semantic(Section):
 class Model(Section):
     """What makes the masks."""
 
-    segmenter: str = "vesselness"
+    segmenter: str = "vessel"
     path: Path | None = None
     """A Hugging Face model folder; empty for segmenters that need none."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

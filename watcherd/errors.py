@@ -61,7 +61,9 @@ class BusyError(WatcherdError):
 
 
 class StoreError(WatcherdError):
-    """The database cannot be used."""
+    """The database cannot be used; ``transient``: not now, but perhaps later."""
+
+    transient: ClassVar[bool] = False
 
 
 class StaleJobError(StoreError):
