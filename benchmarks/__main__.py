@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from pathlib import Path
@@ -81,6 +82,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=chapters(quick=True), help="one chapter; may be repeated")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the JSON goes (%(default)s)")
     wanted = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the daemon is ended too
     began = time.monotonic()
     measured: list[Figure] = []
     print(f"{'figure':<46}{'median':>12} {'unit':<12}{'smallest to largest':<24}{'target':<16}")

@@ -294,6 +294,7 @@ def main() -> int:
     parser.add_argument("--stopped", type=int, metavar="FILES", help="the run with a stopped daemon instead")
     parser.add_argument("--folder", type=Path, help="where the folders are made; removed when all is well")
     wanted = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the daemon is ended too
     folder = Path(tempfile.mkdtemp(prefix="soak-", dir=wanted.folder))
     running = Running(folder, **(SECTIONS if wanted.stopped is None else SECTIONS | ONE_SWEEP))
     try:

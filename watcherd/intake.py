@@ -468,10 +468,12 @@ class Intake:
     def _clean(self) -> None:
         """Remove copies that nobody needs any more, and folders that have long been empty."""
         while self._cleaning and not self._stopping.is_set():
+            self._cleaning = False  # before looking: what finishes meanwhile asks again
             names = self._store(lambda c: leftovers.forget_spooled(c, CLEANED_AT_ONCE))
             for name in names:
                 self._spool.remove(name)
-            self._cleaning = len(names) == CLEANED_AT_ONCE
+            if len(names) == CLEANED_AT_ONCE:
+                self._cleaning = True
         if self._root is not None:
             for folder in self._folders.due(self._clock()):
                 remove_if_empty(self._root, folder)
