@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from watcherd.config import Config
 from watcherd.intake import Intake
+from watcherd.pauses import Pauses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,7 @@ def test_a_scan_that_finishes_while_copies_are_removed_is_not_forgotten() -> Non
         Config(),
         cast("Any", books),
         cast("Any", copies),
-        nothing,
+        Pauses(threading.Event()),
         run_id=1,
         model=nothing,
         queued=lambda: None,
