@@ -47,7 +47,7 @@ def test_it_is_written_when_it_changes_and_only_then(tmp_path: Path) -> None:
     status.write({"phase": "stopping"})
     assert before.st_ino != (tmp_path / NAME).stat().st_ino
     assert {"phase": "stopping"} == json.loads((tmp_path / NAME).read_text())
-    assert [NAME] == [path.name for path in tmp_path.iterdir()]
+    assert {NAME, "status.next"} == {path.name for path in tmp_path.iterdir()}
 
 
 def test_a_folder_that_cannot_be_written_does_not_stop_the_daemon(tmp_path: Path) -> None:
