@@ -136,7 +136,6 @@ def measured_reserve_gib(cache: Path, revision: str, dtype: str, cards: Collecti
 def _measure(segmenter: Segmenter, frame: Frame, gpus: Sequence[str], wanted: int | str, record: _Record) -> _Record:
     """Double the batch while it fits, is worth it and does not take long; a wanted size is taken if it fits."""
     try:
-        _cost(segmenter, frame, 1, gpus)  # the first call also makes workspaces and picks kernels
         single_mib, seconds = _cost(segmenter, frame, 1, gpus)
     except (RuntimeError, WatcherdError) as error:
         raise UnavailableError(
@@ -174,6 +173,7 @@ def _cost(segmenter: Segmenter, frame: Frame, size: int, gpus: Sequence[str]) ->
     before = {gpu: (torch.cuda.memory_allocated(gpu), torch.cuda.memory_reserved(gpu)) for gpu in gpus}
     for gpu in gpus:
         torch.cuda.reset_peak_memory_stats(gpu)
+    segmenter.predict([frame] * size)  # the first batch of a size allocates, makes workspaces and picks kernels
     began = time.perf_counter()
     segmenter.predict([frame] * size)
     seconds = time.perf_counter() - began
