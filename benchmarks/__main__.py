@@ -38,7 +38,7 @@ def chapters(*, quick: bool) -> dict[str, Callable[[], list[Figure]]]:
         "latency": lambda: figures.latency(runs, 100 if quick else 300),
         "history": lambda: figures.history(50_000 if quick else 1_000_000),
         "vesselness": lambda: figures.end_to_end("vesselness", runs, 10 if quick else 40),
-        "vessel": lambda: figures.end_to_end("vessel", runs, 10 if quick else 20),
+        "vessel": lambda: figures.end_to_end("vessel", runs, 4 if quick else 12),
     }
 
 
