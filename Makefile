@@ -30,6 +30,7 @@ test: lint
 
 soak: setup
 	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m pytest -m slow_soak
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -381,7 +381,7 @@ def _explain(error: ValidationError) -> list[str]:
         what = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         if item["type"] == "extra_forbidden":
             known = ", ".join(sorted(_known_keys(item["loc"][:-1])))
-            lines[f"  {where}: there is no such key"] = [f"the keys here are {known}"]
+            lines[f"  {where} = {item['input']!r}: there is no such key"] = [f"the keys here are {known}"]
         elif not where:
             lines[f"  {what}"] = []
         else:

@@ -1,0 +1,44 @@
+"""A Sa2VA model from a Hugging Face folder, through the whole service: the recorded picture, the recorded mask."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.acceptance.service import Service
+from tests.sa2va_folder import write_model
+from tests.sa2va_golden import arrays
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOADING_SECONDS = 280.0
+PROMPT = "<image>Please segment the blood vessel."
+
+
+@pytest.mark.slow
+def test_the_recorded_picture_becomes_the_recorded_mask(tmp_path: Path) -> None:
+    """Dropped as PNG with a forced answer; the record says what was asked, what was answered, and how."""
+    write_model(tmp_path / "model", "layer-norm")
+    recorded = arrays("image")
+    service = Service(
+        tmp_path / "service",
+        **{
+            "model": {"segmenter": "sa2va", "path": str(tmp_path / "model")},
+            "model.sa2va": {"decode": "forced", "prompt": PROMPT},
+        },
+    )
+    picture = io.BytesIO()
+    Image.fromarray(recorded["image"]).save(picture, "PNG")
+    service.drop("frame.png", picture.getvalue())
+    assert 0 == service.once(LOADING_SECONDS), service.tail()
+    mask = np.asarray(Image.open(tmp_path / "service/outbox/masks/frame.png")) > 0
+    assert float((mask != recorded["mask"]).mean()) <= 0.001
+    (record,) = service.json("jobs")
+    assert ("succeeded", "forced") == (record["state"], record["decode"])
+    assert "[SEG]" in record["answer"]
+    assert PROMPT == record["prompt"]
