@@ -81,6 +81,11 @@ def replicas(box: Box) -> list[int]:
     return [pid for pid in ready if box.path(f"/proc/{pid}").exists()]
 
 
+def send(box: Box, signal: str, pid: int | str) -> None:
+    """Send a signal to a process of the box."""
+    box.run("sh", "-c", f"kill {signal} {pid}")
+
+
 def is_active(box: Box) -> bool:
     return "active" == box.property(UNIT, "ActiveState")
 
@@ -230,7 +235,7 @@ def test_journalctl_accepts_the_lines_of_the_manual(box: Box) -> None:
 def test_kill_9_of_the_main_process_heals(box: Box) -> None:
     """systemd starts it again, its children are gone with it, and it works."""
     count, old, (replica,) = restarts(box), box.property(UNIT, "MainPID"), replicas(box)
-    box.run("kill", "-9", old)
+    send(box, "-9", old)
     box.wait(lambda: restarts(box) == count + 1 and is_active(box), "the restart")
     assert old != box.property(UNIT, "MainPID")
     box.run("sh", "-c", f"! kill -0 {replica}")
@@ -241,7 +246,7 @@ def test_kill_9_of_the_main_process_heals(box: Box) -> None:
 def test_kill_9_of_a_replica_heals(box: Box) -> None:
     """The daemon stays and loads the model again."""
     main, (old,) = box.property(UNIT, "MainPID"), replicas(box)
-    box.run("kill", "-9", str(old))
+    send(box, "-9", old)
     box.wait(lambda: replicas(box) and old not in replicas(box), "another replica")
     drop(box, "after-replica.png", 3)
     assert "succeeded" == result_of(box, "after-replica.png")["state"]
@@ -257,7 +262,7 @@ def test_a_service_that_stops_pinging_is_killed_and_restarted(box: Box) -> None:
     assert is_active(box)
     assert 0 == restarts(box)
     old = box.property(UNIT, "MainPID")
-    box.run("kill", "-STOP", old)
+    send(box, "-STOP", old)
     box.wait(lambda: restarts(box) == 1 and is_active(box), "the watchdog to act")
     assert old != box.property(UNIT, "MainPID")
     assert any("atchdog" in entry["MESSAGE"] for entry in box.journal("-u", UNIT, "_PID=1"))
@@ -296,7 +301,7 @@ def test_stop_requeues_a_long_job(box: Box) -> None:
     set_in_config(box, stop_seconds=2.0)
     box.run("systemctl", "restart", UNIT)
     (replica,) = replicas(box)
-    box.run("kill", "-STOP", str(replica))
+    send(box, "-STOP", replica)
     drop(box, "long.png", 6)
     box.wait(lambda: "running" == jobs(box).get("long.png", {}).get("state"), "the job to run")
     started = time.monotonic()

@@ -26,7 +26,8 @@ VIEWS: dict[str, str] = {
             job.created_at, job.started_at, job.finished_at,
             scan.width, scan.height, scan.frames, scan.size_bytes,
             job.profile, job.segmenter, job.model, job.model_revision, job.dtype,
-            json_extract(job.options, '$.prompt') AS prompt, job.answer, job.decode, job.note, job.threshold, job.batch_size, job.host_peak_rss_mib,
+            json_extract(job.options, '$.prompt') AS prompt, job.answer, job.decode,
+            job.note, job.threshold, job.batch_size, job.host_peak_rss_mib,
             job.priority, job.not_before, job.solo, job.advice, scan.sha256, scan.format,
             {_OUTPUTS} AS outputs,
             {_DEVICES} AS devices

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -24,7 +23,6 @@ def test_a_cpu_has_one_entry_without_figures() -> None:
     assert (use.nvml_used_mib, use.nvml_process_mib) == (None, None)
 
 
-@pytest.mark.skipif(not vram._reset_peak_rss(), reason="this kernel does not let a process reset its peak")
 FRESH = """
 import numpy as np
 from watcherd.inference.vram import Meter
@@ -38,6 +36,7 @@ print(meter.host_peak_rss_mib())
 """
 
 
+@pytest.mark.skipif(not vram._reset_peak_rss(), reason="this kernel does not let a process reset its peak")
 def test_the_hosts_peak_is_that_of_the_batch_not_of_the_process() -> None:
     """In a process of its own: what other tests have left free in this one would hide the difference."""
     answer = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True).stdout
