@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BOXED := tests/acceptance/test_systemd.py tests/acceptance/test_samba.py
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test lint bench bench-gpu soak setup clean
+.PHONY: demo test test-systemd lint bench bench-gpu soak setup clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/.installed
@@ -26,7 +27,11 @@ lint: setup
 	$(BIN)/lint-imports --no-cache
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow_soak and not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow_soak and not gpu" $(addprefix --ignore=,$(BOXED))
+
+# A real systemd and a real smbd, in namespaces of their own: needs root, and minutes.
+test-systemd: setup
+	$(BIN)/pytest $(BOXED)
 
 soak: setup
 	$(BIN)/python -m benchmarks.soak

@@ -173,6 +173,8 @@ def why_no_environment() -> str | None:
         return "needs the distribution's python3 with venv"
     if not tried.stdout.startswith(f"{mine}."):
         return f"needs /usr/bin/python3 to be Python {mine}, as here: its packages are lent to the box"
+    if Path(sys.prefix).is_relative_to("/tmp"):  # noqa: S108 - that the box has a /tmp of its own is the reason
+        return "needs this environment outside of /tmp, of which the box has one of its own"
     return None
 
 

@@ -219,6 +219,18 @@ def test_a_failure_is_found_by_its_message_id(box: Box) -> None:
     )
 
 
+def test_members_of_the_group_read_results_and_history(box: Box) -> None:
+    """`usermod -aG watcherd anna` is all that anna needs; others read nothing."""
+    box.run("useradd", "--groups", "watcherd", "anna")
+    box.run("useradd", "stranger")
+    ask = (PROGRAM, "jobs", "--json", "--config", CONFIG)
+    assert "first.png" in box.output("runuser", "-u", "anna", "--", *ask)
+    assert 0 != box.run("runuser", "-u", "stranger", "--", *ask, check=False).returncode
+    see = ("cat", f"{OUTBOX}/results/first.json")
+    assert "first.png" in box.output("runuser", "-u", "anna", "--", *see)
+    assert 0 != box.run("runuser", "-u", "stranger", "--", *see, check=False).returncode
+
+
 def test_journalctl_accepts_the_lines_of_the_manual(box: Box) -> None:
     """Every one in docs/operations.md that does not follow for ever."""
     manual = Path(__file__).parents[2].joinpath("docs/operations.md").read_text()
@@ -254,7 +266,7 @@ def test_kill_9_of_a_replica_heals(box: Box) -> None:
 
 
 def test_a_service_that_stops_pinging_is_killed_and_restarted(box: Box) -> None:
-    """The watchdog of systemd ends a process that hangs; here one that is stopped."""
+    """The watchdog of systemd ends a process that hangs, here one that is stopped; its stacks are in the journal."""
     box.path("/etc/systemd/system/watcherd.service.d/90-test.conf").write_text("[Service]\nWatchdogSec=4s\n")
     box.run("systemctl", "daemon-reload")
     box.run("systemctl", "restart", UNIT)
@@ -266,6 +278,8 @@ def test_a_service_that_stops_pinging_is_killed_and_restarted(box: Box) -> None:
     box.wait(lambda: restarts(box) == 1 and is_active(box), "the watchdog to act")
     assert old != box.property(UNIT, "MainPID")
     assert any("atchdog" in entry["MESSAGE"] for entry in box.journal("-u", UNIT, "_PID=1"))
+    said = [entry["MESSAGE"] for entry in box.journal("-u", UNIT, f"_PID={old}")]
+    assert any("Fatal Python error: Aborted" in message for message in said), "where it hung"
     box.path("/etc/systemd/system/watcherd.service.d/90-test.conf").unlink()
     box.run("systemctl", "daemon-reload")
 
