@@ -39,7 +39,8 @@ def share(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     box.run(PROGRAM, "install-service")
     config = box.path(CONFIG)
     text = config.read_text().replace("settle_seconds = 2.0", f"settle_seconds = {SETTLE}")
-    config.write_text(text.replace("settle_limit_seconds = 3600.0", "settle_limit_seconds = 8.0"))
+    text = text.replace("settle_limit_seconds = 3600.0", "settle_limit_seconds = 8.0")
+    config.write_text(text.replace('segmenter = "vessel"', 'segmenter = "vesselness"'))
     box.run("systemctl", "restart", "watcherd")
     box.path("/etc/samba").mkdir(exist_ok=True)
     # smbd writes what it has received as a whole: smaller pieces let an upload stop half-way.
