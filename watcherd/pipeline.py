@@ -237,6 +237,9 @@ class Pipeline:
             stem="result",
             kinds=tuple(kind for kind in KINDS if kind in flight.job.options.outputs),
             classes=segmented.classes,
+            labels=segmented.labels,
+            source=self._spool_path(flight.job.sha256),
+            scan=flight.decoded,
             memory_mib=self._config.limits.worker_memory_mib,
         )
         future = self._imaging.run(timed_render, request, seconds=self._config.limits.decode_seconds)

@@ -53,6 +53,8 @@ class Decoded:
     ``path``: an ``.npy`` file of uint8, (frames, height, width) for grey or (frames, height, width, 3) for RGB.
     ``format``: ``PNG``, ``JPEG``, ``TIFF``, ``BMP``, ``WEBP`` or ``GIF``. ``bit_depth``: of one value in the file.
     ``window``: the values that became black and white; None where the file's 8 bits were taken as they are.
+    ``spacing_mm``: (height, width) of one pixel in mm, upright as displayed; None where the file does not say.
+    ``frame_ms``: from one frame to the next; None where the file does not say.
     """
 
     path: Path
@@ -63,6 +65,8 @@ class Decoded:
     format: str
     bit_depth: int
     window: tuple[float, float] | None
+    spacing_mm: tuple[float, float] | None = None
+    frame_ms: float | None = None
 
 
 def decode(source: Path, target: Path, limits: DecodeLimits) -> Decoded:

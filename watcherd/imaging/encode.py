@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from watcherd.imaging.decode import Decoded
+
 __all__ = ["KINDS", "RenderRequest", "Rendered", "RenderedFile", "render"]
 
 KINDS: Final = ("mask", "overlay", "preview", "probability")
@@ -47,7 +49,9 @@ class RenderRequest:
     ``pixels``: as `decode.decode` wrote it. ``mask``: uint8 label values, (frames, height, width), 0 for background.
     ``probability``: uint16, (frames, height, width), 65535 for certainty; needed for that kind only.
     ``folder``: where the files go, as ``<stem>.<kind>.<extension>``. ``kinds``: of `KINDS`; a single frame has no
-    preview. ``classes``: 1 gives a mask of 0 and 255, more give label values. ``memory_mib``: what the worker has.
+    preview. ``classes``: 1 gives a mask of 0 and 255, more give label values; ``labels``: their names, where known.
+    ``source``: the scan's own file, and ``scan``: what `decode.decode` said of it; needed where results go back in the
+    source's format, geometry or units. ``memory_mib``: what the worker has.
     """
 
     pixels: Path
@@ -57,6 +61,9 @@ class RenderRequest:
     stem: str
     kinds: tuple[str, ...] = ("mask", "overlay")
     classes: int = 1
+    labels: tuple[str, ...] = ()
+    source: Path | None = None
+    scan: Decoded | None = None
     memory_mib: int = 2048
 
 
