@@ -18,7 +18,7 @@ from PIL import Image
 
 from watcherd.completeness import ends_early
 from watcherd.errors import InputError, JobError
-from watcherd.imaging.frames import write_frames
+from watcherd.frames import write_frames
 from watcherd.imaging.limits import DecodeLimits
 from watcherd.imaging.pillow_scan import PillowScan
 from watcherd.imaging.sniff import describe, image_format

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from watcherd.errors import InputError, TransientError
-from watcherd.imaging.frames import FrameFile
+from watcherd.frames import FrameFile
 from watcherd.imaging.overlay import overlay
 from watcherd.imaging.preview import write_preview
 

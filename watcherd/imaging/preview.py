@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from watcherd.imaging.frames import FrameFile
+    from watcherd.frames import FrameFile
 
 LONGEST_SIDE = 512
 MOST_FRAMES = 100

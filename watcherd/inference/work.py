@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from watcherd.errors import JobError, NoMaskError
+from watcherd.errors import JobError, NoMaskError, TransientError
+from watcherd.frames import FrameWriter
 from watcherd.inference import batching
 from watcherd.inference.base import Frame, Prediction, RunSegmenter
 from watcherd.inference.faults import give_back_memory
@@ -36,8 +37,9 @@ class _Scan:
 
     item: WorkItem
     pixels: NDArray[np.uint8]
-    mask: NDArray[np.uint8] | None = None
-    probability: NDArray[np.uint16] | None = None
+    """A map of the decoded file: a window of large scans is read as it is used and not held in memory."""
+    mask: FrameWriter | None = None
+    probability: FrameWriter | None = None
     done: int = 0
     classes: int = 1
     labels: tuple[str, ...] = ()
@@ -52,6 +54,18 @@ class _Scan:
 
     def frame(self, index: int) -> Frame:
         return Frame(pixels=np.asarray(self.pixels[index]), options=self.item.options)
+
+    def close(self) -> None:
+        """The files are complete. Raises `TransientError` when the disk says only now that it is full."""
+        for writer in (self.mask, self.probability):
+            if writer is not None:
+                writer.close()
+
+    def discard(self) -> None:
+        """Give back the room of what was written: nobody will read it."""
+        for writer in (self.mask, self.probability):
+            if writer is not None:
+                writer.discard()
 
 
 def segment(
@@ -95,11 +109,15 @@ def _run(segmenter: RunSegmenter, scan: _Scan, meter: Meter) -> Outcome:
         for index, prediction in enumerate(segmenter.predict_run(frames)):
             batching.check([scan.frame(index)], [prediction])
             _store(scan, index, prediction)
+        scan.close()
+        if scan.done != scan.item.frames:
+            raise TransientError(f"The model answered {scan.done} of the run's {scan.item.frames} frames.")  # noqa: TRY301
     except Exception as error:
         if batching.is_sticky(error):
             raise
         failure = error.with_traceback(None)
     if failure is not None:  # outside the except block: nothing holds the tensors of the failed frame any more
+        scan.discard()
         reason = batching.as_job_error(failure, meter.after(), meter.host_peak_rss_mib())
         give_back_memory()
         return NotSegmented.of(scan.item.job_id, reason)
@@ -121,10 +139,14 @@ def _take(scan: _Scan, index: int, outcome: FrameOutcome) -> Outcome | None:
         if isinstance(outcome.result, JobError):
             raise outcome.result
         _store(scan, index, outcome.result)
+        if scan.done < scan.item.frames:
+            return None
+        scan.close()
     except JobError as error:
         scan.answered = True
+        scan.discard()
         return NotSegmented.of(scan.item.job_id, error)
-    return _answer(scan) if scan.done == scan.item.frames else None
+    return _answer(scan)
 
 
 def _larger(before: DeviceUse | None, use: DeviceUse) -> DeviceUse:
@@ -157,10 +179,10 @@ def _store(scan: _Scan, index: int, prediction: Prediction) -> None:
         scan.classes = max(scan.classes, probability.shape[0])
     _files(scan, height, width)
     assert scan.mask is not None
-    scan.mask[index] = label
+    scan.mask.write(index, label)
     if scan.probability is not None:
         strongest = probability.max(axis=0) if probability.ndim == 3 else probability
-        scan.probability[index] = np.round(strongest * 65535).astype(np.uint16)
+        scan.probability.write(index, np.round(strongest * 65535).astype(np.uint16))
     scan.done += 1
 
 
@@ -177,21 +199,17 @@ def _files(scan: _Scan, height: int, width: int) -> None:
         return
     shape = (scan.item.frames, height, width)
     target = scan.item.target
-    scan.mask = np.lib.format.open_memmap(
-        target.with_name(target.name + "-mask.npy"), mode="w+", dtype=np.uint8, shape=shape
-    )
+    scan.mask = FrameWriter(target.with_name(target.name + "-mask.npy"), shape, np.uint8)
     if "probability" in scan.item.options.outputs:
-        scan.probability = np.lib.format.open_memmap(
-            target.with_name(target.name + "-probability.npy"), mode="w+", dtype=np.uint16, shape=shape
-        )
+        scan.probability = FrameWriter(target.with_name(target.name + "-probability.npy"), shape, np.uint16)
 
 
 def _answer(scan: _Scan) -> Segmented:
-    target = scan.item.target
+    assert scan.mask is not None
     return Segmented(
         job_id=scan.item.job_id,
-        mask=target.with_name(target.name + "-mask.npy"),
-        probability=target.with_name(target.name + "-probability.npy") if scan.probability is not None else None,
+        mask=scan.mask.path,
+        probability=scan.probability.path if scan.probability is not None else None,
         classes=scan.classes,
         labels=scan.labels,
         answer=scan.answer,

@@ -11,9 +11,9 @@ import tifffile
 from PIL import Image
 
 from watcherd.errors import InputError, TransientError
+from watcherd.frames import FrameFile
 from watcherd.imaging import encode
 from watcherd.imaging.encode import Rendered, RenderRequest, render
-from watcherd.imaging.frames import FrameFile
 from watcherd.imaging.preview import LONGEST_SIDE, MOST_FRAMES
 
 if TYPE_CHECKING:

@@ -1,11 +1,13 @@
 """Frames in an ``.npy`` file, written and read one at a time.
 
-Plain reads and writes, not a memory map: a map of a long run would count against the worker's address space, and a
-full disk would end the process with SIGBUS in place of an error that names the reason.
+Plain reads and writes, not a memory map: a map of a long run would count against a worker's address space, and a full
+disk would end the process with SIGBUS, a replica with its loaded model too, in place of an error that names the reason.
 """
 
 from __future__ import annotations
 
+import io
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -26,50 +28,72 @@ def write_frames(path: Path, frames: Iterable[NDArray[Any]], shape: tuple[int, .
 
     Raises `TransientError` when the file cannot be written (a full disk passes), and what ``frames`` raises.
     """
-    writer = _Writer(path)
+    writer = FrameWriter(path, shape, dtype)
     try:
-        writer.header({"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape})
-        for frame in frames:
-            writer.write(np.ascontiguousarray(frame, dtype))
+        for index, frame in enumerate(frames):
+            writer.write(index, frame)
         writer.close()
     except BaseException:
         writer.discard()
         raise
 
 
-class _Writer:
-    """Turns this file's errors, and no others, into `TransientError`."""
+class FrameWriter:
+    """An ``.npy`` file of ``shape`` (frames, ...) whose frames may come in any order.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    The file is complete once every frame has been written. Turns this file's errors, and no others, into
+    `TransientError`: a full disk passes.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self.path = path
+        self._shape, self._dtype = shape, np.dtype(dtype)
+        header = io.BytesIO()
+        npy.write_array_header_1_0(
+            header, {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        )
+        self._start = header.tell()
         try:
-            self._file = path.open("wb")
+            self._file = path.open("wb", buffering=0)
         except OSError as error:
             raise self._failed(error) from error
-
-    def header(self, header: dict[str, Any]) -> None:
-        npy.write_array_header_1_0(self._file, header)
-
-    def write(self, frame: NDArray[Any]) -> None:
         try:
-            self._file.write(frame.data)
-        except OSError as error:
-            raise self._failed(error) from error
+            self._put(header.getbuffer(), 0)
+        except BaseException:
+            self.discard()
+            raise
+
+    def write(self, index: int, frame: NDArray[Any]) -> None:
+        """Put ``frame``, of ``shape[1:]``, at its place."""
+        if frame.shape != self._shape[1:]:
+            raise ValueError(f"a frame of {frame.shape} does not go into {self._shape}")
+        content = np.ascontiguousarray(frame, self._dtype).reshape(-1).view(np.uint8)
+        self._put(content.data, self._start + index * content.nbytes)
 
     def close(self) -> None:
+        """Raises `TransientError` when the disk says only now that it has no room (network file systems)."""
         try:
             self._file.close()
         except OSError as error:
             raise self._failed(error) from error
 
     def discard(self) -> None:
+        """Close and remove the file, whatever state it is in."""
         with suppress(OSError):  # the error that led here is the one to report
             self._file.close()
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+    def _put(self, content: memoryview, offset: int) -> None:
+        try:
+            while content:
+                written = os.pwrite(self._file.fileno(), content, offset)
+                content, offset = content[written:], offset + written
+        except OSError as error:
+            raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> TransientError:
         return TransientError(
-            f"{self._path} cannot be written: {error.strerror}.",
+            f"{self.path} cannot be written: {error.strerror}.",
             hint="Make room in the run folder; the job is tried again.",
         )
 

@@ -1,0 +1,113 @@
+"""A batch of scans: masks are written frame by frame, and a full run folder costs a scan, not the replica."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from tests.unit.inference.fakes import Told
+from watcherd.frames import FrameFile
+from watcherd.inference.base import Frame, Prediction
+from watcherd.inference.batching import Probe
+from watcherd.inference.messages import NotSegmented, Outcome, Segmented, WorkItem
+from watcherd.inference.vram import Meter
+from watcherd.inference.work import segment
+from watcherd.job import ErrorClass, Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from watcherd.inference.base import Segmenter
+
+
+class Follows(Told):
+    """Also takes whole runs; answers no more than ``most`` frames of one."""
+
+    most = 1000
+
+    def predict_run(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
+        for _, frame in zip(range(self.most), frames, strict=False):
+            yield from self.predict([frame])
+
+
+def scan(folder: Path, job: int, frames: int = 3, outputs: tuple[str, ...] = ("mask", "probability")) -> WorkItem:
+    """A scan whose frame n is bright (255) in its first n rows."""
+    pixels = np.zeros((frames, 8, 6), np.uint8)
+    for index in range(frames):
+        pixels[index, :index] = 255
+    decoded = folder / f"{job}.npy"
+    np.save(decoded, pixels)
+    return WorkItem(
+        job_id=job, decoded=decoded, frames=frames, options=Options(outputs=outputs), target=folder / f"{job}"
+    )
+
+
+def work(segmenter: Segmenter, items: list[WorkItem]) -> list[Outcome]:
+    return list(segment(segmenter, items, Probe(batch_size=2), Meter(("cpu",)), lambda jobs: None))
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.stem.partition("-")[2])
+
+
+def full_after(calls: int) -> Callable[..., int]:
+    """What os.pwrite does on a disk that has room for ``calls`` writes, the last of them only in part."""
+    count = 0
+    plain = os.pwrite
+
+    def pwrite(descriptor: int, content: bytes | memoryview, offset: int) -> int:
+        nonlocal count
+        count += 1
+        if count > calls:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return plain(descriptor, content if count < calls else content[:1], offset)
+
+    return pwrite
+
+
+@pytest.mark.parametrize("segmenter", [Told(), Follows()])
+def test_each_frames_mask_and_probability_stand_at_its_place(tmp_path: Path, segmenter: Told) -> None:
+    [answer] = work(segmenter, [scan(tmp_path, 1)])
+    assert isinstance(answer, Segmented)
+    assert answer.probability is not None
+    assert [0, 6, 12] == [int(mask.sum()) for mask in FrameFile(answer.mask)]
+    assert [0, 6 * 65535, 12 * 65535] == [int(values.sum()) for values in FrameFile(answer.probability)]
+    assert (3, 8, 6) == np.load(answer.mask).shape == np.load(answer.probability).shape
+
+
+@pytest.mark.parametrize("segmenter", [Told(), Follows()])
+def test_a_full_run_folder_is_a_transient_error_of_the_scan_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segmenter: Told
+) -> None:
+    item = scan(tmp_path, 1)
+    monkeypatch.setattr(os, "pwrite", full_after(4))
+    [answer] = work(segmenter, [item])
+    assert isinstance(answer, NotSegmented)
+    assert ErrorClass.TRANSIENT is answer.error_class
+    assert "No space left on device" in answer.error
+    assert [] == written(tmp_path)
+
+
+def test_every_scan_of_a_batch_is_answered_for_in_a_full_folder_and_the_next_batch_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [scan(tmp_path, job, frames=1, outputs=("mask",)) for job in (1, 2)]
+    monkeypatch.setattr(os, "pwrite", full_after(2))
+    answers = {answer.job_id: type(answer) for answer in work(Told(), items)}
+    assert {1: NotSegmented, 2: NotSegmented} == answers
+    monkeypatch.undo()
+    assert [Segmented, Segmented] == [type(answer) for answer in work(Told(), items)]
+
+
+def test_a_run_that_is_not_answered_whole_gives_no_mask(tmp_path: Path) -> None:
+    segmenter = Follows()
+    segmenter.most = 2
+    [answer] = work(segmenter, [scan(tmp_path, 1)])
+    assert isinstance(answer, NotSegmented)
+    assert "2 of the run's 3 frames" in answer.error
+    assert [] == written(tmp_path)
