@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,6 +21,7 @@ from watcherd.errors import InputError, JobError
 from watcherd.frames import write_frames
 from watcherd.imaging.limits import DecodeLimits
 from watcherd.imaging.pillow_scan import PillowScan
+from watcherd.imaging.scan import told_by
 from watcherd.imaging.sniff import describe, image_format
 from watcherd.imaging.window import Survey, Window
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from watcherd.imaging.scan import Pixels, Scan
+    from watcherd.imaging.scan import Pixels, Scan, Told
 
 __all__ = ["DecodeLimits", "Decoded", "TruncatedError", "decode"]
 
@@ -52,9 +53,11 @@ class Decoded:
 
     ``path``: an ``.npy`` file of uint8, (frames, height, width) for grey or (frames, height, width, 3) for RGB.
     ``format``: ``PNG``, ``JPEG``, ``TIFF``, ``BMP``, ``WEBP`` or ``GIF``. ``bit_depth``: of one value in the file.
-    ``window``: the values that became black and white; None where the file's 8 bits were taken as they are.
+    ``window``: the values that became black and white, the first above the second where high is dark; None where the
+    file's 8 bits, or its own curve, were taken as they are.
     ``spacing_mm``: (height, width) of one pixel in mm, upright as displayed; None where the file does not say.
     ``frame_ms``: from one frame to the next; None where the file does not say.
+    ``tags``: DICOM attributes that the configuration asks for, by keyword.
     """
 
     path: Path
@@ -67,6 +70,7 @@ class Decoded:
     window: tuple[float, float] | None
     spacing_mm: tuple[float, float] | None = None
     frame_ms: float | None = None
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 def decode(source: Path, target: Path, limits: DecodeLimits) -> Decoded:
@@ -145,7 +149,8 @@ def _store(scan: Scan, target: Path, limits: DecodeLimits) -> Decoded:
     (height, width), depth8 = seen[0].size, seen[0].dtype == np.uint8
     colour = any(look.colour for look in seen)
     limits.check_bytes(len(seen) * height * width * (3 if colour else 1))
-    window = None if depth8 else _window(frames)
+    told = told_by(scan)
+    window = _window(frames, told, depth8=depth8)
     shape = (len(seen), height, width, 3) if colour else (len(seen), height, width)
     write_frames(target, (_painted(pixels, window, colour=colour) for pixels in frames), shape, np.uint8)
     return Decoded(
@@ -157,6 +162,9 @@ def _store(scan: Scan, target: Path, limits: DecodeLimits) -> Decoded:
         format=scan.format,
         bit_depth=scan.bit_depth,
         window=(window.low, window.high) if window else None,
+        spacing_mm=told.spacing_mm,
+        frame_ms=told.frame_ms,
+        tags=dict(told.tags),
     )
 
 
@@ -202,11 +210,17 @@ def _check_alike(seen: list[_Look]) -> None:
             )
 
 
-def _window(frames: _Frames) -> Window:
-    survey = Survey()
-    for pixels in frames:
-        survey.add(pixels)
-    return survey.window()
+def _window(frames: _Frames, told: Told, *, depth8: bool) -> Window | None:
+    """The file's own window, else one that fits all its values; none where 8 bits are to be taken as they are."""
+    window = told.window
+    if window is None and depth8:
+        window = Window(low=0, high=255) if told.inverted else None
+    elif window is None:
+        survey = Survey()
+        for pixels in frames:
+            survey.add(pixels)
+        window = survey.window()
+    return Window(low=window.high, high=window.low) if window and told.inverted else window
 
 
 def _painted(pixels: Pixels, window: Window | None, *, colour: bool) -> NDArray[np.uint8]:

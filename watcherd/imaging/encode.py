@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "RenderRequest", "Rendered", "RenderedFile", "render"]
 
-KINDS: Final = ("mask", "overlay", "preview", "probability")
+KINDS: Final = ("mask", "overlay", "preview", "probability", "dicom-seg")
 """What can be rendered; other kinds of outputs are not made here and are left out."""
 
 COMPRESSION = 1
@@ -79,10 +79,14 @@ class RenderedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendered:
-    """The files, in the order of `KINDS`, and the share of all pixels that belong to any class."""
+    """The files, in the order of `KINDS`, and the share of all pixels that belong to any class.
+
+    ``note``: which of the files asked for is missing, and why; None when all are there.
+    """
 
     files: tuple[RenderedFile, ...]
     mask_fraction: float
+    note: str | None = None
 
 
 def render(request: RenderRequest) -> Rendered:
@@ -111,7 +115,7 @@ def _render(request: RenderRequest) -> Rendered:
     counts = [int(np.count_nonzero(frame)) for frame in labels]
     files = []
     if "mask" in request.kinds:
-        files.append(_mask(request, labels))
+        files.append(_nifti_mask(request, labels) if _is_format(request, "NIFTI") else _mask(request, labels))
     if "overlay" in request.kinds:
         best = int(np.argmax(counts))
         picture = Image.fromarray(overlay(pixels[best], labels[best]))
@@ -122,7 +126,39 @@ def _render(request: RenderRequest) -> Rendered:
         files.append(_recorded("preview", path))
     if "probability" in request.kinds and request.probability is not None:
         files.append(_pages(request, "probability", FrameFile(request.probability), lambda frame: frame))
-    return Rendered(files=tuple(files), mask_fraction=sum(counts) / max(1, int(np.prod(labels.shape))))
+    note = None
+    if "dicom-seg" in request.kinds and _is_format(request, "DICOM"):
+        note = _dicom_seg(request, labels, files)
+    return Rendered(files=tuple(files), note=note, mask_fraction=sum(counts) / max(1, int(np.prod(labels.shape))))
+
+
+def _is_format(request: RenderRequest, name: str) -> bool:
+    return request.source is not None and request.scan is not None and request.scan.format == name
+
+
+def _nifti_mask(request: RenderRequest, labels: FrameFile) -> RenderedFile:
+    """In place of pages: who works with volumes needs the source's geometry."""
+    from watcherd.imaging.nifti_mask import write_nifti_mask  # slow to import, and most scans are pictures
+
+    assert request.source is not None
+    path = _path(request, "mask", "nii.gz")
+    write_nifti_mask(path, request.source, labels, single=request.classes == 1)
+    return _recorded("mask", path)
+
+
+def _dicom_seg(request: RenderRequest, labels: FrameFile, files: list[RenderedFile]) -> str | None:
+    """Add a DICOM segmentation to ``files``; why there is none. A missing extra must not cost the mask."""
+    from watcherd.imaging.dicom_seg import CannotSegmentError, write_dicom_seg  # slow to import
+
+    assert request.source is not None
+    path = _path(request, "dicom-seg", "dcm")
+    try:
+        write_dicom_seg(path, request.source, labels, classes=request.classes, names=request.labels)
+    except CannotSegmentError as error:
+        path.unlink(missing_ok=True)
+        return f"There is no DICOM segmentation: {error}"
+    files.append(_recorded("dicom-seg", path))
+    return None
 
 
 def _mask(request: RenderRequest, labels: FrameFile) -> RenderedFile:

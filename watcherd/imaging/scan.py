@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from watcherd.imaging.window import Window
 
 Pixels = NDArray[Any]
 """(height, width) or (height, width, 3), of any integer or floating type, upright as displayed, bright is high."""
@@ -14,8 +20,27 @@ Size = tuple[int, int]
 """Width and height."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What a file says about its pictures besides their pixels.
+
+    ``window``: how its author wants them shown; None: found from the values. ``inverted``: high is dark, once windowed.
+    ``spacing_mm``: (height, width) of one pixel, upright as displayed. ``frame_ms``: from one frame to the next.
+    ``tags``: values of attributes that ``privacy.dicom_tags`` lists, by keyword.
+    """
+
+    window: Window | None = None
+    inverted: bool = False
+    spacing_mm: tuple[float, float] | None = None
+    frame_ms: float | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
 class Scan(Protocol):
-    """An open image file. ``bit_depth``: bits of one value of one channel."""
+    """An open image file. ``bit_depth``: bits of one value of one channel.
+
+    Readers of formats that say more also have ``told``, a `Told`: see `told_by`.
+    """
 
     format: str
     bit_depth: int
@@ -25,6 +50,12 @@ class Scan(Protocol):
         """One frame. Raises anything: decoders are not to be trusted, `decode.decode` is where errors become ours."""
 
     def close(self) -> None: ...
+
+
+def told_by(scan: Scan) -> Told:
+    """What a file says about its pictures; nothing where its reader has no such attribute."""
+    told: Told = getattr(scan, "told", Told())
+    return told
 
 
 def turned(pixels: Pixels, orientation: int) -> Pixels:
