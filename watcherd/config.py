@@ -11,8 +11,9 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from watcherd.errors import ConfigError
@@ -23,6 +24,7 @@ SEARCHED = (Path("config.toml"), Path("/etc/watcherd/config.toml"))
 
 Output = Literal["mask", "overlay", "preview", "probability", "dicom-seg"]
 Disposal = Literal["archive", "keep", "delete"]
+HookEvent = Literal["succeeded", "failed", "quarantined", "cancelled"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -205,6 +207,83 @@ class Retention(Section):
     backups: Positive = 7
 
 
+class Metrics(Section):
+    """Figures for Prometheus (docs/monitoring.md); nothing is counted while there is neither a file nor a port."""
+
+    file: Path | None = None
+    """For node_exporter's textfile collector: a name that ends in ``.prom``; empty: none."""
+    port: Annotated[int, Field(ge=0, lt=65536)] = 0
+    """Served on 127.0.0.1 alone; 0: not at all."""
+    interval_seconds: Seconds = 15.0
+    """Between two writes of the file."""
+
+    @field_validator("file", mode="before")
+    @classmethod
+    def _none_when_empty(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("file")
+    @classmethod
+    def _named_as_collected(cls, value: Path | None) -> Path | None:
+        if value is not None and value.suffix != ".prom":
+            raise ValueError('a name that ends in .prom, or node_exporter does not read it; "" for none')
+        return value
+
+
+class Hooks(Section):
+    """What is called after a job has ended (docs/hooks.md)."""
+
+    command: tuple[str, ...] = ()
+    """A program and its arguments. A name with a slash in it is a path, relative to this file; one without is searched
+    for in PATH."""
+    url: str = ""
+    """Where the job's JSON is posted to; empty: nowhere."""
+    headers: dict[str, SecretStr] = {}
+    """Sent along with it, for example Authorization; never shown."""
+    events: tuple[HookEvent, ...] = ("succeeded", "failed", "quarantined")
+    """The states in which a job has ended that are told."""
+    timeout_seconds: Seconds = 30.0
+    """A call that takes longer is ended, and counts as failed."""
+    tries: Positive = 8
+    """A call that failed so often is given up; the pauses between them grow from 10 seconds to an hour."""
+    at_once: Positive = 4
+    """So many calls at most run at a time."""
+
+    @field_validator("command")
+    @classmethod
+    def _names_a_program(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value and not value[0].strip():
+            raise ValueError('a program and its arguments, ["notify", "--quiet"]; [] for none')
+        if any("\0" in word for word in value):
+            raise ValueError("words without NUL")
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_posted_to(cls, value: str) -> str:
+        if not value:
+            return value
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or not value.isascii() or not value.isprintable() or " " in value:
+            raise ValueError('an address such as "https://host/path"; "" for none')
+        if parts.username is not None:
+            raise ValueError('an address without a password in it: hooks.headers is the place, {Authorization = "…"}')
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _can_be_sent(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, content in value.items():
+            plain = re.fullmatch(r"[\t\x20-\x7e]*", content.get_secret_value())
+            if not plain or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+                raise ValueError(f"names and values of HTTP headers, in ASCII and on one line, which {name!r} is not")
+        return value
+
+
 class Profile(Section):
     """Settings for the scans under one folder of the inbox; what is left out is as for all."""
 
@@ -242,6 +321,8 @@ class Config(BaseSettings):
     privacy: Privacy = Privacy()
     log: Log = Log()
     retention: Retention = Retention()
+    metrics: Metrics = Metrics()
+    hooks: Hooks = Hooks()
     profiles: dict[str, Profile] = {}
 
     @classmethod
@@ -344,6 +425,7 @@ def _absolute(config: Config, base: Path) -> Config:
         return Path(os.path.normpath(base / path))
 
     inbox, outbox, state, model = config.inbox, config.outbox, config.state, config.model
+    metrics, hooks = config.metrics, config.hooks
     return config.model_copy(
         update={
             "inbox": inbox.model_copy(
@@ -352,8 +434,17 @@ def _absolute(config: Config, base: Path) -> Config:
             "outbox": outbox.model_copy(update={"path": under_base(outbox.path)}),
             "state": state.model_copy(update={"path": under_base(state.path)}),
             "model": model.model_copy(update={"path": under_base(model.path)}) if model.path else model,
+            "metrics": metrics.model_copy(update={"file": under_base(metrics.file)}) if metrics.file else metrics,
+            "hooks": hooks.model_copy(update={"command": _program_under(base, hooks.command)}),
         }
     )
+
+
+def _program_under(base: Path, command: tuple[str, ...]) -> tuple[str, ...]:
+    """The command with a path to its program made absolute; a bare name is left to PATH."""
+    if not command or "/" not in command[0]:
+        return command
+    return (os.path.normpath(base / command[0]), *command[1:])
 
 
 def _refuse_overlaps(config: Config, name: str) -> None:
@@ -372,6 +463,13 @@ def _refuse_overlaps(config: Config, name: str) -> None:
                     f"{name} is wrong:\n  {key} = {str(folders[key])!r} lies inside {other} = {str(folders[other])!r}",
                     hint="The inbox, the outbox, the archive and the state folder must be apart.",
                 )
+    file = config.metrics.file
+    for key in ("inbox.path", "inbox.archive_path", "outbox.path") if file else ():
+        if Path(os.path.realpath(file or "")).is_relative_to(resolved[key]):
+            raise ConfigError(
+                f"{name} is wrong:\n  metrics.file = {str(file)!r} lies inside {key} = {str(folders[key])!r}",
+                hint="Give the folder that node_exporter reads: its --collector.textfile.directory.",
+            )
 
 
 def _explain(error: ValidationError) -> list[str]:
