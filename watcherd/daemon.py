@@ -28,6 +28,7 @@ from watcherd.imaging.pool import ImagingPool
 from watcherd.inbox import mounts
 from watcherd.inbox.spool import Spool
 from watcherd.inference import devices, placement
+from watcherd.inference.cards import Card, Cards
 from watcherd.inference.messages import LoadFailed, ReplicaSpec
 from watcherd.inference.pool import Phase, ReplicaPool
 from watcherd.intake import Intake
@@ -83,7 +84,6 @@ class Daemon:
         self._replica_ids: dict[int, int] = {}
         self._live = live.LiveStatus(config.state.path)
         self._status_at = float("-inf")
-        self._shown_pauses: set[str] = set()
         self._threads: list[threading.Thread] = []
         self._intake: Intake | None = None
         self._beat = time.monotonic()
@@ -223,6 +223,8 @@ class Daemon:
         ]
         limits = self._config.devices
         self._specs = specs
+        self._cards = Cards(uuid for spec in specs for uuid in spec.visible)
+        self._cards.start()
         self._pool = ReplicaPool(specs, self, load_seconds=limits.load_seconds, batch_seconds=limits.batch_seconds)
         self._pool.start()
         while not self._ready.is_set() and not self._stop.is_set():
@@ -548,24 +550,26 @@ class Daemon:
         """Whether ``--once`` has nothing left to do."""
         if self._intake is None or not self._intake.idle or self._pipeline.busy:
             return False
-        with self._database.reader() as connection:
-            counts = history.counts(connection)
-            open_jobs = sum(counts[state] for state in (State.QUEUED, State.RUNNING, State.DELIVERING))
-            return open_jobs == 0 and not history.open_arrivals(connection) and self._intake.idle
+        try:
+            with self._database.reader() as connection:
+                counts = history.counts(connection)
+                open_jobs = sum(counts[state] for state in (State.QUEUED, State.RUNNING, State.DELIVERING))
+                return open_jobs == 0 and not history.open_arrivals(connection) and self._intake.idle
+        except StoreError as error:
+            if not is_passing(error):
+                raise
+            return False
 
     def _show(self) -> None:
         """Refresh the live status, and now and then the line that systemd shows."""
-        now, pauses = time.monotonic(), self._pauses.reasons if hasattr(self, "_pauses") else {}
-        recent = now - self._status_at < (STATUS_SECONDS if self._phase == "running" else TICK_SECONDS)
-        if recent and pauses.keys() == self._shown_pauses:
-            return
-        self._status_at, self._shown_pauses = now, set(pauses)
         self._live.write(self._status())
-        if self._phase == "running" and self._notifier.listening:
+        now = time.monotonic()
+        if self._phase == "running" and self._notifier.listening and now - self._status_at >= STATUS_SECONDS:
+            self._status_at = now
             self._notifier.status(self._status_line())
 
     def _status(self) -> dict[str, Any]:
-        pool = getattr(self, "_pool", None)
+        pool, model = getattr(self, "_pool", None), getattr(self, "_model", None)
         intake = self._intake
         return {
             "pid": os.getpid(),
@@ -591,6 +595,8 @@ class Daemon:
                 }
                 for status in (pool.status() if pool else [])
             ],
+            "model": {name: getattr(model, name) for name in model.__slots__} if model else None,
+            "cards": [_shown(card) for card in self._cards.latest] if pool else [],
         }
 
     def _status_line(self) -> str:
@@ -627,6 +633,11 @@ def merged(old: Config, fresh: Config) -> tuple[Config, list[str]]:
     applied = fresh.model_copy(update=update)
     later = [name for name in update if getattr(applied, name) != getattr(fresh, name)]
     return applied, later
+
+
+def _shown(card: Card) -> dict[str, Any]:
+    values = {name: getattr(card, name) for name in card.__slots__}
+    return values | {"processes": {str(pid): used for pid, used in card.processes.items()}}
 
 
 def _cpu_dtype(setting: str) -> str:

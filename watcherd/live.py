@@ -6,6 +6,8 @@ The database has the history; replicas' stages, pauses and the inbox's condition
 from __future__ import annotations
 
 import json
+import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from watcherd.files import exchange
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 NAME = "status.json"
 ROOM = 1 << 14
 """Bytes of the file at least, the end of them spaces."""
+LOOKS = 5
+LOOK_PAUSE_SECONDS = 0.01
+"""A file that changes under a reader's eyes is looked at again, so many times and after such a pause."""
 
 
 class LiveStatus:
@@ -58,12 +63,57 @@ class LiveStatus:
 
 
 def read(state: Path, lock: Path) -> dict[str, Any] | None:
-    """What the running daemon wrote last; None when none runs."""
+    """What the running daemon wrote last; None when none runs.
+
+    ``phase`` is ``starting`` when it has written nothing yet, and ``frozen`` when its process stands still by a signal
+    (SIGSTOP, a debugger): then what it wrote last is no longer so.
+    """
     pid = owner(lock)
     if pid is None:
         return None
+    status = _read_whole(state / NAME)
+    if status is None or status.get("pid") != pid:
+        status = {"pid": pid, "phase": "starting"}
+    return status | {"phase": "frozen"} if _stands_still(pid) else status
+
+
+def _read_whole(path: Path) -> dict[str, Any] | None:
+    """The document, never half of one that is just being replaced; None when there is none."""
+    for look in range(LOOKS):
+        time.sleep(LOOK_PAUSE_SECONDS if look else 0)
+        try:
+            content = _read_steady(path)
+            status = json.loads(content) if content is not None else None
+        except (OSError, ValueError):
+            continue
+        if isinstance(status, dict):
+            return status
+    return None
+
+
+def _read_steady(path: Path) -> bytes | None:
+    """The file's content; None when it may have changed meanwhile.
+
+    The writer only writes into the file that is not shown. So what was read is whole if the file has its name still,
+    and nobody has written into it since it was opened.
+    """
+    with path.open("rb") as file:
+        before = os.fstat(file.fileno())
+        content = file.read()
+        after = os.fstat(file.fileno())
+    shown = path.stat()
+    return content if _version(before) == _version(after) == _version(shown) else None
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether the process is stopped or traced (proc(5), field ``state``); False where that cannot be known."""
     try:
-        status: dict[str, Any] = json.loads((state / NAME).read_text())
-    except (OSError, ValueError):
-        return {"pid": pid, "phase": "starting"}
-    return status if status.get("pid") == pid else {"pid": pid, "phase": "starting"}
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - a Path would say no more
+            state = file.read().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state in (b"T", b"t")

@@ -8,6 +8,7 @@ writer of the database, always. While no daemon runs, the command line takes its
 from __future__ import annotations
 
 import fcntl
+import grp
 import hashlib
 import json
 import os
@@ -197,6 +198,26 @@ def sole_owner(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def no_access(path: Path, error: OSError) -> UnavailableError:
+    """What to say to somebody who may not read what ``path`` leads to, or whose disk does not answer."""
+    if not isinstance(error, PermissionError):
+        return UnavailableError(f"{path} cannot be read: {error.strerror}.", hint="Look at the disk that holds it.")
+    return UnavailableError(f"You may not read {path}.", hint=f"Run it as root, or {_who_may(path)}.")
+
+
+def _who_may(path: Path) -> str:
+    """The nearest thing on the way to ``path`` that can be looked at says whose it is."""
+    for place in (path, *path.parents):
+        try:
+            status = place.stat()
+            group = grp.getgrgid(status.st_gid).gr_name
+        except (OSError, KeyError):
+            continue
+        if status.st_gid != 0:
+            return f"join the group {group} (usermod -aG {group} NAME) and log in again"
+    return "as the service's user"
+
+
 def _locked(descriptor: int) -> bool:
     """Take the lock, in a few tries: whoever asks for its `owner` holds it for a moment, and must not be in the way."""
     for _ in range(LOCK_TRIES):
@@ -210,11 +231,16 @@ def _locked(descriptor: int) -> bool:
 
 
 def owner(path: Path) -> int | None:
-    """The pid of the daemon that holds the lock; None when nobody does."""
+    """The pid of the daemon that holds the lock; None when nobody does.
+
+    Raises `UnavailableError` for somebody who may not look: a daemon that cannot be seen is not dead.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise no_access(path, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
-from typing import TYPE_CHECKING
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from watcherd import live
+from watcherd.errors import UnavailableError
 from watcherd.live import NAME, LiveStatus
 from watcherd.steering import sole_owner
 
@@ -58,3 +65,65 @@ def test_a_folder_that_cannot_be_written_does_not_stop_the_daemon(tmp_path: Path
     folder.mkdir()
     status.write({"phase": "running"})
     assert {"phase": "running"} == json.loads((folder / NAME).read_text())
+
+
+def test_a_reader_never_believes_half_a_document(tmp_path: Path) -> None:
+    """While it is written as fast as can be: what is read is of one moment, and never missing."""
+    status, stop = LiveStatus(tmp_path), threading.Event()
+    status.write(long_status(0))
+
+    def write_on() -> None:
+        for number in itertools.count(1):
+            if stop.is_set():
+                return
+            status.write(long_status(number))
+
+    writer = threading.Thread(target=write_on)
+    with sole_owner(tmp_path / "lock"):
+        writer.start()
+        try:
+            seen = [live.read(tmp_path, tmp_path / "lock") for _ in range(READS)]
+        finally:
+            stop.set()
+            writer.join()
+    assert [] == [one for one in seen if one is None or one.get("first") != one.get("last")]
+    assert [] == [one for one in seen if one is not None and one["phase"] != "running"]
+
+
+READS = 300
+
+
+def long_status(number: int) -> dict[str, Any]:
+    """A document that takes a moment to write and to read, with its number at both ends."""
+    return {"pid": os.getpid(), "phase": "running", "first": number, "filler": str(number) * 20000, "last": number}
+
+
+def test_a_daemon_that_was_stopped_is_not_shown_as_running(tmp_path: Path) -> None:
+    """SIGSTOP: it holds its lock and says nothing new."""
+    program = (
+        "import sys, pathlib, time; from watcherd.steering import sole_owner\n"
+        "with sole_owner(pathlib.Path(sys.argv[1])):\n    print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, tmp_path / "lock"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        LiveStatus(tmp_path).write({"pid": process.pid, "phase": "running"})
+        seen = []
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            process.send_signal(number)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WCONTINUED)
+            seen.append((live.read(tmp_path, tmp_path / "lock") or {})["phase"])
+        process.kill()
+    assert ["frozen", "running"] == seen
+
+
+def test_who_may_not_look_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that cannot be seen is not called dead; the message says which group may see it."""
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UnavailableError, match="You may not read") as told:
+        live.read(tmp_path, tmp_path / "lock")
+    assert "Run it as root" in told.value.hint

@@ -156,9 +156,16 @@ def _begin_reading(connection: Connection) -> None:
 def reader(path: Path) -> Iterator[Connection]:
     """A read-only connection in one transaction: everything read through it is of one moment.
 
-    It never blocks the daemon. Raises `StoreError` when there is no database, or one of another version.
+    It never blocks the daemon. Raises `StoreError` when there is no database, one that may not be read, or one of
+    another version.
     """
-    if not path.exists():
+    try:
+        there = path.exists()
+    except PermissionError as error:
+        raise StoreError(
+            f"You may not read {path}.", hint="Run it as root or as the service's user, or join the service's group."
+        ) from error
+    if not there:
         raise StoreError(f"There is no history at {path}.", hint="watcherd run makes it; look at [state] path.")
     with errors_of(path), _reading_engine(path).connect() as connection, connection.begin():
         refuse_other_version(path, version_of(connection))
