@@ -100,6 +100,8 @@ class Options:
     ``tta``: average over flips (test-time augmentation).
     ``group_frames``: treat single files of one run as video.
     ``kind``: the kind of image, ``"auto"``, ``"fundus"`` or ``"xray"``.
+    ``frame``: for a file that is a frame of a run, its path as it is shown; else empty. A frame's mask also depends on
+    its neighbours, so that equal bytes in another place are another job.
     """
 
     profile: str = "default"
@@ -112,10 +114,14 @@ class Options:
     tta: bool = False
     group_frames: bool = False
     kind: Literal["auto", "fundus", "xray"] = "auto"
+    frame: str = ""
 
     def to_json(self) -> str:
-        """The options as canonical JSON: equal options give equal text."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """The options as canonical JSON: equal options give equal text, those of no frame the same as ever."""
+        values = asdict(self)
+        if not self.frame:
+            del values["frame"]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -233,6 +233,7 @@ def _new_job(batch: _Batch, arrival: NewArrival, arrival_id: int, scan_id: int, 
             "model_revision": batch.model.revision,
             "dtype": batch.model.dtype,
             "threshold": arrival.options.threshold,
+            "not_before": stamp(arrival.not_before) if arrival.not_before else None,
             "now": batch.at,
         }
     )

@@ -19,34 +19,51 @@ from typing import TYPE_CHECKING, Any
 from watcherd.errors import StaleJobError
 from watcherd.job import ErrorClass, Options, State
 from watcherd.retry import after_daemon_death
-from watcherd.store import deliveries
-from watcherd.store.records import Answer, Claim, ClaimedJob, Failure, Intent, Measured, Staged, milliseconds, stamp
+from watcherd.store import deliveries, frame_runs
+from watcherd.store.frame_runs import CLAIMABLE, Hold
+from watcherd.store.records import (
+    Answer,
+    Claim,
+    ClaimedJob,
+    Failure,
+    Intent,
+    Measured,
+    RunPlace,
+    Staged,
+    milliseconds,
+    moment,
+    stamp,
+)
 from watcherd.store.statements import Row, last_id, one_by_one, select_in
 from watcherd.store.tables import NOT_SUCCEEDED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
 
     from watcherd.retry import Decision
 
+NO_HOLD = Hold()
+
 ADD = """
 INSERT INTO job (id, scan_id, arrival_id, source, profile, options, options_key, segmenter, model, model_revision,
-                 dtype, state, moved_why, moved_at, created_at, queued_at, threshold)
+                 dtype, state, moved_why, moved_at, created_at, queued_at, threshold, not_before)
 VALUES (:job_id, :scan_id, :arrival_id, :source, :profile, :options, :options_key, :segmenter, :model,
-        :model_revision, :dtype, 'queued', 'ingested', :now, :now, :now, :threshold)
+        :model_revision, :dtype, 'queued', 'ingested', :now, :now, :now, :threshold, :not_before)
 """
 
-NEXT = """
-SELECT job.id, job.arrival_id, job.source, job.options, job.attempts, job.attempts_before, job.crashes_alone,
-       job.interruptions, job.solo, job.priority, job.queued_at, arrival.path, scan.sha256, scan.spool_name,
-       scan.size_bytes
+NEXT = f"""
+SELECT {CLAIMABLE}
 FROM job INDEXED BY job_claim JOIN arrival ON arrival.id = job.arrival_id JOIN scan ON scan.id = job.scan_id
 WHERE job.state = 'queued' AND (job.not_before IS NULL OR job.not_before <= :now)
 ORDER BY job.priority DESC, job.id LIMIT :limit
 """
+
+NEXT_DUE = "SELECT min(not_before) FROM job INDEXED BY job_claim WHERE state = 'queued'"
+
+POSTPONE = "UPDATE job SET not_before = :until WHERE id = :job_id AND state = 'queued'"
 
 TAKE = """
 UPDATE job SET state = 'running', moved_why = 'claimed', reason = NULL, moved_at = :now, run_id = :run_id,
@@ -147,22 +164,57 @@ def add(connection: Connection, rows: Sequence[Row]) -> None:
     one_by_one(connection, ADD, rows)
 
 
-def claim(connection: Connection, *, run_id: int, limit: int, now: datetime) -> list[ClaimedJob]:
+def claim(connection: Connection, *, run_id: int, limit: int, now: datetime, hold: Hold = NO_HOLD) -> list[ClaimedJob]:
     """Take up to ``limit`` jobs, those of high priority and long waiting first, and count the attempt.
 
-    A job that has to run alone is taken alone, when its turn comes.
+    A job that has to run alone is taken alone, when its turn comes. When the turn of a run's first frame comes, all
+    its queued frames are taken, in order and nothing else; a run that ``hold`` finds incomplete is put off.
     """
     at = stamp(now)
-    rows = connection.exec_driver_sql(NEXT, {"now": at, "limit": limit}).fetchall()
-    chosen = rows[:1] if rows and rows[0].solo else [row for row in rows if not row.solo]
+    chosen, places = _next(connection, limit, hold, now)
     if not chosen:
         return []
     first = last_id(connection, "attempt") + 1
-    jobs = [_claimed(row, Claim(row.id, run_id, first + place, row.arrival_id), at) for place, row in enumerate(chosen)]
+    jobs = [
+        _claimed(row, Claim(row.id, run_id, first + number, row.arrival_id), at, places.get(row.id))
+        for number, row in enumerate(chosen)
+    ]
     values = [{**job.claim._asdict(), "number": job.attempt, "queue_ms": job.queue_ms, "now": at} for job in jobs]
     _move(connection, TAKE, values)
     one_by_one(connection, BEGIN_ATTEMPT, values)
     return jobs
+
+
+def _next(
+    connection: Connection, limit: int, hold: Hold, now: datetime
+) -> tuple[Sequence[Any], Mapping[int, RunPlace]]:
+    """What to claim: single scans, one that runs alone, or the frames of one run with their places in it."""
+    while True:
+        rows = connection.exec_driver_sql(NEXT, {"now": stamp(now), "limit": limit}).fetchall()
+        postponed: set[int] = set()
+        scans: list[Any] = []
+        for row in rows:
+            if row.id in postponed or (scans and (row.solo or _options(row.options).frame)):
+                continue
+            if row.solo:
+                place = frame_runs.alone(row) if _options(row.options).frame else None
+                return [row], {row.id: place} if place else {}
+            if not _options(row.options).frame:
+                scans.append(row)
+                continue
+            run = frame_runs.gather(connection, row, hold, now)
+            if run.until is None:
+                return run.rows, run.places
+            postponed |= {other.id for other in run.rows}
+            one_by_one(connection, POSTPONE, [{"job_id": other.id, "until": run.until} for other in run.rows])
+        if scans or not postponed:
+            return scans, {}
+
+
+def next_due(connection: Connection) -> datetime | None:
+    """When the first of the jobs that have to wait may be claimed; to be asked when `claim` has found none."""
+    text = connection.exec_driver_sql(NEXT_DUE).scalar()
+    return moment(text) if text else None
 
 
 def release(connection: Connection, claims: Iterable[Claim], *, now: datetime) -> None:
@@ -353,7 +405,7 @@ def _stale(connection: Connection, rows: Sequence[Row]) -> StaleJobError:
     return StaleJobError(f"A job moved meanwhile: {now or 'it is gone'}; the claim was on attempt id {held}.")
 
 
-def _claimed(row: Any, claim: Claim, at: str) -> ClaimedJob:
+def _claimed(row: Any, claim: Claim, at: str, place: RunPlace | None) -> ClaimedJob:
     return ClaimedJob(
         claim=claim,
         path=row.path,
@@ -369,6 +421,7 @@ def _claimed(row: Any, claim: Claim, at: str) -> ClaimedJob:
         solo=bool(row.solo),
         priority=row.priority,
         queue_ms=milliseconds(row.queued_at, at),
+        run=place,
     )
 
 

@@ -90,6 +90,7 @@ class NewArrival:
     """A file that lies in the spool, copied, hashed and synced, and has to become a job.
 
     ``spool_name``: the spool's copy, below the spool folder. ``seen_at``: when it was first seen in the inbox.
+    ``not_before``: when its job may be claimed, if not at once.
     """
 
     signature: Signature
@@ -97,6 +98,7 @@ class NewArrival:
     spool_name: str
     options: Options
     seen_at: datetime
+    not_before: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,12 +142,26 @@ class Claim(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlace:
+    """Where a single file belongs that is a frame of a run.
+
+    ``name``: the run's, for people. ``frame``: the number in the file's name. ``apart``: the run has other frames,
+    which were claimed before, or have to wait.
+    """
+
+    name: str
+    frame: int
+    apart: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ClaimedJob:
     """A job to be worked on.
 
     ``attempt``: how often it was tried in all, this time included; ``tries``: since a person last asked for it, which
     is what the retry rules count. ``crashes_alone``: deaths of its worker while it ran alone. ``path``: of the first
-    arrival, below the inbox, in bytes; ``source``: the same for people.
+    arrival, below the inbox, in bytes; ``source``: the same for people. ``run``: for a frame of a run; the
+    jobs of one claim are those of one run, or of none.
     """
 
     claim: Claim
@@ -162,6 +178,7 @@ class ClaimedJob:
     solo: bool
     priority: int
     queue_ms: int
+    run: RunPlace | None = None
 
     @property
     def id(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.integration.store.helpers import (
@@ -17,9 +18,10 @@ from tests.integration.store.helpers import (
     start_run,
     succeed,
 )
-from watcherd.job import ErrorClass, State
+from watcherd.job import ErrorClass, Options, State
 from watcherd.store import Filter, arrivals, deliveries, history, queue
 from watcherd.store.connections import driver_of
+from watcherd.store.frame_runs import Hold
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -65,6 +67,10 @@ def live(connection: Connection) -> None:
     queue.prioritise(connection, [1], 3, now=NOW)
     queue.cancel(connection, [1], now=NOW)
     queue.delivering_jobs(connection)
+    frame = scan("e_frame_1.png", options=Options(group_frames=True, frame="e_frame_1.png"))
+    enqueue(connection, run_id, replace(frame, not_before=later(seconds=1)))
+    queue.next_due(connection)
+    queue.claim(connection, run_id=run_id, limit=8, now=later(seconds=1), hold=Hold(expected=lambda _before: True))
     queue.requeue_interrupted(connection, run_id=start_run(connection), now=NOW)
 
 
