@@ -2,7 +2,8 @@
 
 Each check follows the container's own structure to its end mark, decodes nothing, and speaks up only when it is sure:
 a file in no format known here, or broken in another way, is for the decoder to judge. Sources: the PNG specification
-(ISO/IEC 15948), JPEG (ITU T.81 annex B), GIF89a, TIFF 6.0 and BigTIFF, the WebP container (RFC 9649).
+(ISO/IEC 15948), JPEG (ITU T.81 annex B), GIF89a, TIFF 6.0 and BigTIFF, the WebP container (RFC 9649), PKWARE's APPNOTE
+(zip).
 """
 
 from __future__ import annotations
@@ -115,6 +116,24 @@ def _webp(file: BinaryIO, size: int) -> bool:
     return int.from_bytes(_take(file, 4), "little") + 8 > size
 
 
+_ZIP_END = struct.Struct("<4x4H2LH")
+"""The end of a zip's central directory without its comment: disks, entries, length and place of the directory."""
+
+
+def _zip(file: BinaryIO, size: int) -> bool:
+    """Whether the directory, which writers put at the end, is missing. A whole zip inside a cut one does not count."""
+    tail = min(size, _ZIP_END.size + 0xFFFF)
+    file.seek(size - tail)
+    end = (data := file.read(tail)).rfind(b"PK\x05\x06")
+    if end < 0 or len(data) - end < _ZIP_END.size:
+        return True
+    entries, place = _ZIP_END.unpack_from(data, end)[3], _ZIP_END.unpack_from(data, end)[5]
+    if place == 0xFFFFFFFF:
+        return False  # zip64: written last, and found
+    file.seek(place)
+    return bool(entries) and file.read(4) != b"PK\x01\x02"
+
+
 _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 """TIFF field types that can hold offsets and counts, to their struct letters."""
 
@@ -186,4 +205,5 @@ _CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int], bool], s
     (_starts(b"GIF87a", b"GIF89a"), _gif, "a GIF without its end"),
     (lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", _webp, "a WebP shorter than it says"),
     (_starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _tiff, "a TIFF whose pages lie beyond its end"),
+    (_starts(b"PK\x03\x04"), _zip, "a zip without its directory"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import zipfile
 
 import numpy as np
 import pytest
@@ -42,6 +43,14 @@ def tiff(**options) -> bytes:
     return file.getvalue()
 
 
+def zipped(inner: bytes = b"") -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("1.png", encoded("PNG"))
+        archive.writestr("inner.zip", inner)
+    return file.getvalue()
+
+
 WHOLE = {
     "png": encoded("PNG"),
     "jpeg": encoded("JPEG"),
@@ -56,6 +65,8 @@ WHOLE = {
     "tiff big": tiff(bigtiff=True),
     "tiff motorola": tiff(byteorder=">"),
     "tiff tiles": tiff(tile=(16, 16)),
+    "zip": zipped(),
+    "zip with a zip": zipped(zipped()),
 }
 
 

@@ -11,7 +11,7 @@ import warnings
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -21,12 +21,12 @@ from watcherd.errors import InputError, JobError
 from watcherd.frames import write_frames
 from watcherd.imaging.limits import DecodeLimits
 from watcherd.imaging.pillow_scan import PillowScan
-from watcherd.imaging.scan import told_by
+from watcherd.imaging.scan import TruncatedError, tags_of, told_by
 from watcherd.imaging.sniff import describe, image_format
 from watcherd.imaging.window import Survey, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -38,13 +38,7 @@ __all__ = ["DecodeLimits", "Decoded", "TruncatedError", "decode"]
 ZERO_TAIL = 512
 """A file that cannot be decoded and ends with this many zero bytes counts as not written completely."""
 
-EXPORT = "Export the scan as PNG, JPEG, TIFF, BMP, WebP or GIF."
-
-
-class TruncatedError(InputError):
-    """The file ends too early. It may be still on its way: wait and look again before it counts as bad."""
-
-    truncated: ClassVar[bool] = True
+EXPORT = "Export the scan as DICOM, NIfTI, PNG, JPEG, TIFF, BMP, WebP or GIF, or a run as a zip of these."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +46,7 @@ class Decoded:
     """A scan as frames on disk.
 
     ``path``: an ``.npy`` file of uint8, (frames, height, width) for grey or (frames, height, width, 3) for RGB.
-    ``format``: ``PNG``, ``JPEG``, ``TIFF``, ``BMP``, ``WEBP`` or ``GIF``. ``bit_depth``: of one value in the file.
+    ``format``: ``PNG``, ``JPEG``, ``TIFF``, ``BMP``, ``WEBP``, ``GIF``, ``ZIP``, ``DICOM`` or ``NIFTI``. ``bit_depth``: of one value.
     ``window``: the values that became black and white, the first above the second where high is dark; None where the
     file's 8 bits, or its own curve, were taken as they are.
     ``spacing_mm``: (height, width) of one pixel in mm, upright as displayed; None where the file does not say.
@@ -73,21 +67,22 @@ class Decoded:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def decode(source: Path, target: Path, limits: DecodeLimits) -> Decoded:
+def decode(source: Path, target: Path, limits: DecodeLimits, tags: Sequence[str] = ()) -> Decoded:
     """Decode ``source`` into ``target`` and say what it was.
 
     All frames of a file, upright by their EXIF or TIFF orientation. Colours that are grey throughout are stored as
     grey. Values of more than 8 bits go through one `window.Window` for all frames. Memory holds one frame at a time.
+    ``tags``: keywords of DICOM attributes whose values `Decoded` is to have.
 
     Raises `InputError`, `TruncatedError` or `TransientError`; never anything else.
     """
     with _own_errors(source, limits):
         kind = _identify(source)
         failures: list[Exception] = []
-        for reader in (_with_pillow, _with_tifffile) if kind == "TIFF" else (_with_pillow,):
+        for reader in _readers(kind):
             try:
                 with closing(reader(source, limits)) as scan:
-                    return _store(scan, target, limits)
+                    return _store(scan, target, limits, tags)
             except (JobError, MemoryError):
                 raise
             except Exception as error:
@@ -120,6 +115,17 @@ def _identify(source: Path) -> str:
     return kind
 
 
+def _readers(kind: str) -> tuple[Callable[[Path, DecodeLimits], Scan], ...]:
+    """What can open a format, the likeliest first."""
+    others = {
+        "TIFF": (_with_pillow, _with_tifffile),
+        "ZIP": (_with_zip,),
+        "DICOM": (_with_dicom,),
+        "NIFTI": (_with_nifti,),
+    }
+    return others.get(kind, (_with_pillow,))
+
+
 def _with_pillow(source: Path, limits: DecodeLimits) -> Scan:
     scan = PillowScan(source, limits)
     if scan.needs_tifffile():
@@ -141,7 +147,43 @@ def _with_tifffile(source: Path, limits: DecodeLimits) -> Scan:
     return TifffileScan(source, limits)
 
 
-def _store(scan: Scan, target: Path, limits: DecodeLimits) -> Decoded:
+def _with_dicom(source: Path, limits: DecodeLimits) -> Scan:
+    from watcherd.imaging.dicom_scan import DicomScan  # slow to import
+
+    return DicomScan(source, limits)
+
+
+def _with_nifti(source: Path, limits: DecodeLimits) -> Scan:
+    from watcherd.imaging.nifti_scan import NiftiScan  # slow to import
+
+    return NiftiScan(source, limits)
+
+
+def _with_zip(source: Path, limits: DecodeLimits) -> Scan:
+    from watcherd.imaging.zip_scan import ZipScan
+
+    return ZipScan(source, limits, _member)
+
+
+def _member(source: Path, limits: DecodeLimits) -> Scan:
+    """One file of a zip, through the first reader that can read its first frame."""
+    readers = _readers(_identify(source))
+    for reader in readers[:-1]:
+        scan = None
+        try:
+            scan = reader(source, limits)
+            scan.read(0)
+        except (JobError, MemoryError):
+            raise
+        except Exception:
+            if scan is not None:
+                scan.close()
+            continue
+        return scan
+    return readers[-1](source, limits)
+
+
+def _store(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str]) -> Decoded:
     """Look at every frame, decide window and colour for all, then write them one by one."""
     frames = _Frames(scan)
     seen = [_look(pixels) for pixels in frames]
@@ -164,7 +206,7 @@ def _store(scan: Scan, target: Path, limits: DecodeLimits) -> Decoded:
         window=(window.low, window.high) if window else None,
         spacing_mm=told.spacing_mm,
         frame_ms=told.frame_ms,
-        tags=dict(told.tags),
+        tags=tags_of(scan, tags),
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from watcherd.dicom_structure import looks_like_dicom
+from watcherd.nifti_structure import looks_like_nifti
+
 MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"\xff\xd8\xff", "JPEG"),
@@ -12,6 +15,8 @@ MAGIC = (
     (b"MM\0*", "TIFF"),
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
+    (b"PK\x03\x04", "ZIP"),
+    (b"PK\x05\x06", "ZIP"),
 )
 
 OTHERS = (
@@ -19,7 +24,6 @@ OTHERS = (
     (b"%!PS", "is PostScript"),
     (b"\xc5\xd0\xd3\xc6", "is PostScript"),
     (b"8BPS", "is a Photoshop document"),
-    (b"PK\x03\x04", "is a ZIP archive or an office document"),
     (b"\x1f\x8b", "is compressed with gzip"),
     (b"\0\0\0\x0cjP  ", "is JPEG 2000"),
     (b"\xff\x4f\xff\x51", "is JPEG 2000"),
@@ -32,13 +36,14 @@ def image_format(head: bytes) -> str | None:
     """The format of a file that begins with ``head`` (512 bytes are enough); None when it is none of ours."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
-    return next((name for magic, name in MAGIC if head.startswith(magic)), None)
+    found = next((name for magic, name in MAGIC if head.startswith(magic)), None)
+    if found is None and looks_like_dicom(head):
+        return "DICOM"
+    return "NIFTI" if found is None and looks_like_nifti(head) else found
 
 
 def describe(head: bytes) -> str:
     """What a file that is none of ours seems to be, as the rest of a sentence."""
-    if head[128:132] == b"DICM":
-        return "is DICOM"
     if head[4:8] == b"ftyp":
         return "is HEIC, AVIF or a video"
     for magic, what in OTHERS:

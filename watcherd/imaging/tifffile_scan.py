@@ -30,8 +30,10 @@ class TifffileScan:
     def __init__(self, path: Path, limits: DecodeLimits) -> None:
         self._limits = limits
         self._path = path
-        self._file = tifffile.TiffFile(path)
+        # a file, not a path: tifffile would look for a name where there may be none, as for a member of a zip
+        self._handle = path.open("rb")
         try:
+            self._file = tifffile.TiffFile(self._handle)
             self._open()
         except BaseException:
             self.close()
@@ -76,7 +78,7 @@ class TifffileScan:
         return turned(_bright_is_high(page, _channels_last(page, values)), int(tag.value) if tag else 1)
 
     def close(self) -> None:
-        self._file.close()
+        self._handle.close()
 
 
 def _channels_last(page: tifffile.TiffPage, values: NDArray[Any]) -> NDArray[Any]:
