@@ -11,13 +11,13 @@ import time
 from collections import deque
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from watcherd.crash_points import crash_point
 from watcherd.errors import TransientError
 from watcherd.inbox import mounts
 from watcherd.inbox.events import Events
-from watcherd.inbox.folders import open_root
+from watcherd.inbox.folders import OpenFolders, open_root
 from watcherd.inbox.ingest import BATCH, OPEN_FOR_WRITING, take
 from watcherd.inbox.settle import Settled, Settler
 from watcherd.inbox.sweep import CHUNK, Chunk, IgnoreList, look, sweep
@@ -29,7 +29,8 @@ from watcherd.pauses import RETRY_SECONDS, Pauses, StoppedError, check_room, in_
 from watcherd.store import Database, Enqueued, ModelIdentity, NewArrival, Signature, arrivals, leftovers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from watcherd.config import Config
     from watcherd.inbox.spool import Spool
@@ -279,14 +280,19 @@ class Intake:
         for folder in hints.folders:
             self._folders.came(folder)
             self._sweeps.append((now, sweep(root, self._ignore, folder=folder, entering=self._events.watch), False))
-        for path in hints.paths:
-            self._tell(look(root, self._ignore, path), hinted=True)
+        self._look_at(hints.paths, hinted=True)
         if hints.sweep or now >= self._next_sweep or (self._sweep_again and self._settler.room >= CHUNK):
             self._start_sweep(root, now)
         while self._sweeps and self._settler.room >= CHUNK and not self._stopping.is_set():
             self._advance_sweep()
-        for path in self._settler.due(self._clock()):
-            self._tell(look(root, self._ignore, path))
+        self._look_at(self._settler.due(self._clock()))
+
+    def _look_at(self, paths: Iterable[bytes], *, hinted: bool = False) -> None:
+        root = self._root
+        assert root is not None
+        with OpenFolders(root) as folders:
+            for path in paths:
+                self._tell(look(root, self._ignore, path, folders), hinted=hinted)
 
     def _start_sweep(self, root: int, now: float) -> None:
         self._next_sweep = now + self._sweep_seconds()
@@ -366,23 +372,36 @@ class Intake:
     # Taking
 
     def _take_settled(self) -> None:
-        """Copy what has settled into the spool and queue it, a batch at a time."""
-        while not self._stopping.is_set() and (batch := self._settler.settled(self._clock(), limit=BATCH)):
-            batch = self._without_known(batch)
-            if not batch:
-                continue
-            root = self._root
-            assert root is not None
-            try:
-                check_room(self._spool.root, self._config.limits.min_free_mib)
-                check_room(self._config.outbox.path, self._config.limits.min_free_mib)
-                outcomes = take(batch, root, self._spool, leases=not self._network)
-            except (OSError, TransientError) as error:
-                self._put_back(batch, error)
-            self._pauses.clear("spool")
-            self._record(outcomes)
+        """Copy what has settled into the spool and queue it, a batch at a time: one is copied while the database makes
+        the one before it durable."""
+        queueing: list[_Queueing] = []
+        try:
+            while not self._stopping.is_set() and (batch := self._settler.settled(self._clock(), limit=BATCH)):
+                batch = self._without_known(batch)
+                if not batch:
+                    continue
+                outcomes = self._copy(batch)
+                self._pauses.clear("spool")
+                while queueing:
+                    self._finish(queueing.pop())
+                if taken := [outcome for outcome in outcomes if isinstance(outcome, Ingested)]:
+                    queueing.append(self._enqueue(taken))
+                self._record([outcome for outcome in outcomes if not isinstance(outcome, Ingested)])
+        finally:
+            while queueing:
+                self._finish(queueing.pop())
 
-    def _put_back(self, batch: Sequence[Settled], error: Exception) -> None:
+    def _copy(self, batch: Sequence[Settled]) -> list[Outcome]:
+        root = self._root
+        assert root is not None
+        try:
+            check_room(self._spool.root, self._config.limits.min_free_mib)
+            check_room(self._config.outbox.path, self._config.limits.min_free_mib)
+            return take(batch, root, self._spool, leases=not self._network)
+        except (OSError, TransientError) as error:
+            self._put_back(batch, error)
+
+    def _put_back(self, batch: Sequence[Settled], error: Exception) -> NoReturn:
         """The spool refused: forget the batch, which the next sweep finds again, and say why."""
         for item in batch:
             self._settler.gone(item.candidate.path)
@@ -401,9 +420,7 @@ class Intake:
         return [item for row, item in rows.items() if row not in known]
 
     def _record(self, outcomes: Sequence[Outcome]) -> None:
-        taken = [outcome for outcome in outcomes if isinstance(outcome, Ingested)]
-        if taken:
-            self._enqueue(taken)
+        """What became of the files that were not taken."""
         for outcome in outcomes:
             if isinstance(outcome, NotYet):
                 if self._once and outcome.reason != OPEN_FOR_WRITING:
@@ -416,8 +433,8 @@ class Intake:
                     self._tell(outcome)
         self._record_ignored([outcome for outcome in outcomes if isinstance(outcome, Ignored)])
 
-    def _enqueue(self, taken: Sequence[Ingested]) -> None:
-        """One transaction for the whole batch; nothing leaves the inbox before it is durable."""
+    def _enqueue(self, taken: Sequence[Ingested]) -> _Queueing:
+        """Have the whole batch written in one transaction; nothing leaves the inbox before it is durable."""
         now = datetime.now(UTC)
         # What a scan is asked for depends on its folder alone, and a batch comes from few.
         of_folder = {item.path.rpartition(b"/")[0]: item.path for item in taken}
@@ -438,12 +455,22 @@ class Intake:
             crash_point("enqueue.begun")
             return result
 
-        results = self._store(work)
+        return _Queueing(taken=taken, work=work, begun=[self._database.submit(work)])
+
+    def _finish(self, queueing: _Queueing) -> None:
+        """Wait until a batch is in the queue."""
+
+        def result() -> list[Enqueued]:
+            begun = queueing.begun.pop() if queueing.begun else self._database.submit(queueing.work)
+            return begun.result()
+
+        results = self._pauses.until_possible("state", result)
         crash_point("enqueue.committed")
-        for item, result in zip(taken, results, strict=True):
-            event = "arrival_duplicate" if result.duplicate else "arrival_queued"
-            self._log.debug(event, source=show(item.path), arrival_id=result.arrival_id, job_id=result.job_id)
-        self._log.info("arrivals_queued", count=len(taken))
+        for item, enqueued in zip(queueing.taken, results, strict=True):
+            self._settler.gone(item.path)
+            event = "arrival_duplicate" if enqueued.duplicate else "arrival_queued"
+            self._log.debug(event, source=show(item.path), arrival_id=enqueued.arrival_id, job_id=enqueued.job_id)
+        self._log.info("arrivals_queued", count=len(results))
         self._queued()
 
     def _store(self, work: Callable[[Any], Any]) -> Any:
@@ -477,6 +504,15 @@ class Intake:
         if self._root is not None:
             for folder in self._folders.due(self._clock()):
                 remove_if_empty(self._root, folder)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Queueing:
+    """A batch on its way into the queue. ``begun``: the transaction; gone once somebody has waited for it."""
+
+    taken: Sequence[Ingested]
+    work: Callable[[Any], list[Enqueued]]
+    begun: list[Future[list[Enqueued]]]
 
 
 def _row(path: bytes, item: Candidate | Ignored) -> Signature:

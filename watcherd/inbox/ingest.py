@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import signal
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from watcherd.completeness import ends_early
 from watcherd.crash_points import crash_point
@@ -19,7 +20,6 @@ from watcherd.errors import TransientError
 from watcherd.inbox.folders import VANISHED, OpenFolders, split
 from watcherd.inbox.spool import BLOCK, Batch, Copy, Spool
 from watcherd.inbox.values import (
-    Candidate,
     Gone,
     Ignored,
     Ingested,
@@ -27,6 +27,7 @@ from watcherd.inbox.values import (
     Outcome,
     candidate_of,
     ignored_of,
+    is_still,
     reason_not_regular,
 )
 
@@ -59,7 +60,7 @@ def take(settled: Sequence[Settled], root_fd: int, spool: Spool, *, leases: bool
     """
     crash_point("ingest.begun")
     with spool.batch() as batch, OpenFolders(root_fd) as folders:
-        taken = [_Taking(item, folders, spool, batch, leases=leases).outcome() for item in settled]
+        taken = [_Taking(item, folders, batch, leases=leases).outcome() for item in settled]
         batch.publish([copy for _, copy in taken if copy is not None])
     return [outcome for outcome, _ in taken]
 
@@ -71,12 +72,11 @@ class _SourceError(Exception):
 class _Taking:
     """One file on its way into a batch."""
 
-    def __init__(self, settled: Settled, folders: OpenFolders, spool: Spool, batch: Batch, *, leases: bool) -> None:
+    def __init__(self, settled: Settled, folders: OpenFolders, batch: Batch, *, leases: bool) -> None:
         self._candidate = settled.candidate
         self._path = settled.candidate.path
         self._overdue = settled.overdue
         self._folders = folders
-        self._spool = spool
         self._batch = batch
         self._leases = leases
 
@@ -120,50 +120,81 @@ class _Taking:
             if stat.S_ISDIR(status.st_mode):
                 return Gone(path=self._path), None
             return ignored_of(self._path, status, reason_not_regular(status.st_mode)), None
-        if (seen := candidate_of(self._path, status)) != self._candidate:
-            return self._changed(seen), None
-        note = unfinished(descriptor, self._candidate, leases=self._leases)
+        if not is_still(self._candidate, status):
+            return self._changed(status), None
+        content = _Content(descriptor, self._candidate.signature.size)
+        note = unfinished(content, self._path, leases=self._leases)
         if note is not None and not self._overdue:
             return note, None
-        return self._copy(descriptor, note.reason if note else "")
+        return self._copy(content, note.reason if note else "")
 
-    def _changed(self, seen: Candidate) -> NotYet:
+    def _changed(self, status: os.stat_result) -> NotYet:
+        seen = candidate_of(self._path, status)
         return NotYet(path=self._path, reason="changed since it was last looked at", seen=seen)
 
-    def _copy(self, descriptor: int, note: str) -> tuple[Outcome, Copy | None]:
-        copy = self._batch.copy(_blocks(descriptor, self._candidate.signature.size))
-        seen = candidate_of(self._path, os.fstat(descriptor))
-        if seen != self._candidate or copy.size_bytes != seen.signature.size:
+    def _copy(self, content: _Content, note: str) -> tuple[Outcome, Copy | None]:
+        copy = self._batch.copy(content.blocks())
+        status = os.fstat(content.descriptor)
+        if not is_still(self._candidate, status) or copy.size_bytes != status.st_size:
             self._batch.drop(copy)
-            return self._changed(seen), None
+            return self._changed(status), None
         ingested = Ingested(
             path=self._path,
-            signature=seen.signature,
+            signature=self._candidate.signature,
             sha256=copy.sha256,
-            spool_path=self._spool.path(copy.sha256),
             size_bytes=copy.size_bytes,
             note=note,
         )
         return ingested, copy
 
 
-def unfinished(descriptor: int, candidate: Candidate, *, leases: bool) -> NotYet | None:
-    """What speaks for a file's being unfinished, if anything; ``descriptor``: open for reading, and left at its start.
+class _Content:
+    """The bytes of an open file of ``size`` bytes. Those of a small one are read once, to be looked at and copied."""
 
-    Raises OSError as reading does.
-    """
-    path, size = candidate.path, candidate.signature.size
-    writers = open_for_writing(descriptor) if leases else None
+    def __init__(self, descriptor: int, size: int) -> None:
+        self.descriptor = descriptor
+        self.size = size
+        self._whole: bytes | None = None
+
+    def file(self) -> BinaryIO:
+        """To look through. Raises OSError as reading does."""
+        if self.size > BLOCK:
+            return open(self.descriptor, "rb", closefd=False)
+        self._whole = b"".join(self._read())
+        return io.BytesIO(self._whole)
+
+    def blocks(self) -> Iterator[bytes]:
+        """To be copied. Raises `_SourceError`, to be told from errors of where they are written."""
+        if self._whole is not None:
+            yield self._whole
+            return
+        try:
+            yield from self._read()
+        except OSError as error:
+            raise _SourceError(error.strerror) from error
+
+    def _read(self) -> Iterator[bytes]:
+        """From the start to ``size``, and a byte more where the file has grown: it is not followed for ever."""
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        count = 0
+        while count < self.size and (block := os.read(self.descriptor, min(BLOCK, self.size + 1 - count))):
+            count += len(block)
+            yield block
+
+
+def unfinished(content: _Content, path: bytes, *, leases: bool) -> NotYet | None:
+    """What speaks for a file's being unfinished, if anything. Raises OSError as reading does."""
+    writers = open_for_writing(content.descriptor) if leases else None
     if writers:
         return NotYet(path=path, reason=OPEN_FOR_WRITING)
-    if size == 0:
+    if content.size == 0:
         return NotYet(path=path, reason="is empty", patience=NOBODY_WRITES)
     nobody = writers is False
-    with open(descriptor, "rb", closefd=False) as file:
+    with content.file() as file:
         early = ends_early(file)
     if early:
         return NotYet(path=path, reason=f"looks unfinished: {early}", patience=NOBODY_WRITES if nobody else None)
-    if has_gaps(descriptor, size):
+    if has_gaps(content.descriptor, content.size):
         reason = "has room that is not filled yet"
         return NotYet(path=path, reason=reason, patience=NOBODY_WRITES if nobody else UNFILLED)
     return None
@@ -194,23 +225,3 @@ def has_gaps(descriptor: int, size: int) -> bool:
         return os.lseek(descriptor, 0, os.SEEK_HOLE) < size
     except OSError:
         return False
-    finally:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-
-
-def _blocks(descriptor: int, size: int) -> Iterator[bytes]:
-    """The file's bytes, and at most a block more than ``size``: one that grows for ever is not followed.
-
-    Raises `_SourceError`, to be told from errors of where they are written.
-    """
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    count = 0
-    while count <= size:
-        try:
-            block = os.read(descriptor, BLOCK)
-        except OSError as error:
-            raise _SourceError(error.strerror) from error
-        if not block:
-            return
-        count += len(block)
-        yield block

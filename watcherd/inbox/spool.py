@@ -33,6 +33,7 @@ LOOKED_UP = 500
 """Names that `Spool.clean` asks about at a time."""
 
 _TEMPORARY = "tmp"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 HINTS = {
@@ -172,14 +173,18 @@ class Batch:
     def _write(self, temporary: str, blocks: Iterator[bytes]) -> tuple[str, int]:
         digest = hashlib.sha256()
         size = 0
-        with _explained(self._spool.root):
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(temporary, _NEW, 0o600)
+        except OSError as error:
+            raise _refused(self._spool.root, error) from error
         try:
             for block in blocks:
                 digest.update(block)
                 size += len(block)
-                with _explained(self._spool.root):
+                try:
                     _write(descriptor, block)
+                except OSError as error:
+                    raise _refused(self._spool.root, error) from error
         finally:
             os.close(descriptor)
         return digest.hexdigest(), size
@@ -205,7 +210,7 @@ class Batch:
 
     def _rename(self, copy: Copy) -> str:
         name = self._spool.name(copy.sha256)
-        if self._spool.holds(copy.sha256, copy.size_bytes):
+        if os.access(name, os.F_OK) and self._spool.holds(copy.sha256, copy.size_bytes):
             _unlink(copy.temporary)
         else:
             # A committed job's copy is whole and is not touched; whatever else has the name is a leftover.
@@ -241,16 +246,18 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise TransientError(
-            f"The spool {folder} cannot be written: {reason}.", hint=HINTS.get(error.errno or 0, "")
-        ) from error
+        raise _refused(folder, error) from error
+
+
+def _refused(folder: Path, error: OSError) -> TransientError:
+    reason = error.strerror or str(error)
+    return TransientError(f"The spool {folder} cannot be written: {reason}.", hint=HINTS.get(error.errno or 0, ""))
 
 
 def _write(descriptor: int, block: bytes) -> None:
-    view = memoryview(block)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    written = os.write(descriptor, block)
+    while written < len(block):
+        written += os.write(descriptor, memoryview(block)[written:])
 
 
 def _rename(temporary: str, name: str) -> None:

@@ -10,11 +10,12 @@ import errno
 import os
 import re
 import stat
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import translate
 from typing import TYPE_CHECKING
 
-from watcherd.inbox.folders import VANISHED, open_below, split
+from watcherd.inbox.folders import VANISHED, OpenFolders, open_below, split
 from watcherd.inbox.values import (
     Candidate,
     Folder,
@@ -175,21 +176,19 @@ class _Walk:
             self._skipped.append(path)
 
 
-def look(root_fd: int, ignore: IgnoreList, path: bytes) -> Seen | None:
+def look(root_fd: int, ignore: IgnoreList, path: bytes, folders: OpenFolders | None = None) -> Seen | None:
     """What lies at one path below the inbox now; None for a name on the ignore list.
 
-    A file behind a symbolic link, or in a folder that cannot be entered, is `Gone`: the sweep says what is in its way.
-    Raises OSError when the file system does not answer.
+    ``folders``: of the same inbox, for many looks one after the other. A file behind a symbolic link, or in a folder
+    that cannot be entered, is `Gone`: the sweep says what is in its way. Raises OSError when the file system does not
+    answer.
     """
     if ignore.has_any(path):
         return None
     folder, name = split(path)
     try:
-        descriptor = open_below(root_fd, folder)
-        try:
-            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-        finally:
-            os.close(descriptor)
+        with nullcontext(folders) if folders else OpenFolders(root_fd) as opened:
+            status = os.stat(name, dir_fd=opened[folder], follow_symlinks=False)
     except OSError as error:
         if error.errno in VANISHED | {errno.EACCES, errno.EPERM}:
             return Gone(path=path)

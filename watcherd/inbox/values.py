@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import os
-    from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +60,6 @@ class Ingested:
     path: bytes
     signature: Signature
     sha256: str
-    spool_path: Path
     size_bytes: int
     note: str = ""
 
@@ -109,6 +107,19 @@ def signature_of(status: os.stat_result) -> Signature:
 def candidate_of(path: bytes, status: os.stat_result) -> Candidate:
     """The candidate that an lstat or fstat of a regular file shows."""
     return Candidate(path=path, signature=signature_of(status), ctime_ns=status.st_ctime_ns, blocks=status.st_blocks)
+
+
+def is_still(candidate: Candidate, status: os.stat_result) -> bool:
+    """Whether an lstat or fstat shows ``candidate`` as it was: `candidate_of` would give an equal one."""
+    seen = candidate.signature
+    return (
+        status.st_size == seen.size
+        and status.st_ctime_ns == candidate.ctime_ns
+        and status.st_mtime_ns == seen.mtime_ns
+        and status.st_ino == seen.inode
+        and status.st_dev == seen.device
+        and status.st_blocks == candidate.blocks
+    )
 
 
 def ignored_of(path: bytes, status: os.stat_result, reason: str) -> Ignored:

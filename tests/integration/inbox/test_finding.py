@@ -43,7 +43,7 @@ def test_a_file_written_slowly_is_taken_once_and_whole(intake):
     intake.run(lambda: intake.taken)
     writer.join()
     assert [ingested.size_bytes for ingested in intake.taken] == [8000]
-    assert intake.taken[0].spool_path.read_bytes() == b"x" * 8000
+    assert intake.spool.path(intake.taken[0].sha256).read_bytes() == b"x" * 8000
 
 
 def test_a_scanner_that_closes_between_pages_is_waited_for(intake):
@@ -227,7 +227,7 @@ def test_new_bytes_under_a_known_name_are_taken_again(intake):
     intake.run(lambda: intake.taken)
     path.write_bytes(b"second")
     intake.run(lambda: len(intake.taken) >= 2)
-    assert [ingested.spool_path.read_bytes() for ingested in intake.taken] == [b"first", b"second"]
+    assert [intake.spool.path(ingested.sha256).read_bytes() for ingested in intake.taken] == [b"first", b"second"]
 
 
 def test_watches_that_run_out_give_one_warning_and_sweeps_go_on(make_intake, monkeypatch):

@@ -71,7 +71,8 @@ def test_copies_lie_under_their_hash_with_all_their_bytes(inbox, root_fd, spool)
     outcomes = take(settled(root_fd, *contents), root_fd, spool)
     assert {name: sha256(content) for name, content in contents.items()} == {o.path: o.sha256 for o in outcomes}
     assert all(
-        contents[o.path] == o.spool_path.read_bytes() and o.size_bytes == len(contents[o.path]) for o in outcomes
+        contents[o.path] == spool.path(o.sha256).read_bytes() and o.size_bytes == len(contents[o.path])
+        for o in outcomes
     )
     assert {sha256(content) for content in contents.values()} == files_in(spool)
 
@@ -98,18 +99,18 @@ def test_a_leftover_under_the_hash_that_does_not_have_it_is_replaced(inbox, root
 def test_a_copy_that_is_right_is_not_touched(inbox, root_fd, spool):
     (inbox / "a.raw").write_bytes(b"same")
     (first,) = take(settled(root_fd, b"a.raw"), root_fd, spool)
-    inode = first.spool_path.stat().st_ino
+    inode = spool.path(first.sha256).stat().st_ino
     take(settled(root_fd, b"a.raw"), root_fd, spool)
-    assert inode == first.spool_path.stat().st_ino
+    assert inode == spool.path(first.sha256).stat().st_ino
 
 
 def test_what_happens_to_the_source_afterwards_does_not_change_the_copy(inbox, root_fd, spool):
     (inbox / "a.raw").write_bytes(b"first")
     (outcome,) = take(settled(root_fd, b"a.raw"), root_fd, spool)
     (inbox / "a.raw").write_bytes(b"later")
-    assert outcome.spool_path.read_bytes() == b"first"
+    assert spool.path(outcome.sha256).read_bytes() == b"first"
     (inbox / "a.raw").unlink()
-    assert outcome.spool_path.read_bytes() == b"first"
+    assert spool.path(outcome.sha256).read_bytes() == b"first"
 
 
 def test_a_file_that_changed_since_the_look_is_not_taken(inbox, root_fd, spool):
