@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-__all__ = ["HEAD", "Outline", "looks_like_dicom", "outline", "what_it_is"]
+__all__ = ["HEAD", "Outline", "has_preamble", "looks_like_dicom", "outline", "what_it_is"]
 
 HEAD: Final = 512
 """Bytes from a file's start that `looks_like_dicom` wants to see."""
@@ -29,7 +29,6 @@ INFLATED: Final = 1 << 20
 
 UNDEFINED: Final = 0xFFFFFFFF
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"
-IMPLICIT: Final = "1.2.840.10008.1.2"
 BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 
 MEDIA_CLASS, SYNTAX, SOP_CLASS, FRAMES = 0x0002_0002, 0x0002_0010, 0x0008_0016, 0x0028_0008
@@ -80,12 +79,17 @@ class Outline:
     sop_class: str = ""
 
 
+def has_preamble(head: bytes) -> bool:
+    """Whether a file that begins with ``head`` is DICOM for certain, whatever its first 128 bytes look like."""
+    return head[128:132] == b"DICM"
+
+
 def looks_like_dicom(head: bytes) -> bool:
     """Whether a file that begins with ``head`` (`HEAD` bytes) is DICOM, with its preamble or without.
 
     Without, its elements are followed as far as they are there: three at least, in order, in groups that begin files.
     """
-    if head[128:132] == b"DICM":
+    if has_preamble(head):
         return True
     order = _order(head)
     implicit = head[4:6] not in LONG_VRS | SHORT_VRS
@@ -185,8 +189,7 @@ class _Walk:
         if syntax == BIG_ENDIAN:
             self._order = ">"
         if self._position < self._size:
-            first = self._peek(8)[4:6]
-            self._implicit = syntax == IMPLICIT if syntax else first not in LONG_VRS | SHORT_VRS
+            self._implicit = self._peek(8)[4:6] not in LONG_VRS | SHORT_VRS  # whatever the syntax promises
         return None
 
     def _deflated(self) -> Outline:

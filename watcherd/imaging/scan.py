@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from watcherd.errors import InputError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from watcherd.imaging.window import Window
 
@@ -20,20 +22,24 @@ Size = tuple[int, int]
 """Width and height."""
 
 
+class TruncatedError(InputError):
+    """The file ends too early. It may be still on its way: wait and look again before it counts as bad."""
+
+    truncated: ClassVar[bool] = True
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Told:
     """What a file says about its pictures besides their pixels.
 
     ``window``: how its author wants them shown; None: found from the values. ``inverted``: high is dark, once windowed.
     ``spacing_mm``: (height, width) of one pixel, upright as displayed. ``frame_ms``: from one frame to the next.
-    ``tags``: values of attributes that ``privacy.dicom_tags`` lists, by keyword.
     """
 
     window: Window | None = None
     inverted: bool = False
     spacing_mm: tuple[float, float] | None = None
     frame_ms: float | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class Scan(Protocol):
@@ -56,6 +62,12 @@ def told_by(scan: Scan) -> Told:
     """What a file says about its pictures; nothing where its reader has no such attribute."""
     told: Told = getattr(scan, "told", Told())
     return told
+
+
+def tags_of(scan: Scan, keywords: Sequence[str]) -> dict[str, str]:
+    """Values of these DICOM attributes, as far as the file has them, from readers that offer ``tags``."""
+    found: dict[str, str] = scan.tags(keywords) if keywords and hasattr(scan, "tags") else {}
+    return found
 
 
 def turned(pixels: Pixels, orientation: int) -> Pixels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from watcherd.dicom_structure import looks_like_dicom
+from watcherd.dicom_structure import has_preamble, looks_like_dicom
 from watcherd.nifti_structure import looks_like_nifti
 
 MAGIC = (
@@ -36,6 +36,8 @@ def image_format(head: bytes) -> str | None:
     """The format of a file that begins with ``head`` (512 bytes are enough); None when it is none of ours."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
+    if has_preamble(head):  # first: what stands before it may look like a TIFF
+        return "DICOM"
     found = next((name for magic, name in MAGIC if head.startswith(magic)), None)
     if found is None and looks_like_dicom(head):
         return "DICOM"

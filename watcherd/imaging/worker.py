@@ -57,12 +57,12 @@ def _address_space() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def timed_decode(source: Path, target: Path, limits: DecodeLimits) -> tuple[Decoded, int]:
+def timed_decode(source: Path, target: Path, limits: DecodeLimits, tags: tuple[str, ...] = ()) -> tuple[Decoded, int]:
     """`decode.decode` and the milliseconds that it took."""
     from watcherd.imaging.decode import decode
 
     began = time.monotonic()
-    return decode(source, target, limits), round((time.monotonic() - began) * 1000)
+    return decode(source, target, limits, tags), round((time.monotonic() - began) * 1000)
 
 
 def timed_render(request: RenderRequest) -> tuple[Rendered, int]:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watcherd.errors import InputError
-from watcherd.imaging.scan import Told, told_by
+from watcherd.imaging.scan import Told, tags_of, told_by
 from watcherd.imaging.sniff import describe, image_format
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from watcherd.imaging.limits import DecodeLimits
     from watcherd.imaging.scan import Pixels, Scan
@@ -114,8 +114,11 @@ class ZipScan:
             inverted=told[0].inverted,
             spacing_mm=told[0].spacing_mm if all(one.spacing_mm == told[0].spacing_mm for one in told) else None,
             frame_ms=told[0].frame_ms if self._alone else None,
-            tags=told[0].tags,
         )
+
+    def tags(self, keywords: Sequence[str]) -> dict[str, str]:
+        """Of the picture that is open: those of one examination agree on what is worth asking for."""
+        return tags_of(self._scan, keywords)
 
     def read(self, index: int) -> Pixels:
         if self._alone:
