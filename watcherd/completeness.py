@@ -11,6 +11,9 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, BinaryIO
 
+from watcherd.dicom_structure import HEAD, has_preamble, looks_like_dicom, outline
+from watcherd.nifti_structure import looks_like_nifti, nifti_ends_early
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -32,7 +35,7 @@ def ends_early(file: BinaryIO) -> str:
     """
     size = file.seek(0, 2)
     file.seek(0)
-    head = file.read(16)
+    head = file.read(HEAD)
     for matches, check, reason in _CHECKS:
         if matches(head):
             file.seek(0)
@@ -199,11 +202,18 @@ def _starts(*heads: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(heads)
 
 
+def _dicom(file: BinaryIO, size: int) -> bool:
+    return outline(file, size).early
+
+
 _CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int], bool], str], ...] = (
+    (has_preamble, _dicom, "a DICOM file that ends inside an element"),  # first: its preamble may look like a TIFF
     (_starts(b"\x89PNG\r\n\x1a\n"), _png, "a PNG without its end"),
     (_starts(b"\xff\xd8\xff"), _jpeg, "a JPEG without its end"),
     (_starts(b"GIF87a", b"GIF89a"), _gif, "a GIF without its end"),
     (lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", _webp, "a WebP shorter than it says"),
     (_starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _tiff, "a TIFF whose pages lie beyond its end"),
     (_starts(b"PK\x03\x04"), _zip, "a zip without its directory"),
+    (looks_like_dicom, _dicom, "a DICOM file that ends inside an element"),
+    (looks_like_nifti, nifti_ends_early, "a NIfTI shorter than it says"),
 )

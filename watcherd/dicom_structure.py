@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-__all__ = ["HEAD", "Outline", "has_preamble", "looks_like_dicom", "outline", "what_it_is"]
+__all__ = ["HEAD", "Outline", "has_preamble", "looks_like_dicom", "outline", "what_it_is", "without_pictures"]
 
 HEAD: Final = 512
 """Bytes from a file's start that `looks_like_dicom` wants to see."""
@@ -130,6 +130,18 @@ def outline(file: BinaryIO, size: int) -> Outline:
         return walk.outline()
     except (_BrokenError, zlib.error):
         return Outline(sop_class=walk.sop_class)
+
+
+def without_pictures(file: BinaryIO) -> str:
+    """Why ``file`` is no scan although it is whole: a DICOM object without pixels; empty for every other file.
+
+    Of a file that is no DICOM only the first `HEAD` bytes are read. Raises OSError as reading does.
+    """
+    file.seek(0)
+    if not looks_like_dicom(file.read(HEAD)):
+        return ""
+    found = outline(file, file.seek(0, 2))
+    return f"is DICOM without a picture: {what_it_is(found.sop_class)}" if found.pixels is False else ""
 
 
 class _BrokenError(Exception):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from watcherd.completeness import ends_early
 from watcherd.crash_points import crash_point
+from watcherd.dicom_structure import without_pictures
 from watcherd.errors import TransientError
 from watcherd.inbox.folders import VANISHED, OpenFolders, split
 from watcherd.inbox.spool import BLOCK, Batch, Copy, Spool
@@ -126,6 +127,9 @@ class _Taking:
         note = unfinished(content, self._path, leases=self._leases)
         if note is not None and not self._overdue:
             return note, None
+        with content.file() as file:
+            if reason := without_pictures(file):
+                return ignored_of(self._path, status, reason), None
         return self._copy(content, note.reason if note else "")
 
     def _changed(self, status: os.stat_result) -> NotYet:
@@ -160,7 +164,8 @@ class _Content:
         """To look through. Raises OSError as reading does."""
         if self.size > BLOCK:
             return open(self.descriptor, "rb", closefd=False)
-        self._whole = b"".join(self._read())
+        if self._whole is None:
+            self._whole = b"".join(self._read())
         return io.BytesIO(self._whole)
 
     def blocks(self) -> Iterator[bytes]:
