@@ -74,7 +74,7 @@ def test_lengths_are_in_millimetres_where_the_spacing_is_known():
     assert (1.2, 3.0) == pytest.approx((lying.max_width, standing.max_width))
     assert (1.2, 3.0) == pytest.approx((lying.mean_width, standing.mean_width), rel=0.06)
     assert 100 * 0.5 == pytest.approx(lying.length, rel=0.07)
-    assert 60 * 0.2 == pytest.approx(standing.length, rel=0.12)
+    assert 60 * 0.2 == pytest.approx(standing.length, rel=0.15)
 
 
 @pytest.mark.parametrize("degrees", [30, 45, 70])
