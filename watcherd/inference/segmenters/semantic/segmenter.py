@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from watcherd.errors import UnavailableError
-from watcherd.inference import loading
+from watcherd.inference import loading, transfer
 from watcherd.inference.base import Frame, ModelInfo, Prediction
 from watcherd.inference.segmenters.semantic.classes import Classes
 from watcherd.inference.segmenters.semantic.network import Network, describe
@@ -92,7 +92,7 @@ class SemanticSegmenter:
             for axes in views[1:]:
                 others = self._view(self._network, pictures, geometry, sizes, axes)
                 maps = [one + other for one, other in zip(maps, others, strict=True)]
-            return [self._prediction(each / len(views) if len(views) > 1 else each) for each in maps]
+            return self._predictions([each / len(views) if len(views) > 1 else each for each in maps])
 
     def _view(
         self,
@@ -134,16 +134,21 @@ class SemanticSegmenter:
             for one, size in zip(found, sizes, strict=True)
         ]
 
-    def _prediction(self, probability: torch.Tensor) -> Prediction:
+    def _predictions(self, maps: Sequence[torch.Tensor]) -> list[Prediction]:
         """One class becomes a probability map, to be cut at the threshold; of several the likeliest of all classes."""
         findings = list(self._classes.findings)
         if len(findings) == 1:
-            return Prediction(probability=probability[findings[0]].cpu().numpy(), labels=self._classes.names)
-        values = probability.new_zeros(len(probability), dtype=loading.torch_dtype("uint8"))
+            found = transfer.to_host([each[findings[0]] for each in maps])
+            return [Prediction(probability=each, labels=self._classes.names) for each in found]
+        values = maps[0].new_zeros(len(maps[0]), dtype=loading.torch_dtype("uint8"))
         for value, number in enumerate(findings, start=1):
             values[number] = value
-        mask = values[probability.argmax(dim=0)].cpu().numpy()
-        return Prediction(probability=probability[findings].cpu().numpy(), mask=mask, labels=self._classes.names)
+        masks = transfer.to_host([values[each.argmax(dim=0)] for each in maps])
+        found = transfer.to_host([each[findings] for each in maps])
+        return [
+            Prediction(probability=probability, mask=mask, labels=self._classes.names)
+            for probability, mask in zip(found, masks, strict=True)
+        ]
 
     def golden(self) -> Golden | None:
         """None: a model that somebody trained has no mask that we know."""
