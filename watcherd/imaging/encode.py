@@ -142,7 +142,7 @@ def _nifti_mask(request: RenderRequest, labels: FrameFile) -> RenderedFile:
 
     assert request.source is not None
     path = _path(request, "mask", "nii.gz")
-    write_nifti_mask(path, request.source, labels, single=request.classes == 1)
+    write_nifti_mask(path, request.source, labels)
     return _recorded("mask", path)
 
 

@@ -169,7 +169,8 @@ class NiftiScan:
     def _spacing(self) -> tuple[float, float] | None:
         """(height, width); the header's unit is mm unless it says otherwise."""
         factor = {"meter": 1000.0, "micron": 0.001}.get(self._file.header.get_xyzt_units()[0], 1.0)
-        sides = [float(side) * factor for side in self._file.header.get_zooms()[:2]]
+        zooms = self._file.header.get_zooms()[:2]
+        sides = [float(f"{float(side) * factor:.7g}") for side in zooms]  # what float32 knows of 0.8
         if not all(np.isfinite(sides)) or min(sides) <= 0:
             return None
         return (sides[1], sides[0]) if self._file.turn.swap else (sides[0], sides[1])
