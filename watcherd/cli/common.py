@@ -17,6 +17,7 @@ from rich.text import Text
 
 from watcherd import config as configuration
 from watcherd.config import Config
+from watcherd.errors import ConfigError
 from watcherd.store import reader
 
 ConfigOption = Annotated[
@@ -40,7 +41,12 @@ STATE_COLOURS = {
 
 def load_config(path: Path | None) -> Config:
     """The configuration that a command works with."""
-    return configuration.load(configuration.find(path))
+    try:
+        return configuration.load(configuration.find(path))
+    except PermissionError as error:
+        raise ConfigError(
+            f"You may not look for a configuration at {error.filename}.", hint="Give one that you may read: --config."
+        ) from error
 
 
 @contextmanager
@@ -107,6 +113,12 @@ def local(stamp: str | None) -> str:
     return datetime.fromisoformat(stamp).astimezone().strftime("%Y-%m-%d %H:%M:%S") if stamp else ""
 
 
+def when(stamp: str, now: datetime) -> str:
+    """A stored time as a person says it: the clock alone on the same day, else with the date."""
+    then = datetime.fromisoformat(stamp).astimezone()
+    return then.strftime("%H:%M:%S" if then.date() == now.astimezone().date() else "%Y-%m-%d %H:%M")
+
+
 def duration(ms: float | None) -> str:
     """Milliseconds as a person reads them: ``85 ms``, ``3.2 s``, ``4 min 10 s``, ``2 h 5 min``, ``3 d 4 h``."""
     if ms is None:
@@ -119,7 +131,8 @@ def duration(ms: float | None) -> str:
     whole = int(seconds)
     for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if whole >= size:
-            return f"{whole // size} {unit} {whole % size // smaller} {small}"
+            rest = whole % size // smaller
+            return f"{whole // size} {unit}" + (f" {rest} {small}" if rest else "")
     return f"{whole} s"
 
 
@@ -132,3 +145,8 @@ def size(count: float | None) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return ""
+
+
+def gib(mib: float) -> str:
+    """Device memory, given in MiB, as a person reads it."""
+    return f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 1024:.1f} GiB"

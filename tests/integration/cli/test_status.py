@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from tests.terminal import on_a_terminal
 from watcherd import steering
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.integration.cli.conftest import CommandLine
 
 LIVE = {
@@ -60,7 +70,9 @@ def test_a_killed_daemon_is_not_taken_for_a_running_one(watcherd: CommandLine) -
         connection.execute("UPDATE run SET ended_at = NULL, end_reason = NULL WHERE id = 2")
     said = watcherd("status")
     assert "watcherd is not running" in said.out
+    assert "It was killed: its run of " in said.out
     assert "did not end in good order" in said.out
+    assert "systemctl start watcherd" in said.out
     assert not watcherd("status", "--json").json["alive"]
 
 
@@ -70,12 +82,13 @@ def test_a_running_daemon_shows_what_holds_it_up(watcherd: CommandLine) -> None:
         write_live(watcherd, os.getpid())
         said = watcherd("status")
         answer = watcherd("status", "--json").json
-    assert said.out.startswith("watcherd is running since ")
+    assert said.out.startswith("watcherd is running, but PAUSED, since 2026-01-02 ")
     for words in (
-        f"(pid {os.getpid()})",
+        f"pid {os.getpid()}",
         "replica 0 on GPU-1: idle, started again 2 times (killed by signal 9)",
         "replica 1 on GPU-2: loading, weights 50%",
-        "inbox OFFLINE: nothing is mounted there (nfs4, swept every 3 s)",
+        "The inbox is OFFLINE: nothing is mounted there",
+        "OFFLINE (nfs4, swept every 3 s)",
         "PAUSED by a person",
         "PAUSED spool: the disk is full",
     ):
@@ -87,7 +100,7 @@ def test_a_daemon_that_has_written_nothing_yet_is_starting(watcherd: CommandLine
     """What an earlier one wrote is not shown as its own."""
     write_live(watcherd, 1)
     with steering.sole_owner(watcherd.config.state.lock):
-        assert f"watcherd is starting (pid {os.getpid()})" in watcherd("status").out
+        assert f"watcherd is starting, pid {os.getpid()}." in watcherd("status").out
 
 
 def test_the_backlog_is_estimated_from_the_rate(watcherd: CommandLine) -> None:
@@ -96,7 +109,12 @@ def test_the_backlog_is_estimated_from_the_rate(watcherd: CommandLine) -> None:
     said = watcherd("status", "--json").json
     assert (2, 0.2, 600) == (said["jobs"]["queued"], said["per_minute"], said["backlog_seconds"])
     assert said["oldest_queued"]
-    assert "backlog   about 10 min 0 s" in watcherd("status").out
+    assert "backlog   waits until watcherd runs" in watcherd("status").out
+    with steering.sole_owner(watcherd.config.state.lock):
+        write_live(watcherd, os.getpid(), held=False, paused={}, started_at="2026-01-02T03:04:05+00:00")
+        assert "backlog   done in about 10 min" in watcherd("status").out
+        write_live(watcherd, os.getpid())
+        assert "backlog   stands still" in watcherd("status").out
 
 
 def test_without_a_history_it_says_where_it_looked(watcherd: CommandLine) -> None:
@@ -105,3 +123,77 @@ def test_without_a_history_it_says_where_it_looked(watcherd: CommandLine) -> Non
     said = watcherd("status")
     assert (70, "") == (said.code, said.out)
     assert str(watcherd.config.state.database) in said.err
+
+
+def test_on_a_terminal_of_80_columns_it_fits(watcherd: CommandLine) -> None:
+    """No line is wider, and words are not lost; colours only there."""
+    lines = on_a_terminal("status", "--config", str(watcherd.config_file))
+    assert 10 < len(lines)
+    assert 80 >= max(map(len, lines))
+    assert [line for line in lines if "watcherd is not running" in line]
+    assert not [line for line in lines if "\t" in line]
+    assert "\x1b" not in watcherd("status").out
+
+
+def test_watching_needs_a_terminal(watcherd: CommandLine) -> None:
+    """A file would be filled without end; the interval is named and checked."""
+    answer = watcherd("status", "--watch")
+    assert (64, "") == (answer.code, answer.out)
+    assert "--watch is for a terminal" in answer.err
+    assert 64 == watcherd("status", "--watch", "--every", "0").code
+
+
+def test_watching_goes_on_until_it_is_ended(watcherd: CommandLine) -> None:
+    """It draws again and again in the same place, and Ctrl-C ends it without a traceback."""
+    lines = on_a_terminal(
+        "status", "--watch", "--every", "0.2", "--config", str(watcherd.config_file), until="every 0.2 s", times=3
+    )
+    assert 3 <= sum("every 0.2 s" in line for line in lines)
+    assert not [line for line in lines if "Traceback" in line]
+
+
+@pytest.fixture
+def open_to_all(watcherd: CommandLine) -> Iterator[Path]:
+    """A copy of the history in a folder that everybody may enter."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become somebody else")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(watcherd.folder, folder, dirs_exist_ok=True)
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        yield folder
+
+
+def as_nobody(folder: Path) -> subprocess.CompletedProcess[str]:
+    """``watcherd status`` as a user who owns nothing."""
+    program = [sys.executable, "-m", "watcherd", "status", "--config", str(folder / "config.toml")]
+    answer = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *program], capture_output=True, text=True
+    )
+    if "No module named" in answer.stderr or answer.returncode == 127:
+        pytest.skip("nobody may read this checkout")
+    return answer
+
+
+def test_who_may_only_read_sees_all_of_it(open_to_all: Path) -> None:
+    """With a daemon and without; nothing is written by looking."""
+    lock = open_to_all / "state" / "watcherd.lock"
+    answer = as_nobody(open_to_all)
+    assert (0, "") == (answer.returncode, answer.stderr)
+    assert "watcherd is not running" in answer.stdout
+    with steering.sole_owner(lock):
+        answer = as_nobody(open_to_all)
+    assert (0, "") == (answer.returncode, answer.stderr)
+    assert f"watcherd is starting, pid {os.getpid()}" in answer.stdout
+
+
+@pytest.mark.parametrize("closed", ["state", "."])
+def test_who_may_not_look_is_told_so(open_to_all: Path, closed: str) -> None:
+    """A state folder that may not be entered does not make the daemon dead; nor is there a traceback."""
+    (open_to_all / closed).chmod(0o700)
+    answer = as_nobody(open_to_all)
+    assert {"state": 69, ".": 78}[closed] == answer.returncode, answer.stderr
+    assert "may not " in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert "not running" not in answer.stdout

@@ -1,0 +1,41 @@
+"""watcherd on a terminal of 80 columns: what a person would see."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+from contextlib import suppress
+
+COLUMNS, LINES = 80, 40
+
+
+def on_a_terminal(*arguments: str, until: str = "", times: int = 1) -> list[str]:
+    """The lines that a command shows, without colours and without moves of the cursor.
+
+    ``until``: end it with Ctrl-C when it has shown these words so many ``times``; else it ends by itself.
+    """
+    keeper, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (LINES, COLUMNS))
+    with subprocess.Popen(
+        [sys.executable, "-m", "watcherd", *arguments],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": str(COLUMNS), "LINES": str(LINES)},
+    ) as process:
+        os.close(terminal)
+        shown, ended = b"", False
+        with suppress(OSError):  # that is how the end of a terminal's output looks
+            while piece := os.read(keeper, 65536):
+                shown += piece
+                if until and not ended and shown.count(until.encode()) >= times:
+                    process.send_signal(signal.SIGINT)
+                    ended = True
+    os.close(keeper)
+    text = re.sub(r"\x1b\][^\x07]*\x07|\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]", "", shown.decode(errors="replace"))
+    return [line.rstrip() for line in re.split(r"[\r\n]+", text)]

@@ -1,0 +1,146 @@
+"""Drawing: the words of `verdict` on a terminal, and as plain lines for everything else.
+
+Colour is never the only sign: what is red says so in words too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from watcherd.cli import verdict
+from watcherd.cli.common import STATE_COLOURS
+from watcherd.cli.verdict import Notice
+
+TONES = {"good": "green", "note": "cyan", "warn": "yellow", "bad": "bold red"}
+SIGNS = {"good": "●", "note": "●", "warn": "▲", "bad": "■"}
+BAR = 24
+"""Columns of a bar."""
+EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def status_screen(answer: Mapping[str, Any], now: datetime) -> RenderableType:
+    """`watcherd status` for a terminal of 80 columns or more."""
+    daemon = answer["daemon"]
+    parts = [
+        _head(answer, now),
+        _indented(_pairs(verdict.facts(answer, now))),
+        _titled("replicas", replica_table(daemon)) if verdict.replicas(daemon) else None,
+        _titled("cards", gauge_table(daemon)) if verdict.gauges(daemon) else None,
+        _titled("last failures", _failures(answer, now)) if answer["failures"] else None,
+    ]
+    return Group(*_spaced([part for part in parts if part is not None]))
+
+
+def plain_lines(answer: Mapping[str, Any], now: datetime) -> Iterator[str]:
+    """`watcherd status` for a file, a pipe or a mail: the same words, no columns to count."""
+    for notice in (verdict.headline(answer, now), *verdict.notices(answer)):
+        yield notice.text
+        if notice.todo:
+            yield f"  {notice.todo}"
+    for replica in verdict.replicas(answer["daemon"]):
+        words = ", ".join(filter(None, [replica.state, replica.doing, replica.memory]))
+        yield f"replica {replica.number} on {replica.devices}: {words}"
+    for gauge in verdict.gauges(answer["daemon"]):
+        yield f"card {gauge.label} {gauge.name}: {gauge.text}"
+    facts = verdict.facts(answer, now)
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        yield f"{name:<{width}}  {value}"
+    for record in answer["failures"]:
+        failure = verdict.failure(record, now)
+        yield f"failed  {failure.title}, {failure.source}: {failure.error}"
+        if failure.advice:
+            yield f"        {failure.advice}"
+
+
+def _head(answer: Mapping[str, Any], now: datetime) -> RenderableType:
+    return Group(*map(notice_line, (verdict.headline(answer, now), *verdict.notices(answer))))
+
+
+def notice_line(notice: Notice) -> RenderableType:
+    """A sign, the words, and below them what to do."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=1)
+    grid.add_column()
+    grid.add_row(Text(SIGNS[notice.tone], TONES[notice.tone]), Text(notice.text, TONES[notice.tone]))
+    if notice.todo:
+        grid.add_row("", Text(notice.todo, "dim"))
+    return grid
+
+
+def _pairs(facts: Mapping[str, str]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    for name, value in facts.items():
+        grid.add_row(name, value)
+    return grid
+
+
+def replica_table(daemon: Mapping[str, Any] | None) -> Table:
+    """One line for each replica."""
+    rows = verdict.replicas(daemon)
+    grid = Table.grid(padding=(0, 2))
+    for overflow in ("", "", "fold", "", "fold"):
+        grid.add_column(overflow="fold" if overflow else "ellipsis", no_wrap=not overflow)
+    for row in rows:
+        grid.add_row(f"{row.number}", Text(row.state, TONES[row.tone]), row.devices, row.memory, row.doing)
+    return grid
+
+
+def gauge_table(daemon: Mapping[str, Any] | None) -> Table:
+    """One bar for each card."""
+    grid = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True, overflow="ellipsis", style="dim")
+    for gauge in verdict.gauges(daemon):
+        grid.add_row(gauge.label, bar(gauge.fraction), gauge.text, gauge.name)
+    return grid
+
+
+def bar(fraction: float | None, width: int = BAR) -> Text:
+    """A bar of ``width`` columns, to an eighth of a column; dots where nothing is known."""
+    if fraction is None:
+        return Text("·" * width, "dim")
+    eighths = round(min(1.0, max(0.0, fraction)) * width * 8)
+    full, rest = divmod(eighths, 8)
+    drawn = "█" * full + (EIGHTHS[rest] if rest else "")
+    colour = "red" if fraction > 0.95 else "yellow" if fraction > 0.85 else "green"
+    return Text.assemble((drawn, colour), ("░" * (width - len(drawn)), "bright_black"))
+
+
+def _failures(answer: Mapping[str, Any], now: datetime) -> RenderableType:
+    lines: list[RenderableType] = []
+    for record in answer["failures"]:
+        failure = verdict.failure(record, now)
+        lines.append(Text.assemble((failure.title, "red"), "  ", failure.source, overflow="fold"))
+        lines.append(_indented(Text(failure.error)))
+        if failure.advice:
+            lines.append(_indented(Text(failure.advice, "dim")))
+    return Group(*lines)
+
+
+def state_text(state: str) -> Text:
+    """A job's state in its colour."""
+    return Text(state, STATE_COLOURS.get(state, ""))
+
+
+def _titled(title: str, body: RenderableType) -> RenderableType:
+    return Group(Text(title, "bold"), _indented(body))
+
+
+def _indented(body: RenderableType) -> RenderableType:
+    return Padding(body, (0, 0, 0, 2))
+
+
+def _spaced(parts: list[RenderableType]) -> list[RenderableType]:
+    """With an empty line between two parts."""
+    return [piece for part in parts for piece in (part, Text())][:-1]

@@ -1,0 +1,123 @@
+"""Reading what is now: for screens that are looked at again and again, and for whoever waits for a scan.
+
+As in `history`, every function takes a connection and answers with plain values, quickly however long the history is.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from watcherd.store.records import stamp
+from watcherd.store.statements import select_in
+from watcherd.store.tables import NOT_SUCCEEDED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+NEXT = """
+SELECT id, state, source, priority, attempts, not_before, queued_at AS since, error_class, error FROM job
+WHERE state = 'queued' ORDER BY priority DESC, id LIMIT ?
+"""
+
+ACTIVE = f"""
+SELECT id, state, source, priority, attempts, started_at AS since FROM job
+WHERE {NOT_SUCCEEDED} AND state IN ('running', 'delivering') ORDER BY started_at, id
+"""  # noqa: S608 - words of our own
+
+RECENT = """
+SELECT id, state, source, attempts, finished_at AS since, queue_ms, decode_ms, inference_ms, render_ms, mask_fraction,
+    error_class, error
+FROM job WHERE finished_at IS NOT NULL ORDER BY finished_at DESC, id DESC LIMIT ?
+"""
+
+WAITED_FOR = """
+SELECT arrival.id, arrival.path_text AS source, arrival.fate, arrival.reason, arrival.job_id, arrival.delivery,
+    job.state, job.error, job.error_class, job.advice
+FROM arrival LEFT JOIN job ON job.id = arrival.job_id WHERE arrival.path_text IN ({values})
+"""
+
+
+def queue(connection: Connection, *, now: datetime) -> dict[str, Any]:
+    """What waits: ``ready`` at once, ``later`` for another try, the first of those at ``next_try``; since when the
+    longest waiting one of the ready has waited (``oldest``)."""
+    row = connection.exec_driver_sql(
+        "SELECT count(*) AS waiting, coalesce(sum(not_before > :now), 0) AS later, "
+        "min(CASE WHEN not_before > :now THEN not_before END) AS next_try FROM job WHERE state = 'queued'",
+        {"now": stamp(now)},
+    ).one()
+    oldest = connection.exec_driver_sql("SELECT min(queued_at) FROM job WHERE state = 'queued'").scalar()
+    ready = row.waiting - row.later
+    return {"ready": ready, "later": row.later, "next_try": row.next_try, "oldest": oldest if ready else None}
+
+
+def next_jobs(connection: Connection, limit: int) -> list[dict[str, Any]]:
+    """The jobs that will be taken next, in this order."""
+    return [dict(row) for row in connection.exec_driver_sql(NEXT, (limit,)).mappings()]
+
+
+def active_jobs(connection: Connection) -> list[dict[str, Any]]:
+    """The jobs that are worked on or delivered, those under way longest first."""
+    return [dict(row) for row in connection.exec_driver_sql(ACTIVE).mappings()]
+
+
+def recent_jobs(connection: Connection, limit: int) -> list[dict[str, Any]]:
+    """The jobs that ended last, the latest first."""
+    return [dict(row) for row in connection.exec_driver_sql(RECENT, (limit,)).mappings()]
+
+
+def today(connection: Connection) -> dict[str, int]:
+    """How many jobs ended since midnight of the machine's clock, by state."""
+    return {
+        row.state: row.jobs
+        for row in connection.exec_driver_sql("SELECT state, count(*) AS jobs FROM today GROUP BY state")
+    }
+
+
+def last_event_at(connection: Connection) -> str | None:
+    """When something was written down last; None when nothing ever happened."""
+    at: str | None = connection.exec_driver_sql("SELECT at FROM event ORDER BY id DESC LIMIT 1").scalar()
+    return at
+
+
+def options(connection: Connection, job_id: int) -> dict[str, Any]:
+    """What a job was frozen with when its scan was taken."""
+    text = connection.exec_driver_sql("SELECT options FROM job WHERE id = ?", (job_id,)).scalar()
+    found: dict[str, Any] = json.loads(text) if text else {}
+    return found
+
+
+def jobs_of_name(connection: Connection, name: str) -> list[int]:
+    """The jobs of what was dropped at exactly this path below the inbox, the latest first."""
+    sql = "SELECT job_id, max(id) AS last FROM arrival WHERE path_text = ? AND job_id IS NOT NULL GROUP BY job_id"
+    return [row.job_id for row in connection.exec_driver_sql(f"{sql} ORDER BY last DESC", (name,))]
+
+
+def last_arrival_id(connection: Connection) -> int:
+    """The number of the latest arrival; what comes in from now on has a higher one."""
+    return int(connection.exec_driver_sql("SELECT coalesce(max(id), 0) FROM arrival").scalar_one())
+
+
+def waited_for(connection: Connection, names: Sequence[str], *, after: int) -> dict[str, dict[str, Any]]:
+    """What became of the files that came in under these names after arrival ``after``, with their jobs' states."""
+    rows = select_in(connection, WAITED_FOR, list(names))
+    return {row.source: dict(row._mapping) for row in sorted(rows, key=lambda row: row.id) if row.id > after}
+
+
+def runs_of_job(connection: Connection, job_id: int) -> list[dict[str, Any]]:
+    """The daemon's runs that did something with a job, each with its ``pid``, its replicas' ``pids`` and its boot."""
+    rows = connection.exec_driver_sql(
+        "SELECT id, pid, boot_id, started_at FROM run WHERE id IN (SELECT run_id FROM event WHERE job_id = :job "
+        "UNION SELECT run_id FROM attempt WHERE job_id = :job "
+        "UNION SELECT run_id FROM arrival WHERE job_id = :job) ORDER BY id",
+        {"job": job_id},
+    ).mappings()
+    return [dict(row) | {"pids": _replica_pids(connection, row["id"])} for row in rows]
+
+
+def _replica_pids(connection: Connection, run_id: int) -> list[int]:
+    sql = "SELECT pid FROM replica WHERE run_id = ? AND pid IS NOT NULL ORDER BY id"
+    return [row.pid for row in connection.exec_driver_sql(sql, (run_id,))]
