@@ -50,6 +50,8 @@ CRASH_POINTS: dict[str, str] = {
     "dispose.synced": "the folders that were touched are synced, no row knows",
     "dispose.recorded": "the disposal is committed",
     "spool.removed": "the spool's copy of a finished scan is removed",
+    # somebody is told
+    "hook.called": "a hook was called and went well, no row knows",
     # a start after any of these
     "recover.begun": "the lock is held, nothing has been put right",
     "recover.requeued": "what was claimed by the last run is queued again",

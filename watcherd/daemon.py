@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from watcherd import config as configuration
-from watcherd import live, logs, steering
+from watcherd import exporter, hooks, live, logs, steering
 from watcherd.crash_points import crash_point
 from watcherd.delivery import Delivery
 from watcherd.errors import ConfigError, StoreError, UnavailableError, UsageError, WatcherdError
+from watcherd.exporter import Exporter
+from watcherd.hooks import Hooks
 from watcherd.imaging.pool import ImagingPool
 from watcherd.inbox import mounts
 from watcherd.inbox.spool import Spool
@@ -56,6 +58,9 @@ HANG_SECONDS = 300.0
 """A part that shows no sign of life for so long is hung, and systemd is no longer told that all is well."""
 DRAIN_SECONDS = 10.0
 """At a stop, what is computed gets this long to be drawn and delivered."""
+HOOK_SECONDS = 5.0
+"""At a stop, calls of hooks that are being made get this long; others are made at the next start."""
+JOIN_SECONDS = 2.0
 EXTEND_SECONDS = 60.0
 """While the model loads, systemd is asked to wait this much longer, again and again."""
 TMPFS_MIB = 2048
@@ -96,10 +101,15 @@ class Daemon:
         with steering.sole_owner(self._config.state.lock), contextlib.ExitStack() as stack:
             self._handle_signals()
             database = stack.enter_context(self._open_database())
+            self._pauses = Pauses(self._stopping)
+            self._hooks = Hooks(self._config, database, self._pauses, path=self._path)
+            self._exporter = Exporter(self._config, database, self._status, hook_calls=lambda: self._hooks.made)
             self._begin_run(database)
             scratch = stack.enter_context(_scratch_folder(self._config.state.path))
             self._build(database, scratch)
             stack.callback(self._imaging.stop)
+            self._thread("metrics", self._exporter.run)
+            self._thread("hooks", self._hooks.run)
             try:
                 self._load_model()
                 self._start()
@@ -162,6 +172,7 @@ class Daemon:
                 now=now,
             )
         )
+        self._hooks.begin()
         requeued = database.write(lambda c: jobs.requeue_interrupted(c, run_id=self._run_id, now=now))
         crash_point("recover.requeued")
         if requeued:
@@ -171,7 +182,6 @@ class Daemon:
         config = self._config
         self._database = database
         self._scratch = scratch
-        self._pauses = Pauses(self._stopping)
         self._spool = Spool(config.state.spool)
         self._outbox = Outbox(config.outbox.path, layout=config.outbox.layout)
         workers = config.limits.workers
@@ -336,6 +346,9 @@ class Daemon:
             self._pipeline.release_all()
             reason = "failed" if self._failure else "finished" if self._once and not self._signals else "stopped"
             database.write(lambda c: runs.end_run(c, self._run_id, reason, now=datetime.now(UTC)))
+        self._hooks.stop(HOOK_SECONDS)
+        self._exporter.stop()
+        self._join("metrics", JOIN_SECONDS)
         self._live.write({})
         self._log.info("daemon_stopped")
 
@@ -511,13 +524,15 @@ class Daemon:
             raise UsageError("This daemon was started without a configuration file.")
         try:
             fresh = configuration.load(self._path)
+            exporter.refuse_unusable(fresh)
+            hooks.refuse_unusable(fresh)
         except ConfigError as error:
             self._log.error("config_rejected", error=error.message)
             raise
         applied, later = merged(self._config, fresh)
         self._config = applied
         logs.setup(applied.log, hidden_names=applied.privacy.names == "hidden")
-        for part in (self._intake, self._pipeline, self._delivery):
+        for part in (self._intake, self._pipeline, self._delivery, self._hooks, self._exporter):
             if part is not None:
                 part.reconfigure(applied)
         self._log.info("config_reloaded", reason=f"needs a restart: {', '.join(later)}" if later else "applied")
@@ -548,7 +563,7 @@ class Daemon:
 
     def _is_done(self) -> bool:
         """Whether ``--once`` has nothing left to do."""
-        if self._intake is None or not self._intake.idle or self._pipeline.busy:
+        if self._intake is None or not self._intake.idle or self._pipeline.busy or self._hooks.busy:
             return False
         try:
             with self._database.reader() as connection:

@@ -56,6 +56,7 @@ CHAINS = {
     ),
     "across": ACROSS,
     "names": NAMES,
+    "told": ("hook.called",),
 }
 
 
@@ -101,7 +102,8 @@ def test_every_crash_point_is_in_a_chain() -> None:
 def test_killed_again_and_again_it_loses_nothing(chain: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Killed at each point of a chain, the daemon still ends with every scan done once."""
     inbox = {"archive_path": str(request.getfixturevalue("elsewhere"))} if chain == "across" else {}
-    service = Service(tmp_path, inbox=inbox)
+    hooks = {"command": ["true"]} if chain == "told" else {}
+    service = Service(tmp_path, inbox=inbox, hooks=hooks)
     if chain == "names":
         feed(service, 0, good=1)
         assert service.once() == 0
@@ -118,7 +120,8 @@ def test_killed_again_and_again_it_loses_nothing(chain: str, tmp_path: Path, req
 def scenario(point: str, tmp_path: Path, request: pytest.FixtureRequest) -> Service:
     """50 scans in an inbox from which a daemon reaches ``point``."""
     inbox = {"archive_path": str(request.getfixturevalue("elsewhere"))} if point in ACROSS else {}
-    service = Service(tmp_path, inbox=inbox)
+    hooks = {"command": ["true"]} if point == "hook.called" else {}
+    service = Service(tmp_path, inbox=inbox, hooks=hooks)
     feed(service, 1, good=47)
     assert len(service.dropped) == 50
     return service

@@ -7,6 +7,7 @@ import json
 import typer
 
 from watcherd import config as configuration
+from watcherd import exporter, hooks
 from watcherd.cli.common import ConfigOption, JsonOption, print_fields, print_json
 
 config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
@@ -17,6 +18,8 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Check the configuration; exit code 78 and every mistake in it when it is wrong."""
     path = configuration.find(config)
     settings = configuration.load(path)
+    exporter.refuse_unusable(settings)
+    hooks.refuse_unusable(settings)
     if as_json:
         print_json({"path": str(path), "config": json.loads(settings.model_dump_json())})
         return

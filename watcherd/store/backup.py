@@ -130,13 +130,14 @@ def rotate(folder: Path, pattern: str, keep: int) -> list[Path]:
 def prune(connection: Connection, *, before: datetime, limit: int = PRUNE_AT_ONCE) -> int:
     """Take out up to ``limit`` jobs that ended before a time, with all that belongs to them; how many.
 
-    Call it again until it returns 0. Kept are jobs that a name still waits for, whose file is still to be disposed
-    of, or whose file lies in the inbox: without its row it would be taken for a new one.
+    Call it again until it returns 0. Kept are jobs that a name or a hook still waits for, whose file is still to be
+    disposed of, or whose file lies in the inbox: without its row it would be taken for a new one.
     """
     ids = connection.exec_driver_sql(
         "SELECT id FROM job WHERE finished_at IS NOT NULL AND finished_at < ? AND NOT EXISTS ("
         "    SELECT 1 FROM arrival WHERE job_id = job.id AND (present = 1 OR disposal = 'pending'"
-        "        OR delivery IN ('waiting', 'due', 'intended'))) ORDER BY finished_at LIMIT ?",
+        "        OR delivery IN ('waiting', 'due', 'intended'))) "
+        "AND NOT EXISTS (SELECT 1 FROM hook WHERE job_id = job.id AND state = 'waiting') ORDER BY finished_at LIMIT ?",
         (stamp(before), limit),
     ).scalars()
     jobs = list(ids)
@@ -157,6 +158,7 @@ def _remove(connection: Connection, jobs: Sequence[int]) -> None:
         "DELETE FROM attempt_device WHERE attempt_id IN (SELECT id FROM attempt WHERE job_id = :id)",
         "DELETE FROM attempt WHERE job_id = :id",
         "DELETE FROM event WHERE job_id = :id",
+        "DELETE FROM hook WHERE job_id = :id",
         "DELETE FROM arrival WHERE job_id = :id",
     ):
         one_by_one(connection, statement, rows)

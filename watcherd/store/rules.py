@@ -5,6 +5,7 @@
 - ``total`` counts jobs by state and arrivals by fate, ``hour`` and ``device_hour`` add up work done. Counting a million
   rows takes a tenth of a second; these tables answer at once, and because a trigger writes them in the transaction of
   the change itself they cannot differ from what they count (`backup.check` adds up again and compares).
+- A call of a hook is written down where one is wished for (``hooks.py``), in the transaction that ends the job.
 
 Triggers rather than statements in ``queue.py``: they also hold for a person with the ``sqlite3`` shell, and cost a few
 microseconds where a statement from Python costs thirty.
@@ -14,9 +15,11 @@ microseconds where a statement from Python costs thirty.
 
 from __future__ import annotations
 
-from watcherd.job import TRANSITIONS
+from watcherd.job import FINISHED, TRANSITIONS
 
 _ALLOWED = ", ".join(f"'{old}>{new}'" for old, ways in TRANSITIONS.items() for new in ways)
+
+_FINISHED = ", ".join(f"'{state}'" for state in sorted(FINISHED))
 
 
 def _count(name: str, change: str) -> str:
@@ -66,6 +69,15 @@ TRIGGERS: dict[str, str] = {
                 succeeded = succeeded + excluded.succeeded, failed = failed + excluded.failed,
                 queue_ms = queue_ms + excluded.queue_ms, decode_ms = decode_ms + excluded.decode_ms,
                 inference_ms = inference_ms + excluded.inference_ms, render_ms = render_ms + excluded.render_ms;
+        END""",
+    "job_calls_hooks": f"""
+        CREATE TRIGGER job_calls_hooks AFTER UPDATE OF state ON job
+        WHEN NEW.state <> OLD.state AND NEW.state IN ({_FINISHED})
+        BEGIN
+            INSERT INTO hook (job_id, key, target, event, state, created_at, not_before)
+            SELECT NEW.id, NEW.id || '-' || strftime('%Y%m%dT%H%M%S', NEW.finished_at)
+                   || substr(NEW.finished_at, 21, 3) || 'Z', target, NEW.state, 'waiting', NEW.moved_at, NEW.moved_at
+            FROM hook_wish WHERE event = NEW.state;
         END""",
     "job_pruned": f"""
         CREATE TRIGGER job_pruned AFTER DELETE ON job

@@ -23,19 +23,22 @@ from sqlalchemy import (
     text,
 )
 
-from watcherd.job import ErrorClass, Fate, State
+from watcherd.job import FINISHED, ErrorClass, Fate, State
 from watcherd.store.records import Delivery, Disposal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration. Kept here so that opening an up-to-date database need not import alembic."""
 
 Outcome = ("succeeded", "retry", "failed", "quarantined", "released", "interrupted")
 """How an attempt may end; NULL while it runs."""
 
 OutputState = ("intended", "delivered", "removed")
+
+HookTarget = ("command", "url")
+HookState = ("waiting", "called", "given-up")
 
 NOT_SUCCEEDED = "state <> 'succeeded'"
 """The condition of the index on the states in which few jobs of a long history are."""
@@ -305,6 +308,33 @@ event = _table(
     _whole("run_id", null=True),
     _words("detail", null=True),
     Index("event_job", "job_id"),
+)
+
+hook = _table(
+    "hook",
+    _key(),
+    _to("job_id", "job.id"),
+    _words("key"),
+    _one_of("target", HookTarget),
+    _one_of("event", sorted(FINISHED)),
+    _one_of("state", HookState),
+    _whole("tries", default=0),
+    _time("created_at"),
+    _time("not_before", null=True),
+    _time("ended_at", null=True),
+    _words("error", null=True),
+    UniqueConstraint("key", "target"),
+    CheckConstraint("(not_before IS NOT NULL) = (state = 'waiting')", name="waiting_has_a_time"),
+    Index("hook_job", "job_id"),
+    Index("hook_waiting", "not_before", sqlite_where=text("state = 'waiting'")),
+    Index("hook_given_up", "ended_at", sqlite_where=text("state = 'given-up'")),
+)
+
+hook_wish = _table(
+    "hook_wish",
+    Column("event", Text, primary_key=True, nullable=False),
+    Column("target", Text, primary_key=True, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 command = _table(

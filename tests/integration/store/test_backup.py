@@ -24,6 +24,7 @@ from tests.integration.store.helpers import (
 from watcherd.errors import StoreError
 from watcherd.job import ErrorClass, State
 from watcherd.store import CorruptDatabaseError, Database, arrivals, backup, deliveries, history, queue, reader
+from watcherd.store.tables import HEAD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,7 +189,7 @@ def test_free_pages_are_given_back(database: Database, path: Path) -> None:
 def test_facts_are_there_for_a_doctor(filled: Database, path: Path) -> None:
     facts = backup.facts(path)
     assert facts["sqlite"] == sqlite3.sqlite_version
-    assert (facts["version"], facts["journal_mode"]) == ("0001", "wal")
+    assert (facts["version"], facts["journal_mode"]) == (HEAD, "wal")
     assert facts["wal_bytes"] > 0
 
 

@@ -20,6 +20,7 @@ from watcherd.errors import StoreError
 from watcherd.job import ErrorClass, Fate, State
 from watcherd.store import Database, history, migrate, reader, tables
 from watcherd.store.rules import TRIGGERS
+from watcherd.store.tables import HEAD
 from watcherd.store.views import VIEWS
 
 if TYPE_CHECKING:
@@ -160,9 +161,10 @@ def test_a_reader_says_that_an_older_database_needs_an_upgrade(older: Path) -> N
 
 
 def test_a_migration_is_preceded_by_a_copy(older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    upgrades(monkeypatch, "ALTER TABLE job ADD COLUMN extra TEXT", "UPDATE alembic_version SET version_num = '0001'")
+    done = f"UPDATE alembic_version SET version_num = '{HEAD}'"  # noqa: S608 - a number of ours
+    upgrades(monkeypatch, "ALTER TABLE job ADD COLUMN extra TEXT", done)
     Database.open(older).close()
-    copy = older.with_name("watcherd.db.before-0001")
+    copy = older.with_name(f"watcherd.db.before-{HEAD}")
     with closing(sqlite3.connect(copy)) as before:
         assert before.execute("SELECT count(*) FROM job").fetchone() == (1,)
         assert before.execute("SELECT version_num FROM alembic_version").fetchone() == ("0000",)
@@ -177,12 +179,12 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(
     older: Path, monkeypatch: pytest.MonkeyPatch, statements: tuple[str, ...]
 ) -> None:
     upgrades(monkeypatch, "ALTER TABLE job ADD COLUMN extra TEXT", *statements)
-    with pytest.raises(StoreError, match="could not be brought from version 0000 to 0001") as caught:
+    with pytest.raises(StoreError, match=f"could not be brought from version 0000 to {HEAD}") as caught:
         Database.open(older)
     assert "It is unchanged" in caught.value.hint
     with closing(sqlite3.connect(older)) as old, old:
         assert old.execute("SELECT version_num FROM alembic_version").fetchone() == ("0000",)
-        old.execute("UPDATE alembic_version SET version_num = '0001'")
+        old.execute("UPDATE alembic_version SET version_num = ?", (HEAD,))
     with reader(older) as connection:
         (record,) = history.jobs(connection)
         assert "extra" not in record
