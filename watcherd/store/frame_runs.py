@@ -9,16 +9,17 @@ same with a million other jobs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from watcherd.frame_names import frame_name
 from watcherd.names import show
 from watcherd.store.records import RunPlace, moment, stamp
+from watcherd.store.statements import select_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -33,15 +34,19 @@ CLAIMABLE = """job.id, job.arrival_id, job.source, job.options, job.attempts, jo
        scan.size_bytes"""
 """What `queue.claim` has to know of a job."""
 
-NEIGHBOURS = f"""
-SELECT {CLAIMABLE}, job.state, job.not_before, json_remove(job.options, '$.frame') AS common
+NEIGHBOURS = """
+SELECT job.id, job.state, job.solo, job.not_before, job.queued_at, arrival.path
 FROM arrival INDEXED BY arrival_name CROSS JOIN job ON job.id = arrival.job_id AND job.arrival_id = arrival.id
-     CROSS JOIN scan ON scan.id = job.scan_id
-WHERE arrival.path_text {{side}} :own AND arrival.path_text {{bound}}
-ORDER BY arrival.path_text {{order}} LIMIT :most
+WHERE arrival.path_text {side} :own AND arrival.path_text {bound}
+  AND json_remove(job.options, '$.frame') = (SELECT json_remove(options, '$.frame') FROM job WHERE id = :job_id)
+ORDER BY arrival.path_text {order} LIMIT :most
 """
 BEFORE = NEIGHBOURS.format(side="<", bound=">= :first", order="DESC")
 AFTER = NEIGHBOURS.format(side=">=", bound="< :last", order="ASC")
+CHOSEN = f"""
+SELECT {CLAIMABLE} FROM job JOIN arrival ON arrival.id = job.arrival_id JOIN scan ON scan.id = job.scan_id
+WHERE job.id IN ({{values}})
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,10 +67,12 @@ class Hold:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gathered:
-    """The queued frames of a run in order, with their places; ``until``: they have to wait for others so long."""
+    """The queued frames of a run in order, with their places by job; or, ``until`` when the jobs ``waiting`` have to
+    wait for others."""
 
-    rows: Sequence[Any]
-    places: Mapping[int, RunPlace]
+    rows: Sequence[Any] = ()
+    places: Mapping[int, RunPlace] = field(default_factory=dict)
+    waiting: Sequence[int] = ()
     until: str | None = None
 
 
@@ -77,21 +84,22 @@ def gather(connection: Connection, row: Any, hold: Hold, now: datetime) -> Gathe
     """
     name = frame_name(row.path)
     if name is None:  # options of a later version, whose names we do not know
-        return Gathered(rows=[row], places={})
+        return Gathered(rows=[row])
     near = _near(connection, row, name, hold.most)
     at, soon = stamp(now), stamp(now + hold.quiet)
     queued = {
-        found.number: other
-        for other, found in sorted(near, key=lambda pair: pair[0].id)
-        if other.state == "queued" and not other.solo and (other.not_before is None or other.not_before <= soon)
+        number: job
+        for number, job in sorted(near, key=lambda pair: pair[1].id)
+        if job.state == "queued" and not job.solo and (job.not_before or at) <= soon
     }
-    until = _until(list(queued.values()), hold, now, name.before)
+    until = _until(queued.values(), hold, now, name.before)
     if until is not None:
-        return Gathered(rows=[r for r in queued.values() if (r.not_before or at) <= at], places={}, until=until)
-    numbers = sorted(queued)[: hold.most]
-    apart = bool({found.number for _, found in near}.difference(numbers))
-    places = {queued[number].id: RunPlace(name=shown(name), frame=number, apart=apart) for number in numbers}
-    return Gathered(rows=[queued[number] for number in numbers], places=places)
+        return Gathered(waiting=[job.id for job in queued.values() if (job.not_before or at) <= at], until=until)
+    chosen = {queued[number].id: number for number in sorted(queued)[: hold.most]}
+    apart = bool({number for number, _ in near}.difference(chosen.values()))
+    places = {job_id: RunPlace(name=shown(name), frame=number, apart=apart) for job_id, number in chosen.items()}
+    rows = {row.id: row for row in select_in(connection, CHOSEN, list(chosen))}
+    return Gathered(rows=[rows[job_id] for job_id in chosen], places=places)
 
 
 def alone(row: Any) -> RunPlace | None:
@@ -105,7 +113,7 @@ def shown(name: FrameName) -> str:
     return f"{show(name.before)}#{show(name.after)}"
 
 
-def _until(queued: Sequence[Any], hold: Hold, now: datetime, before: bytes) -> str | None:
+def _until(queued: Collection[Any], hold: Hold, now: datetime, before: bytes) -> str | None:
     """When to look again at a run that is not complete; None for one that is, or was held back long enough."""
     oldest = min(moment(row.queued_at) for row in queued)
     if now - max(oldest, hold.since or oldest) >= hold.longest:
@@ -116,11 +124,10 @@ def _until(queued: Sequence[Any], hold: Hold, now: datetime, before: bytes) -> s
     return stamp(now + AGAIN) if hold.expected(before) else None
 
 
-def _near(connection: Connection, row: Any, name: FrameName, most: int) -> list[tuple[Any, FrameName]]:
-    """Jobs of the same run and options, ``most`` to either side of this one in the order of names."""
+def _near(connection: Connection, row: Any, name: FrameName, most: int) -> list[tuple[int, Any]]:
+    """Jobs of the same run and options with their numbers, ``most`` to either side of this one by name."""
     first = show(name.before)
-    values = {"own": show(row.path), "first": f"{first}0", "last": f"{first}:", "most": most}
-    sides = [connection.exec_driver_sql(sql, values).fetchall() for sql in (BEFORE, AFTER)]
-    (common,) = {other.common for other in sides[1] if other.id == row.id}
-    found = [(other, frame_name(other.path)) for side in sides for other in side if other.common == common]
-    return [(other, place) for other, place in found if place is not None and place.run == name.run]
+    values = {"own": show(row.path), "first": f"{first}0", "last": f"{first}:", "job_id": row.id, "most": most}
+    found = [job for sql in (BEFORE, AFTER) for job in connection.exec_driver_sql(sql, values)]
+    places = [(frame_name(job.path), job) for job in found]
+    return [(place.number, job) for place, job in places if place is not None and place.run == name.run]

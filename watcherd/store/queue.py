@@ -205,8 +205,8 @@ def _next(
             run = frame_runs.gather(connection, row, hold, now)
             if run.until is None:
                 return run.rows, run.places
-            postponed |= {other.id for other in run.rows}
-            one_by_one(connection, POSTPONE, [{"job_id": other.id, "until": run.until} for other in run.rows])
+            postponed.update(run.waiting)
+            one_by_one(connection, POSTPONE, [{"job_id": job_id, "until": run.until} for job_id in run.waiting])
         if scans or not postponed:
             return scans, {}
 
