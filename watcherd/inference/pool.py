@@ -13,6 +13,7 @@ import queue
 import signal
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from multiprocessing import get_context
@@ -30,6 +31,7 @@ from watcherd.inference.messages import (
     Poisoned,
     Ready,
     ReplicaSpec,
+    Segmented,
     WorkItem,
 )
 from watcherd.job import ErrorClass
@@ -43,6 +45,9 @@ STACK_SECONDS = 1.0
 """How long a hung process gets to write its stack before it is killed."""
 HEALTHY_SECONDS = 300.0
 """A replica that has run this long since its start begins again with the shortest back-off."""
+QUICK_SECONDS = 1.0
+"""A replica whose batches take less gets the next one while it computes: it would notice the way of a message. Of
+longer ones none is given ahead, for another replica may be free sooner."""
 LOAD_CRASHES = 3
 """A model that kills its process so many times while loading is not tried again."""
 
@@ -118,6 +123,8 @@ class _Batch:
 
     waiting: dict[int, WorkItem]
     begun: set[int] = field(default_factory=set)
+    taken_up: float = 0.0
+    """When its replica had nothing else to do any more, as of `time.monotonic`."""
 
 
 class ReplicaPool:
@@ -160,6 +167,8 @@ class ReplicaPool:
     def submit(self, items: Sequence[WorkItem]) -> None:
         """Give a batch to whichever replica is free first."""
         self._queue.put(_Batch(waiting={item.job_id: item for item in items}))
+        for member in self._members:
+            member.wake()
 
     def status(self) -> list[ReplicaStatus]:
         """Every replica as it is now."""
@@ -194,6 +203,18 @@ class ReplicaPool:
     def take_within(self, seconds: float) -> _Batch | None:
         """The next batch; None when the pool stops. Raises `queue.Empty` when none came in time."""
         return self._queue.get(timeout=seconds)
+
+    def take_ahead(self) -> _Batch | None:
+        """The next batch for a replica that is busy; None when there is none, or another replica is free for it."""
+        if any(member.status.phase is Phase.IDLE for member in self._members):
+            return None
+        try:
+            batch = self._queue.get_nowait()
+        except queue.Empty:
+            return None
+        if batch is None:  # the sign to stop, which somebody must find
+            self._queue.put(None)
+        return batch
 
     @property
     def stopping(self) -> threading.Event:
@@ -251,6 +272,9 @@ class _Member:
         self._clock = clock
         self._process: BaseProcess | None = None
         self._connection: Connection[Any, Any] | None = None
+        self._under_way: deque[_Batch] = deque()
+        self._quick = False
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.status = ReplicaStatus(number=spec.number, phase=Phase.STARTING, devices=spec.visible or ("cpu",))
         self.thread = threading.Thread(target=self._live, name=f"replica-{spec.number}", daemon=True)
 
@@ -313,16 +337,28 @@ class _Member:
             if isinstance(message, LoadFailed):
                 raise _CannotLoadError(message)
 
+    def wake(self) -> None:
+        """There is a batch in the queue."""
+        os.eventfd_write(self._wake, 1)
+
     def _serve(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            self._become(phase=Phase.BUSY, marked_at=self._clock(), jobs=tuple(batch.waiting))
-            self._pool.listener.batch_taken()
-            try:
-                self._compute(batch)
-            except _Ended as end:
-                self._answer_for(batch, end)
-                raise
-            self._become(phase=Phase.IDLE, jobs=(), stage="")
+        """Keep the process in work; one whose batches are quick has the next one at hand already."""
+        self._quick = False
+        try:
+            while True:
+                if not self._under_way:
+                    if (batch := self._next_batch()) is None:
+                        return
+                    self._give(batch)
+                elif self._may_have_another() and (batch := self._pool.take_ahead()) is not None:
+                    self._give(batch)
+                self._hear()
+        except _Ended as end:
+            self._answer_for(end)
+            raise
+
+    def _may_have_another(self) -> bool:
+        return self._quick and len(self._under_way) == 1 and not self._pool.stopping.is_set()
 
     def _next_batch(self) -> _Batch | None:
         """Wait for work, but notice at once when the idle process dies."""
@@ -333,32 +369,61 @@ class _Member:
                 if self._process is not None and not self._process.is_alive():
                     raise self._ended() from None
 
-    def _compute(self, batch: _Batch) -> None:
+    def _give(self, batch: _Batch) -> None:
         assert self._connection is not None
+        if not self._under_way:
+            batch.taken_up = self._clock()
+            self._become(phase=Phase.BUSY, marked_at=batch.taken_up, jobs=tuple(batch.waiting))
+        self._under_way.append(batch)
         try:
             self._connection.send(list(batch.waiting.values()))
         except OSError:
             raise self._ended() from None
-        while True:
-            message = self._receive(self._batch_seconds, "computing a batch")
-            if isinstance(message, BatchEnded):
-                return
-            if isinstance(message, Poisoned):
-                raise _Ended(f"its device context broke: {message.error}")
-            if isinstance(message, Marked) and message.jobs:
-                batch.begun.update(message.jobs)
-                self._become(jobs=message.jobs)
-            elif not isinstance(message, Marked | Ready | LoadFailed):
-                batch.waiting.pop(message.job_id, None)
-                self._pool.listener.scan_answered(self._spec.number, message)
+        self._pool.listener.batch_taken()
 
-    def _receive(self, seconds: float, doing: str) -> Any:
-        """The next message; a silence longer than ``seconds`` is a hang."""
+    def _hear(self) -> None:
+        """One message of the process at work, or word that there is more for it to do."""
+        message = self._receive(self._batch_seconds, "computing a batch", heed_wake=self._may_have_another())
+        if isinstance(message, BatchEnded):
+            self._batch_ended()
+        elif isinstance(message, Poisoned):
+            raise _Ended(f"its device context broke: {message.error}")
+        elif isinstance(message, Marked):
+            self._begun(message.jobs)
+        elif isinstance(message, Segmented | NotSegmented) and self._waits(message.job_id):
+            self._pool.listener.scan_answered(self._spec.number, message)
+
+    def _waits(self, job: int) -> bool:
+        """Whether nothing was said of a scan before: what stops a whole batch is said of all of them."""
+        return any(batch.waiting.pop(job, None) for batch in self._under_way)
+
+    def _begun(self, jobs: tuple[int, ...]) -> None:
+        if not jobs:
+            return
+        for batch in self._under_way:
+            batch.begun.update(job for job in jobs if job in batch.waiting)
+        self._become(jobs=jobs)
+
+    def _batch_ended(self) -> None:
+        now = self._clock()
+        self._quick = now - self._under_way.popleft().taken_up < QUICK_SECONDS
+        if self._under_way:
+            self._under_way[0].taken_up = now
+        else:
+            self._become(phase=Phase.IDLE, jobs=(), stage="")
+
+    def _receive(self, seconds: float, doing: str, *, heed_wake: bool = False) -> Any:
+        """The next message; a silence longer than ``seconds`` is a hang. None when `wake` was heeded first."""
         assert self._connection is not None
         assert self._process is not None
-        ready = wait([self._connection, self._process.sentinel], timeout=seconds)
+        sources: list[Any] = [self._connection, self._process.sentinel]
+        left = self.status.marked_at + seconds - self._clock()
+        ready = wait([*sources, self._wake] if heed_wake else sources, timeout=max(0.0, left))
         if not ready:
             raise self._kill_hung(f"no sign of life for {seconds:g} s while {doing}")
+        if ready == [self._wake]:
+            os.eventfd_read(self._wake)
+            return None
         try:
             if self._connection in ready or self._connection.poll():
                 message = self._connection.recv()
@@ -396,18 +461,20 @@ class _Member:
         except OSError:
             return ""
 
-    def _answer_for(self, batch: _Batch, end: _Ended) -> None:
+    def _answer_for(self, end: _Ended) -> None:
         """Scans that were under way crashed; the others had no part in it and are handed back."""
+        batches, self._under_way = list(self._under_way), deque()
+        waiting = [job for batch in batches for job in batch.waiting]
         if self._pool.stopping.is_set():
-            self._pool.listener.scans_handed_back(tuple(batch.waiting))
+            self._pool.listener.scans_handed_back(tuple(waiting))
             return
-        suspects = set(self.status.jobs) & set(batch.waiting) & (batch.begun or set(batch.waiting))
-        innocent = tuple(job for job in batch.waiting if job not in suspects)
+        begun = {job for batch in batches for job in batch.begun}
+        suspects = set(self.status.jobs) & set(waiting) & (begun or set(waiting))
         for job in suspects:
             error = f"replica {self._spec.number} died while it worked on this scan: {end.reason}"
             failed = NotSegmented(job_id=job, error_class=ErrorClass.CRASH, error=error)
             self._pool.listener.scan_answered(self._spec.number, failed)
-        if innocent:
+        if innocent := tuple(job for job in waiting if job not in suspects):
             self._pool.listener.scans_handed_back(innocent)
 
     def _bury(self, end: _Ended) -> None:

@@ -1,6 +1,7 @@
 """The inside of a replica's process: load, check, say ready, then one batch after the other.
 
-`main` is the process's only thread of work: it owns the devices, and every sign of life comes from it.
+`main`'s thread owns the devices, and every sign of life comes from it; what a frame still needs when it is computed is
+done by a second one (`finishing`), so that the devices need not wait for files.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from watcherd.inference.messages import FromReplica
 
 PR_SET_PDEATHSIG = 1
+SWITCH_SECONDS = 0.001
+"""The thread that finishes scans gives way to the one that owns the devices after so long, not after Python's 5 ms."""
 
 
 def main(spec: ReplicaSpec, connection: Connection[Any, Any]) -> None:
@@ -65,10 +69,12 @@ class _Worker:
 
         self._spec = spec
         self._connection = connection
+        self._sending = threading.Lock()
         self._segmenter: Segmenter = segmenters.create(spec.model)
 
     def _send(self, message: FromReplica) -> None:
-        self._connection.send(message)
+        with self._sending:
+            self._connection.send(message)
 
     def mark(self, stage: str, fraction: float | None = None) -> None:
         self._send(Marked(stage=stage, fraction=fraction))
@@ -99,15 +105,20 @@ class _Worker:
         )
 
     def serve(self) -> None:
+        from watcherd.inference.finishing import Finisher, Step
         from watcherd.inference.work import segment
 
+        finisher = Finisher(self._send)
+        sys.setswitchinterval(SWITCH_SECONDS)
         while (items := self._connection.recv()) is not None:
             try:
-                for outcome in segment(self._segmenter, items, self._probe, self._meter, self._working_on):
-                    self._send(outcome)
+                for step in segment(self._segmenter, items, self._probe, self._meter, self._working_on):
+                    finisher.put(step)
             except Exception as error:
+                finisher.drain()
                 self._answer_for(items, error)
-            self._send(BatchEnded())
+            finisher.put(Step(BatchEnded))
+        finisher.drain()
 
     def _working_on(self, jobs: tuple[int, ...]) -> None:
         self._send(Marked(stage="segmenting", jobs=jobs))

@@ -7,6 +7,7 @@ memory than a short one; a scan is answered for as soon as its last frame is don
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from watcherd.frames import FrameWriter
 from watcherd.inference import batching
 from watcherd.inference.base import Frame, Prediction, RunSegmenter
 from watcherd.inference.faults import give_back_memory
+from watcherd.inference.finishing import Step
 from watcherd.inference.messages import DeviceUse, NotSegmented, Outcome, Segmented, WorkItem
 
 if TYPE_CHECKING:
@@ -74,17 +76,18 @@ def segment(
     probe: Probe,
     meter: Meter,
     working_on: Callable[[tuple[int, ...]], None],
-) -> Iterator[Outcome]:
-    """Yield one outcome for each scan, in the order in which they are finished.
+) -> Iterator[Step]:
+    """Compute every frame, and yield what then remains to be done for it: one of a scan's steps gives its outcome.
 
-    Errors that poison the process (see `batching.is_sticky`) go through.
+    Steps are to be finished in order, in this thread or in another one while the next frames are computed. Errors
+    that poison the process (see `batching.is_sticky`) go through.
     """
     singles: list[_Scan] = []
     for item in items:
         scan = _Scan(item=item, pixels=np.load(item.decoded, mmap_mode="r"))
         if item.frames > 1 and isinstance(segmenter, RunSegmenter):
             working_on((item.job_id,))
-            yield _run(segmenter, scan, meter)
+            yield Step(partial(_same, _run(segmenter, scan, meter)))
         else:
             singles.append(scan)
     todo = [(scan, index) for scan in singles for index in range(scan.item.frames)]
@@ -95,8 +98,17 @@ def segment(
         frames = [scan.frame(index) for scan, index in part]
         for position, outcome in batching.run(segmenter, frames, probe, meter):
             scan, index = part[position]
-            if not scan.answered and (answer := _take(scan, index, outcome)) is not None:
-                yield answer
+            yield Step(partial(_take, scan, index, outcome), _bytes_of(outcome))
+
+
+def _same(outcome: Outcome) -> Outcome:
+    return outcome
+
+
+def _bytes_of(outcome: FrameOutcome) -> int:
+    if isinstance(outcome.result, JobError):
+        return 0
+    return sum(array.nbytes for array in (outcome.result.probability, outcome.result.mask) if array is not None)
 
 
 def _run(segmenter: RunSegmenter, scan: _Scan, meter: Meter) -> Outcome:
@@ -130,6 +142,8 @@ def _run(segmenter: RunSegmenter, scan: _Scan, meter: Meter) -> Outcome:
 
 def _take(scan: _Scan, index: int, outcome: FrameOutcome) -> Outcome | None:
     """Put one frame's outcome into its scan; the scan's outcome when this was what it waited for."""
+    if scan.answered:
+        return None
     scan.inference_ms += outcome.inference_ms if outcome.inference_ms is not None else 0.0
     scan.batch_size = max(scan.batch_size, outcome.batch_size)
     scan.host_peak_rss_mib = outcome.host_peak_rss_mib
@@ -137,12 +151,12 @@ def _take(scan: _Scan, index: int, outcome: FrameOutcome) -> Outcome | None:
         scan.devices[use.device] = _larger(scan.devices.get(use.device), use)
     try:
         if isinstance(outcome.result, JobError):
-            raise outcome.result
+            raise outcome.result  # noqa: TRY301 - what stopped the frame ends where what stops its mask does
         _store(scan, index, outcome.result)
         if scan.done < scan.item.frames:
             return None
         scan.close()
-    except JobError as error:
+    except Exception as error:  # whatever it is, it is this scan's, and the replica goes on
         scan.answered = True
         scan.discard()
         return NotSegmented.of(scan.item.job_id, error)

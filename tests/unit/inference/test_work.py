@@ -48,7 +48,8 @@ def scan(folder: Path, job: int, frames: int = 3, outputs: tuple[str, ...] = ("m
 
 
 def work(segmenter: Segmenter, items: list[WorkItem]) -> list[Outcome]:
-    return list(segment(segmenter, items, Probe(batch_size=2), Meter(("cpu",)), lambda jobs: None))
+    steps = segment(segmenter, items, Probe(batch_size=2), Meter(("cpu",)), lambda jobs: None)
+    return [outcome for step in steps if isinstance(outcome := step.finish(), Segmented | NotSegmented)]
 
 
 def written(folder: Path) -> list[str]:
