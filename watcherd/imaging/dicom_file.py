@@ -70,6 +70,7 @@ def hush() -> None:
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
     settings.settings.reading_validation_mode = settings.IGNORE
+    settings.settings.writing_validation_mode = settings.IGNORE  # what a SEG copies is as good as its source
 
 
 @contextmanager

@@ -153,7 +153,14 @@ def _dicom_seg(request: RenderRequest, labels: FrameFile, files: list[RenderedFi
     assert request.source is not None
     path = _path(request, "dicom-seg", "dcm")
     try:
-        write_dicom_seg(path, request.source, labels, classes=request.classes, names=request.labels)
+        write_dicom_seg(
+            path,
+            request.source,
+            labels,
+            classes=request.classes,
+            names=request.labels,
+            memory_mib=request.memory_mib,
+        )
     except CannotSegmentError as error:
         path.unlink(missing_ok=True)
         return f"There is no DICOM segmentation: {error}"
