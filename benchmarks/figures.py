@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from benchmarks import store_scale
+from benchmarks import long_history, store_scale
 from benchmarks.running import Running, cpu_seconds, small_scan
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def history(jobs: int) -> list[Figure]:
     """What a long history costs."""
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
-        store_scale.make(folder / "history.db", jobs)
+        long_history.make(folder / "history.db", jobs, now=store_scale.NOW)
         taken = store_scale.measure(folder / "history.db", jobs)
     finally:
         shutil.rmtree(folder)

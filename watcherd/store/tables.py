@@ -12,6 +12,7 @@ from sqlalchemy import (
     REAL,
     CheckConstraint,
     Column,
+    Computed,
     ForeignKey,
     Index,
     Integer,
@@ -29,7 +30,7 @@ from watcherd.store.records import Delivery, Disposal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration. Kept here so that opening an up-to-date database need not import alembic."""
 
 Outcome = ("succeeded", "retry", "failed", "quarantined", "released", "interrupted")
@@ -157,6 +158,13 @@ arrival = _table(
     _one_of("disposal", get_args(Disposal), null=True),
     _time("disposed_at", null=True),
     _bytes("disposed_path", null=True),
+    # What stands after the last slash: people ask for a name and seldom know the folder.
+    Column(
+        "name",
+        Text,
+        Computed("substr(path_text, length(rtrim(path_text, replace(path_text, '/', ''))) + 1)", persisted=False),
+    ),
+    Index("arrival_called", "name"),
     Index("arrival_present", "path", unique=True, sqlite_where=text("present = 1")),
     Index("arrival_job", "job_id"),
     Index("arrival_name", "path_text", "job_id"),
@@ -268,11 +276,7 @@ attempt_device = _table(
     _real("vram_peak_reserved_mib"),
     _real("nvml_used_mib"),
     _real("nvml_process_mib"),
-    Index(
-        "attempt_device_peak",
-        "vram_peak_allocated_mib",
-        sqlite_where=text("vram_peak_allocated_mib IS NOT NULL"),
-    ),
+    Index("attempt_device_peak", "vram_peak_allocated_mib"),
     sqlite_with_rowid=False,
 )
 

@@ -8,6 +8,8 @@ program and not to a migration: `database` replaces those whose text differs whe
 
 from __future__ import annotations
 
+from watcherd.store.tables import NOT_SUCCEEDED
+
 _DEVICES = """(SELECT json_group_array(json_object(
             'device', d.device, 'name', d.name, 'vram_before_mib', d.vram_before_mib,
             'vram_peak_allocated_mib', d.vram_peak_allocated_mib, 'vram_peak_reserved_mib', d.vram_peak_reserved_mib,
@@ -17,6 +19,25 @@ _DEVICES = """(SELECT json_group_array(json_object(
 _OUTPUTS = """(SELECT json_group_array(json_object(
             'kind', o.kind, 'path', o.path_text, 'sha256', o.sha256, 'bytes', o.bytes))
         FROM output AS o WHERE o.arrival_id = job.arrival_id AND o.state = 'delivered')"""
+
+_STAGES = "\n        UNION ALL ".join(
+    f"SELECT hour, '{stage}' AS stage, succeeded + failed AS jobs, {stage}_ms AS total_ms FROM hour"
+    for stage in ("queue", "decode", "inference", "render")
+)
+
+_MINUTES = "cast((julianday('now') - julianday({})) * 1440 AS INTEGER) AS minutes"
+
+_UNFINISHED = f"""SELECT
+            {_MINUTES.format("moved_at")}, state, source, id AS job_id, error AS why, attempts, not_before,
+            moved_at AS since
+        FROM job WHERE {NOT_SUCCEEDED} AND state IN ('running', 'delivering')
+        UNION ALL SELECT {_MINUTES.format("queued_at")}, state, source, id, error, attempts, not_before, queued_at
+        FROM job WHERE state = 'queued'
+        UNION ALL SELECT {_MINUTES.format("seen_at")}, fate, path_text, cast(NULL AS INTEGER),
+            reason, cast(0 AS INTEGER), cast(NULL AS TEXT), seen_at
+        FROM arrival WHERE fate IN ('settling', 'ignored') AND fate = 'settling' AND present = 1"""
+"""Each condition says that of a partial index to the letter, and corresponding columns have the same type: SQLite then
+merges the three in order of time instead of sorting all that waits."""
 
 VIEWS: dict[str, str] = {
     "jobs": f"""
@@ -39,7 +60,7 @@ VIEWS: dict[str, str] = {
     "failures": """
         CREATE VIEW failures AS SELECT
             id, state, source, error_class, error, advice, attempts, finished_at, answer, profile
-        FROM job WHERE state IN ('failed', 'quarantined') ORDER BY finished_at DESC""",
+        FROM job INDEXED BY job_failed WHERE state IN ('failed', 'quarantined') ORDER BY finished_at DESC""",
     "today": """
         CREATE VIEW today AS SELECT
             id, state, source, mask_fraction, queue_ms, decode_ms, inference_ms, render_ms, error_class, finished_at
@@ -68,5 +89,20 @@ VIEWS: dict[str, str] = {
             arrival.id, arrival.path_text AS source, arrival.duplicate_of, job.source AS same_as, job.state,
             arrival.delivery, arrival.seen_at, arrival.disposal
         FROM arrival JOIN job ON job.id = arrival.duplicate_of WHERE arrival.fate = 'duplicate'""",
+    "names": """
+        CREATE VIEW names AS SELECT
+            arrival.name, coalesce(job.state, arrival.fate) AS state, arrival.path_text AS source, job.id AS job_id,
+            coalesce(job.error, arrival.reason) AS why, arrival.seen_at, job.finished_at,
+            arrival.fate, arrival.delivery, arrival.disposal, arrival.id
+        FROM arrival LEFT JOIN job ON job.id = arrival.job_id""",
+    "results": """
+        CREATE VIEW results AS SELECT
+            arrival.name, output.kind, output.path_text AS path, output.bytes, output.sha256, output.job_id,
+            output.delivered_at, arrival.path_text AS source
+        FROM output JOIN arrival ON arrival.id = output.arrival_id WHERE output.state = 'delivered'""",
+    "stages": f"""
+        CREATE VIEW stages AS {_STAGES}""",
+    "unfinished": f"""
+        CREATE VIEW unfinished AS {_UNFINISHED}""",
 }
 """Name to statement."""

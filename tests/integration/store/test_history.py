@@ -164,7 +164,11 @@ def test_every_view_answers(filled: Connection, view: str) -> None:
             "vram": 2,
             "throughput": 1 + 0,
             "cards": 2,
+            "stages": 4,
             "duplicates": 1,
+            "names": 6,
+            "results": 2,
+            "unfinished": 3,
         }[view]
     )
 
