@@ -10,7 +10,6 @@ import hashlib
 import os
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from watcherd import results
@@ -21,7 +20,7 @@ from watcherd.job import State
 from watcherd.logs import get_logger
 from watcherd.names import show
 from watcherd.naming import Names
-from watcherd.outbox.deliver import FOLDERS, Intent, Outbox, ResultLostError, Staged
+from watcherd.outbox.deliver import FOLDERS, Intent, Outbox, ResultLostError, Staged, suffix_of
 from watcherd.pauses import check_room
 from watcherd.store import Intent as Promise
 from watcherd.store import Staged as StagedJob
@@ -31,6 +30,7 @@ from watcherd.store.records import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from watcherd.config import Config
     from watcherd.flight import Drawn
@@ -143,7 +143,13 @@ class Delivery:
         """A succeeded job's result files with their final names, the JSON last."""
         job, measured, answer = item.flight.job, item.measured, item.answer
         staged = [
-            Staged(kind=file.kind, path=file.path, suffix=file.path.suffix, sha256=file.sha256, bytes=file.bytes)
+            Staged(
+                kind=file.kind,
+                path=file.path,
+                suffix=suffix_of(file.path.name),
+                sha256=file.sha256,
+                bytes=file.bytes,
+            )
             for file in item.rendered.files
         ]
         intents = self._outbox.intents(stem, staged)
@@ -157,7 +163,7 @@ class Delivery:
             error_class=None,
             advice=None,
             labels=item.segmented.labels,
-            window=decoded.window if decoded else None,
+            **results.of_the_source(decoded),
             **{name: getattr(answer, name) for name in ("answer", "decode", "note", "threshold", "mask_fraction")},
             **{name: getattr(measured, name) for name in MEASURED},
             devices=[{name: getattr(use, name) for name in use.__slots__} for use in measured.devices],
@@ -278,7 +284,7 @@ class Delivery:
             intent = output.intent
             if intent.kind == "result":
                 continue
-            suffix = Path(os.fsdecode(intent.final)).suffix
+            suffix = suffix_of(os.fsdecode(intent.final))
             path = self._outbox.copy(intent.final, intent.sha256, folder, f"{intent.kind}{suffix}")
             if path is None:
                 return None

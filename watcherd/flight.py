@@ -84,7 +84,7 @@ class Drawn:
         return Answer(
             answer=said.answer,
             decode=said.decode,
-            note=said.note,
+            note="; ".join(filter(None, (said.note, self.rendered.note))) or None,
             threshold=self.flight.job.options.threshold,
             mask_fraction=round(self.rendered.mask_fraction, 6),
         )

@@ -174,7 +174,12 @@ class Pipeline:
         )
         source = self._spool_path(flight.job.sha256)
         return self._imaging.run(
-            timed_decode, source, self._scratch / f"{flight.id}.npy", bounds, seconds=limits.decode_seconds
+            timed_decode,
+            source,
+            self._scratch / f"{flight.id}.npy",
+            bounds,
+            self._config.privacy.dicom_tags,
+            seconds=limits.decode_seconds,
         )
 
     def _take_decoded(self, flight: Flight, future: Future[Any]) -> bool:

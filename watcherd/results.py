@@ -32,6 +32,31 @@ def outputs(promised: Sequence[Promised]) -> list[dict[str, Any]]:
     ]
 
 
+class Decoded(Protocol):
+    """What reading the scan has shown."""
+
+    @property
+    def window(self) -> tuple[float, float] | None: ...
+    @property
+    def spacing_mm(self) -> tuple[float, float] | None: ...
+    @property
+    def frame_ms(self) -> float | None: ...
+    @property
+    def tags(self) -> Mapping[str, str]: ...
+
+
+def of_the_source(decoded: Decoded | None) -> dict[str, Any]:
+    """What a result says of its scan besides its size. ``dicom``: the attributes that the configuration asks for."""
+    if decoded is None:
+        return {"window": None, "spacing_mm": None, "frame_ms": None, "dicom": {}}
+    return {
+        "window": decoded.window,
+        "spacing_mm": decoded.spacing_mm,
+        "frame_ms": decoded.frame_ms,
+        "dicom": dict(decoded.tags),
+    }
+
+
 def result_json(record: Mapping[str, Any], promised: Sequence[Promised], **changes: Any) -> bytes:
     """A result's JSON: the job's record with these files as its outputs."""
     document = {**record, **changes, "outputs": outputs(promised)}

@@ -33,7 +33,7 @@ FOLDERS = {
     "failed": "failed",
 }
 """Kind of a result to its folder in the outbox."""
-LONGEST_SUFFIX = ".json"
+LONGEST_SUFFIX = ".nii.gz"
 PROBE_BYTES = 1 << 16
 
 
@@ -255,9 +255,14 @@ def hash_file(path: bytes) -> str | None:
         return None
 
 
+def suffix_of(name: str) -> str:
+    """The suffix of a result's file name: ``.nii.gz`` as a whole, else what stands behind the last dot."""
+    return ".nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1]
+
+
 def _suffixes(kind: str) -> tuple[str, ...]:
     return {
-        "mask": (".png", ".tif"),
+        "mask": (".png", ".tif", ".nii.gz"),
         "overlay": (".jpg",),
         "preview": (".webp",),
         "probability": (".png", ".tif"),

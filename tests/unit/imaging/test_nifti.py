@@ -13,9 +13,9 @@ import pytest
 
 from watcherd.completeness import ends_early
 from watcherd.errors import InputError
-from watcherd.imaging.decode import DecodeLimits, Decoded, TruncatedError, decode
-from watcherd.imaging.encode import RenderRequest, render
 from watcherd.frames import FrameFile, write_frames
+from watcherd.imaging.decode import Decoded, DecodeLimits, TruncatedError, decode
+from watcherd.imaging.encode import RenderRequest, render
 from watcherd.imaging.nifti_scan import Turn, turn_of
 
 if TYPE_CHECKING:
