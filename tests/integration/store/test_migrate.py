@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -91,6 +92,23 @@ def test_every_table_is_strict(connection: Connection) -> None:
 def test_the_newest_migration_is_the_one_the_program_names() -> None:
     script = ScriptDirectory.from_config(migrate.alembic_config())
     assert script.get_heads() == [tables.HEAD]
+
+
+VERSIONS = [script.revision for script in ScriptDirectory.from_config(migrate.alembic_config()).walk_revisions()]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_database_of_each_earlier_version_becomes_like_a_new_one(
+    tmp_path: Path, connection: Connection, version: str
+) -> None:
+    """Also where a column or an index was added later."""
+    path = tmp_path / "old.db"
+    engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
+    with engine.connect() as old, old.begin():
+        command.upgrade(migrate.alembic_config(old), version)
+    Database.open(path).close()
+    with engine.connect() as old:
+        assert schema(connection) == schema(old)
 
 
 def test_migrations_are_found_in_a_checkout_and_in_an_installed_package(
