@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from watcherd.dicom_tags import check_keywords
 from watcherd.errors import ConfigError
 from watcherd.job import Decode, Options
 
@@ -186,6 +187,13 @@ class Privacy(Section):
 
     names: Literal["shown", "hidden"] = "shown"
     dicom_tags: tuple[str, ...] = ()
+    """Keywords of DICOM attributes that results and history may repeat; all others stay in the scan."""
+
+    @field_validator("dicom_tags")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_keywords(value)
+        return value
 
 
 class Log(Section):
