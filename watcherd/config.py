@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from watcherd.job import Decode, Options
 SEARCHED = (Path("config.toml"), Path("/etc/watcherd/config.toml"))
 """Where a configuration is looked for after ``--config`` and ``WATCHERD_CONFIG``."""
 
-Output = Literal["mask", "overlay", "preview", "probability", "dicom-seg"]
+Output = Literal["mask", "overlay", "panel", "contact-sheet", "preview", "video", "probability", "dicom-seg"]
 Disposal = Literal["archive", "keep", "delete"]
 HookEvent = Literal["succeeded", "failed", "quarantined", "cancelled"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -58,6 +59,8 @@ class Inbox(Section):
     on_success: Disposal = "archive"
     on_failure: Disposal = "archive"
     archive_path: Path = Path("archive")
+    run_quiet_seconds: Seconds = 10.0
+    """Frames that come as single files (``group_frames``) wait for one another until none has come for this long."""
     ignore: tuple[str, ...] = IGNORED_NAMES
     """Names that are never scans, as shell patterns."""
 
@@ -68,6 +71,8 @@ class Outbox(Section):
     path: Path = Path("outbox")
     outputs: tuple[Output, ...] = ("mask", "overlay")
     layout: Literal["per-kind", "per-scan"] = "per-kind"
+    measures: bool = True
+    """Measure masks: pieces, length and widths (docs/measures.md)."""
 
 
 class StateFolder(Section):
@@ -425,7 +430,21 @@ def build(values: dict[str, Any], *, base: Path, name: str = "the configuration"
     except ValidationError as error:
         raise ConfigError(f"{name} is wrong:\n" + "\n".join(_explain(error))) from error
     _refuse_overlaps(config, name)
+    _refuse_video_without_its_library(config, name)
     return config
+
+
+def _refuse_video_without_its_library(config: Config, name: str) -> None:
+    """Every run would fail for it; PyAV is large, and an extra of ours."""
+    wanted = [("outbox", config.outbox.outputs)] + [
+        (f"profiles.{profile}", values.outputs or ()) for profile, values in config.profiles.items()
+    ]
+    for table, outputs in wanted:
+        if "video" in outputs and find_spec("av") is None:
+            raise ConfigError(
+                f"{name} is wrong:\n  {table}.outputs = {list(outputs)!r}: video needs PyAV, which is not installed",
+                hint='Install it (pip install "watcherd[video]"), or take video out.',
+            )
 
 
 def _absolute(config: Config, base: Path) -> Config:

@@ -143,3 +143,14 @@ def test_the_configuration_cannot_be_changed(tmp_path: Path) -> None:
     """It is read once."""
     with pytest.raises(ValueError, match="frozen"):
         build(tmp_path).inbox.settle_seconds = 3  # type: ignore[misc]
+
+
+def test_video_without_its_library_stops_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a profile; every run would fail for it."""
+    for sections in ({"outbox": {"outputs": ["video"]}}, {"profiles": {"x": {"folder": "x", "outputs": ["video"]}}}):
+        build(tmp_path, **sections)
+        with monkeypatch.context() as without:
+            without.setattr(config, "find_spec", lambda _: None)
+            with pytest.raises(ConfigError, match=r"\.outputs = \['video'\]: video needs PyAV") as caught:
+                build(tmp_path, **sections)
+        assert "watcherd[video]" in caught.value.hint

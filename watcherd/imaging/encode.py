@@ -1,4 +1,4 @@
-"""Write a job's pictures into a staging folder: mask, overlay, preview, probability map.
+"""Write a job's results into a staging folder: masks, probability maps and pictures; and measure the masks.
 
 Runs in a worker process. Files are not synced here: the outbox syncs a whole batch at once.
 """
@@ -16,11 +16,14 @@ from PIL import Image
 
 from watcherd.errors import InputError, TransientError
 from watcherd.frames import FrameFile
+from watcherd.imaging.measures import FrameMeasures, measure_frames
 from watcherd.imaging.overlay import overlay
 from watcherd.imaging.preview import write_preview
+from watcherd.imaging.sheets import contact_sheet, panel
+from watcherd.imaging.video import write_video
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "RenderRequest", "Rendered", "RenderedFile", "render"]
 
-KINDS: Final = ("mask", "overlay", "preview", "probability", "dicom-seg")
+KINDS: Final = ("mask", "overlay", "panel", "contact-sheet", "preview", "video", "probability", "dicom-seg")
 """What can be rendered; other kinds of outputs are not made here and are left out."""
 
 COMPRESSION = 1
@@ -49,9 +52,10 @@ class RenderRequest:
     ``pixels``: as `decode.decode` wrote it. ``mask``: uint8 label values, (frames, height, width), 0 for background.
     ``probability``: uint16, (frames, height, width), 65535 for certainty; needed for that kind only.
     ``folder``: where the files go, as ``<stem>.<kind>.<extension>``. ``kinds``: of `KINDS`; a single frame has no
-    preview. ``classes``: 1 gives a mask of 0 and 255, more give label values; ``labels``: their names, where known.
-    ``source``: the scan's own file, and ``scan``: what `decode.decode` said of it; needed where results go back in the
-    source's format, geometry or units. ``memory_mib``: what the worker has.
+    contact sheet, preview or video. ``classes``: 1 gives a mask of 0 and 255, more give label values; ``labels``: their
+    names, where known. ``source``: the scan's own file, and ``scan``: what `decode.decode` said of it; needed where
+    results go back in the source's format, geometry or units. ``memory_mib``: what the worker has.
+    ``measure_seconds``: what measures may cost (`measures.SECONDS`); 0: none are wanted.
     """
 
     pixels: Path
@@ -65,6 +69,7 @@ class RenderRequest:
     source: Path | None = None
     scan: Decoded | None = None
     memory_mib: int = 2048
+    measure_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,11 +86,13 @@ class RenderedFile:
 class Rendered:
     """The files, in the order of `KINDS`, and the share of all pixels that belong to any class.
 
-    ``note``: which of the files asked for is missing, and why; None when all are there.
+    ``measures``: of each frame, if they were asked for. ``note``: which of the files asked for is missing, and why;
+    None when all are there.
     """
 
     files: tuple[RenderedFile, ...]
     mask_fraction: float
+    measures: tuple[FrameMeasures, ...] = ()
     note: str | None = None
 
 
@@ -116,20 +123,51 @@ def _render(request: RenderRequest) -> Rendered:
     files = []
     if "mask" in request.kinds:
         files.append(_nifti_mask(request, labels) if _is_format(request, "NIFTI") else _mask(request, labels))
-    if "overlay" in request.kinds:
-        best = int(np.argmax(counts))
-        picture = Image.fromarray(overlay(pixels[best], labels[best]))
-        files.append(_file(request, "overlay", "jpg", _encoded(picture, "JPEG", quality=JPEG_QUALITY)))
-    if "preview" in request.kinds and len(labels) > 1:
-        path = _path(request, "preview", "webp")
-        write_preview(path, pixels, labels)
-        files.append(_recorded("preview", path))
+    files += _stills(request, pixels, labels, int(np.argmax(counts)))
+    if len(labels) > 1:
+        files += _of_a_run(request, pixels, labels)
     if "probability" in request.kinds and request.probability is not None:
         files.append(_pages(request, "probability", FrameFile(request.probability), lambda frame: frame))
     note = None
     if "dicom-seg" in request.kinds and _is_format(request, "DICOM"):
         note = _dicom_seg(request, labels, files)
-    return Rendered(files=tuple(files), note=note, mask_fraction=sum(counts) / max(1, int(np.prod(labels.shape))))
+    return Rendered(
+        files=tuple(files),
+        note=note,
+        mask_fraction=sum(counts) / max(1, int(np.prod(labels.shape))),
+        measures=_measures(request, labels, counts),
+    )
+
+
+def _measures(request: RenderRequest, labels: FrameFile, counts: list[int]) -> tuple[FrameMeasures, ...]:
+    if not request.measure_seconds:
+        return ()
+    spacing = request.scan.spacing_mm if request.scan else None
+    return measure_frames(labels, counts, spacing, seconds=request.measure_seconds)
+
+
+def _stills(request: RenderRequest, pixels: FrameFile, labels: FrameFile, fullest: int) -> Iterator[RenderedFile]:
+    """Pictures of one frame: of a run the one with most mask."""
+    if "overlay" in request.kinds:
+        yield _jpeg(request, "overlay", Image.fromarray(overlay(pixels[fullest], labels[fullest])))
+    if "panel" in request.kinds:
+        sheet = panel(pixels[fullest], labels[fullest], frame=fullest + 1, frames=len(labels))
+        yield _jpeg(request, "panel", sheet)
+
+
+def _of_a_run(request: RenderRequest, pixels: FrameFile, labels: FrameFile) -> Iterator[RenderedFile]:
+    """Pictures of many frames."""
+    frame_ms = request.scan.frame_ms if request.scan else None
+    if "contact-sheet" in request.kinds:
+        yield _jpeg(request, "contact-sheet", contact_sheet(pixels, labels))
+    if "preview" in request.kinds:
+        path = _path(request, "preview", "webp")
+        write_preview(path, pixels, labels, frame_ms)
+        yield _recorded("preview", path)
+    if "video" in request.kinds:
+        path = _path(request, "video", "mp4")
+        write_video(path, pixels, labels, frame_ms)
+        yield _recorded("video", path)
 
 
 def _is_format(request: RenderRequest, name: str) -> bool:
@@ -199,6 +237,11 @@ def _write_tiff(path: Path, frames: Iterable[NDArray[Any]], *, large: bool) -> N
                 contiguous=False,
                 metadata=None,
             )
+
+
+def _jpeg(request: RenderRequest, kind: str, picture: Image.Image) -> RenderedFile:
+    """With a colour for every pixel: the lines on a mask are thin and all colour."""
+    return _file(request, kind, "jpg", _encoded(picture, "JPEG", quality=JPEG_QUALITY, subsampling=0))
 
 
 def _encoded(picture: Image.Image, format_name: str, **options: int) -> bytes:

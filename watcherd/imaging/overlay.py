@@ -1,8 +1,9 @@
 """Draw a mask onto its scan: a tint, an outline and a dark halo around it. Pure.
 
-The outline lies just outside the mask and the tint is light, so that the vessel itself stays visible. The colours are
-told apart with every kind of colour vision (M. Okabe and K. Ito, "Color Universal Design", 2008); the halo separates
-them from bright scans, their own brightness from dark ones.
+The outline lies just outside the mask and the tint is light, so that the vessel itself stays visible; in small scans,
+whose vessels are as thin as the line, it lies on the mask's own edge. The colours are told apart with every kind of
+colour vision (M. Okabe and K. Ito, "Color Universal Design", 2008); the halo separates them from bright scans, their
+own brightness from dark ones.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ HALO = 0.35
 PIXELS_PER_LINE = 450
 """The outline is one pixel wide for every so many pixels of the scan's longer side."""
 
+SMALL = 320
+"""Below so many pixels of the longer side one pixel is a thick line."""
+
 
 def overlay(
     pixels: NDArray[np.uint8], labels: NDArray[np.uint8], *, thickness: int | None = None, tint: float = TINT
@@ -42,21 +46,36 @@ def overlay(
     ``thickness``: of the outline in pixels; None: by the size. ``tint``: how much of the colour lies on the mask.
     """
     drawn = pixels.copy() if pixels.ndim == 3 else np.repeat(pixels[..., np.newaxis], 3, axis=2)
-    line = thickness or max(1, round(max(labels.shape) / PIXELS_PER_LINE))
     flat = drawn.reshape(-1, 3)
+    line = thickness or max(1, round(max(labels.shape) / PIXELS_PER_LINE))
     found = labels != 0
-    ring = np.zeros_like(labels)
-    for value in np.flatnonzero(np.bincount(labels[found])).tolist():
-        area = labels == value
-        inside = np.flatnonzero(area)
+    if thickness is None and max(labels.shape) < SMALL:
+        ring = np.where(grown(~found, line), labels, 0)
+        covered = found
+    else:
+        ring = _around(labels, found, line)
+        covered = found | (ring != 0)
+    for value in _values(labels[found]):
+        inside = np.flatnonzero((labels == value) & (ring == 0))
         colour = np.array(COLOURS[(value - 1) % len(COLOURS)], np.float32)
         flat[inside] = flat[inside] * np.float32(1 - tint) + (colour * tint + 0.5)
-        ring[grown(area, line) & ~found] = value
-    around = np.flatnonzero(grown(found, 2 * line) & ~found & (ring == 0))
-    flat[around] = flat[around] * np.float32(HALO)
+    halo = np.flatnonzero(grown(covered, line) & ~covered)
+    flat[halo] = flat[halo] * np.float32(HALO)
     edge = np.flatnonzero(ring)
     flat[edge] = np.array(COLOURS, np.uint8)[(ring.ravel()[edge] - 1) % len(COLOURS)]
     return drawn
+
+
+def _around(labels: NDArray[np.uint8], found: NDArray[np.bool_], line: int) -> NDArray[np.uint8]:
+    """A line just outside of each label, with the label's value."""
+    ring = np.zeros_like(labels)
+    for value in _values(labels[found]):
+        ring[grown(labels == value, line) & ~found] = value
+    return ring
+
+
+def _values(labels: NDArray[np.uint8]) -> list[int]:
+    return [int(value) for value in np.flatnonzero(np.bincount(labels))]
 
 
 def grown(area: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:

@@ -4,38 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-
-from watcherd.imaging.overlay import overlay
+from watcherd.imaging.sheets import evenly
+from watcherd.imaging.views import numbered, overlay_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from watcherd.frames import FrameFile
 
 LONGEST_SIDE = 512
+LEAST_SIDE = 256
 MOST_FRAMES = 100
 """Longer runs are thinned out evenly, and play as long as they did."""
 
 FRAME_MS = 67
-"""15 frames a second, usual for coronary runs; the files people drop do not say."""
+"""15 frames a second, usual for coronary runs, where the file does not say."""
+
+SHORTEST_MS = 20
+"""Browsers slow down what claims to be quicker."""
 
 
-def write_preview(path: Path, pixels: FrameFile, labels: FrameFile) -> None:
-    """Write the overlays of a run as an animated WebP, at most `LONGEST_SIDE` pixels wide and high."""
+def write_preview(path: Path, pixels: FrameFile, labels: FrameFile, frame_ms: float | None = None) -> None:
+    """Write the overlays of a run, each with its number, as an animated WebP of at most `LONGEST_SIDE` pixels a side.
+
+    ``frame_ms``: from one frame to the next; None: `FRAME_MS`.
+    """
     count = len(pixels)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_FRAMES)).round().astype(int))
-    pictures = [_small(overlay(pixels[int(index)], labels[int(index)])) for index in chosen]
-    duration = round(FRAME_MS * count / len(chosen))
+    chosen = evenly(count, MOST_FRAMES)
+    pictures = [
+        numbered(overlay_of(pixels[index], labels[index], LONGEST_SIDE, LEAST_SIDE), f"{index + 1} / {count}")
+        for index in chosen
+    ]
+    duration = max(SHORTEST_MS, round((frame_ms or FRAME_MS) * count / len(chosen)))
     pictures[0].save(
         path, "WEBP", save_all=True, append_images=pictures[1:], duration=duration, loop=0, quality=75, method=1
     )
-
-
-def _small(picture: NDArray[np.uint8]) -> Image.Image:
-    image = Image.fromarray(picture)
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BILINEAR)
-    return image

@@ -26,7 +26,10 @@ STAGING = ".staging"
 FOLDERS = {
     "mask": "masks",
     "overlay": "overlays",
+    "panel": "panels",
+    "contact-sheet": "contact-sheets",
     "preview": "previews",
+    "video": "videos",
     "probability": "probabilities",
     "dicom-seg": "dicom-seg",
     "result": "results",
@@ -264,7 +267,10 @@ def _suffixes(kind: str) -> tuple[str, ...]:
     return {
         "mask": (".png", ".tif", ".nii.gz"),
         "overlay": (".jpg",),
+        "panel": (".jpg",),
+        "contact-sheet": (".jpg",),
         "preview": (".webp",),
+        "video": (".mp4",),
         "probability": (".png", ".tif"),
         "dicom-seg": (".dcm",),
         "result": (".json",),

@@ -19,7 +19,7 @@ from watcherd.imaging.preview import LONGEST_SIDE, MOST_FRAMES
 if TYPE_CHECKING:
     from pathlib import Path
 
-ALL = ("mask", "overlay", "preview", "probability")
+ALL = ("mask", "overlay", "panel", "contact-sheet", "preview", "video", "probability")
 
 
 def rendered(folder: Path, mask: np.ndarray, **options: Any) -> dict[str, Any]:
@@ -110,9 +110,9 @@ def test_a_long_run_has_a_thinned_preview_that_lasts_as_long(tmp_path):
         assert image.n_frames <= MOST_FRAMES
 
 
-def test_a_single_frame_has_no_preview_and_unknown_kinds_are_left_out(tmp_path):
+def test_a_single_frame_has_no_pictures_of_runs_and_unknown_kinds_are_left_out(tmp_path):
     kinds = [file.kind for file in rendered(tmp_path, squares(), kinds=(*ALL, "dicom-seg"))["all"].files]
-    assert ["mask", "overlay", "probability"] == kinds
+    assert ["mask", "overlay", "panel", "probability"] == kinds
 
 
 def test_only_what_was_asked_for_is_written(tmp_path):
