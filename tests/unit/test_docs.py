@@ -104,7 +104,7 @@ def check_call(command: Any, arguments: list[str], words: list[str]) -> None:
 def test_a_wrong_command_in_the_docs_would_be_found(tmp_path: Path) -> None:
     """The guard itself: an unknown option, an unknown command, a number that is none."""
     page = tmp_path / "page.md"
-    for wrong in ("watcherd jobs --stat failed", "watcherd explode", "# runuser -u x -- /opt/watcherd show one"):
+    for wrong in ("watcherd jobs --stat failed", "watcherd explode", "# runuser -u x -- /opt/watcherd retry one"):
         page.write_text(f"```sh\n{wrong}\n```\n")
         with pytest.raises((AssertionError, pytest.fail.Exception)):
             test_every_command_that_is_shown_can_be_called_so(page)

@@ -12,10 +12,11 @@ from watcherd.cli.configuration import config_app
 from watcherd.cli.database import db_app
 from watcherd.cli.demo import demo
 from watcherd.cli.doctor import doctor
-from watcherd.cli.history import jobs, show
+from watcherd.cli.history import jobs
 from watcherd.cli.plan import plan
 from watcherd.cli.serve import run as serve
 from watcherd.cli.service import install_service, uninstall_service
+from watcherd.cli.show import show
 from watcherd.cli.status import status
 from watcherd.cli.steer import cancel, pause, prioritise, prune, reload, resume, retry
 from watcherd.errors import WatcherdError

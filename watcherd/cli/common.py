@@ -80,7 +80,20 @@ def print_table(
             typer.echo("\t".join(_plain(cell) for cell in row))
         return
     console = Console()
-    shown = [column for column in columns if console.width >= WIDE or column not in spare]
+    console.print(make_table(columns, rows, width=console.width, right=right, folded=folded, spare=spare))
+
+
+def make_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    width: int,
+    right: Sequence[str] = (),
+    folded: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> Table:
+    """The table of `print_table` for a terminal of ``width`` columns."""
+    shown = [column for column in columns if width >= WIDE or column not in spare]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in shown:
         justify: Literal["left", "right"] = "right" if column in right else "left"
@@ -88,7 +101,7 @@ def print_table(
     for row in rows:
         cells = dict(zip(columns, row, strict=True))
         table.add_row(*(_styled(cells[column]) for column in shown))
-    console.print(table)
+    return table
 
 
 def _plain(cell: object) -> str:
@@ -115,8 +128,10 @@ def local(stamp: str | None) -> str:
 
 def when(stamp: str, now: datetime) -> str:
     """A stored time as a person says it: the clock alone on the same day, else with the date."""
-    then = datetime.fromisoformat(stamp).astimezone()
-    return then.strftime("%H:%M:%S" if then.date() == now.astimezone().date() else "%Y-%m-%d %H:%M")
+    then, here = datetime.fromisoformat(stamp).astimezone(), now.astimezone()
+    if then.date() == here.date():
+        return then.strftime("%H:%M:%S")
+    return then.strftime("%d %b %H:%M" if then.year == here.year else "%Y-%m-%d %H:%M").lstrip("0")
 
 
 def duration(ms: float | None) -> str:

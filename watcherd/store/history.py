@@ -28,12 +28,27 @@ JobRecord = dict[str, Any]
 """A job with the fields of the view ``jobs``; ``devices`` and ``outputs`` are lists of dicts."""
 
 
+Sort = Literal[
+    "newest",
+    "oldest",
+    "finished",
+    "name",
+    "queue_ms",
+    "decode_ms",
+    "inference_ms",
+    "render_ms",
+    "size_bytes",
+    "attempts",
+]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Filter:
     """Which jobs, in which order, and how many.
 
-    ``name``: part of a dropped name, any of the job's. ``since``, ``until``: by creation.
-    ``sort``: ``newest``, ``oldest``, or a column of the view, largest first.
+    ``name``: of a dropped file, any of the job's; a part of it, or with ``*`` or ``?`` a pattern for all of it, with or
+    without its folders. ``since``, ``until``: by creation.
+    ``sort``: ``newest``, ``oldest``, ``finished`` (the latest first), ``name``, or a column of the view, largest first.
     """
 
     states: Sequence[State] = ()
@@ -43,30 +58,36 @@ class Filter:
     sha256: str | None = None
     since: datetime | None = None
     until: datetime | None = None
-    sort: Literal["newest", "oldest", "queue_ms", "decode_ms", "inference_ms", "render_ms", "size_bytes"] = "newest"
+    sort: Sort = "newest"
     limit: int | None = 50
     offset: int = 0
+
+
+_ORDERS = {"newest": "id DESC", "oldest": "id", "finished": "finished_at DESC, id DESC", "name": "source, id"}
 
 
 def jobs(connection: Connection, wanted: Filter | None = None) -> list[JobRecord]:
     """The jobs that match."""
     wanted = wanted or Filter()
     conditions, values = _conditions(wanted)
-    order = {"newest": "id DESC", "oldest": "id"}.get(wanted.sort, f"{wanted.sort} DESC, id")
+    order = _ORDERS.get(wanted.sort, f"{wanted.sort} DESC, id")
     sql = f"SELECT * FROM jobs {conditions} ORDER BY {order} LIMIT :limit OFFSET :offset"
     values |= {"limit": -1 if wanted.limit is None else wanted.limit, "offset": wanted.offset}
     return [_record(row) for row in connection.exec_driver_sql(sql, values).mappings()]
 
 
 def _conditions(wanted: Filter) -> tuple[str, dict[str, Any]]:
-    terms, values = [], {}
+    terms: list[str] = []
+    values: dict[str, Any] = {}
     if wanted.states and State.SUCCEEDED not in wanted.states:
         terms.append(NOT_SUCCEEDED)
     if wanted.states:
         terms.append("state IN (" + ", ".join(f"'{State(state).value}'" for state in wanted.states) + ")")
     if wanted.name is not None:
-        terms.append("id IN (SELECT job_id FROM arrival WHERE path_text LIKE :name ESCAPE '\\')")
-        values["name"] = f"%{_literal(wanted.name)}%"
+        patterns = _patterns(wanted.name)
+        either = " OR ".join(f"path_text LIKE :name{i} ESCAPE '\\'" for i in range(len(patterns)))
+        terms.append(f"id IN (SELECT job_id FROM arrival WHERE {either})")
+        values |= {f"name{i}": pattern for i, pattern in enumerate(patterns)}
     for column in ("error_class", "profile", "sha256"):
         if (value := getattr(wanted, column)) is not None:
             terms.append(f"{column} = :{column}")
@@ -76,6 +97,15 @@ def _conditions(wanted: Filter) -> tuple[str, dict[str, Any]]:
             terms.append(f"created_at {comparison} :{bound}")
             values[bound] = stamp(when)
     return ("WHERE " + " AND ".join(terms) if terms else ""), values
+
+
+def _patterns(name: str) -> list[str]:
+    """What LIKE has to match for a part of a name, or for a shell pattern."""
+    pattern = _literal(name)
+    if "*" not in name and "?" not in name:
+        return [f"%{pattern}%"]
+    pattern = pattern.replace("*", "%").replace("?", "_")
+    return [pattern, f"%/{pattern}"]
 
 
 def _literal(text: str) -> str:

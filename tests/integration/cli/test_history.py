@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import os
-import pty
 import re
 import subprocess
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.integration.store.test_history import DEVICE, PROMISED
+from tests.terminal import on_a_terminal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.integration.cli.conftest import CommandLine
 
 OUTPUT = {"kind", "path", "sha256", "bytes"}
@@ -50,6 +51,9 @@ def test_the_newest_job_comes_first_unless_another_order_is_asked_for(watcherd: 
     """``--sort`` takes oldest, and every duration, the longest first."""
     assert [4, 3, 2, 1] == [record["id"] for record in watcherd("jobs", "--json").json]
     assert [1, 2, 3, 4] == [record["id"] for record in watcherd("jobs", "--sort", "oldest", "--json").json]
+    assert ["a.png", "coronary/b_1.png", "no vessel.png", "refused.png"] == sources(watcherd, "--sort", "name")
+    ends = [record["finished_at"] for record in watcherd("jobs", "--sort", "finished", "--json").json]
+    assert sorted(ends, reverse=True) == ends
     waits = [record["queue_ms"] or 0 for record in watcherd("jobs", "--sort", "queue_ms", "--json").json]
     assert sorted(waits, reverse=True) == waits
 
@@ -68,6 +72,14 @@ def test_the_newest_job_comes_first_unless_another_order_is_asked_for(watcherd: 
         (["--error-class", "input"], {"refused.png"}),
         (["--since", "1h", "--state", "failed"], {"no vessel.png", "refused.png"}),
         (["--since", "2100-01-01"], set()),
+        (["--until", "2100-01-01"], {"a.png", "coronary/b_1.png", "no vessel.png", "refused.png"}),
+        (["--until", "1h"], set()),
+        (["--since", "7d", "--until", "2000-01-01"], set()),
+        (["--name", "coronary/*"], {"coronary/b_1.png"}),
+        (["--name", "b_?.png"], {"coronary/b_1.png"}),
+        (["--name", "?.png"], {"a.png"}),
+        (["--name", "no*"], {"no vessel.png"}),
+        (["--name", "vessel*"], set()),
     ],
 )
 def test_filters_choose(watcherd: CommandLine, arguments: list[str], expected: set[str]) -> None:
@@ -79,6 +91,8 @@ def test_filters_choose(watcherd: CommandLine, arguments: list[str], expected: s
     ("arguments", "said"),
     [
         (["--since", "yesterday"], "--since yesterday is no time"),
+        (["--until", "soon"], "--until soon is no time"),
+        (["--json", "--csv"], "--json and --csv exclude each other"),
         (["--sort", "beauty"], "--sort beauty is not an order"),
         (["--state", "happy"], "happy"),
         (["--limit", "-1"], "--limit"),
@@ -116,25 +130,12 @@ def test_jobs_are_lines_of_tabs_when_nobody_looks(watcherd: CommandLine) -> None
 
 def test_jobs_fit_a_terminal_of_80_columns(watcherd: CommandLine) -> None:
     """On a terminal there is a table, no line wider than the terminal, with states and times in one piece."""
-    keeper, terminal = pty.openpty()
-    subprocess.run(
-        [sys.executable, "-m", "watcherd", "jobs", "--config", watcherd.config_file],
-        stdout=terminal,
-        env=os.environ | {"COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"},
-        check=True,
-    )
-    os.close(terminal)
-    shown = b""
-    with suppress(OSError):  # that is how the end of a terminal's output looks
-        while piece := os.read(keeper, 65536):
-            shown += piece
-    os.close(keeper)
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+    lines = on_a_terminal("jobs", "--config", str(watcherd.config_file))
     assert not [line for line in lines if "\t" in line]
     assert 4 < len(lines)
     assert 80 >= max(map(len, lines))
     assert [line for line in lines if "The file is not an" in line], "there is no room left for words"
-    assert 4 == sum(bool(re.search(r"(succeeded|failed) .* \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", line)) for line in lines)
+    assert 4 == sum(bool(re.search(r"(succeeded|failed) .*\d\d:\d\d", line)) for line in lines)
 
 
 # ------------------------------------------------------------------------------------------------------------- show
@@ -157,7 +158,8 @@ def test_show_as_json_is_the_record_with_its_story(watcherd: CommandLine) -> Non
 def test_show_tells_the_story_in_words(watcherd: CommandLine) -> None:
     """What happened, when, to which names; both names of a scan that was dropped twice."""
     said = watcherd("show", str(watcherd.job("a.png"))).out
-    for words in ("a.png succeeded", "24 x 16", "What happened", "Attempts", "cpu", "memory unknown",
+    for words in ("a.png succeeded", "24 x 16", "threshold 0.5", "mask + overlay", "What happened", "Attempts",
+                  "cpu", "memory unknown",
                   "again.png: the same scan again, file in the archive", "masks/again.png"):  # fmt: skip
         assert words in said, words
 
@@ -176,7 +178,54 @@ def test_a_job_that_is_not_there_is_a_usage_error(watcherd: CommandLine) -> None
     assert (64, "") == (answer.code, answer.out)
     assert "There is no job 4711" in answer.err
     assert "watcherd jobs" in answer.err
-    assert 64 == watcherd("show", "one").code
+    answer = watcherd("show", "one")
+    assert 64 == answer.code
+    assert "with 'one' in its name" in answer.err
+
+
+def test_a_scan_is_found_by_its_name(watcherd: CommandLine) -> None:
+    """By its whole name, by any name that was dropped, by a part of it that fits one."""
+    for name in ("a.png", "again.png", "aga"):
+        assert watcherd.job("a.png") == watcherd("show", name, "--json").json["id"], name
+    answer = watcherd("show", "png")
+    assert (64, "") == (answer.code, answer.out)
+    assert "'png' fits several scans" in answer.err
+    assert "refused.png" in answer.err
+
+
+def test_without_a_display_the_picture_is_named(watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 69 and the way to it; a job that failed has none."""
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    answer = watcherd("show", "a.png", "--open")
+    assert (69, "") == (answer.code, answer.out)
+    assert "There is no display here" in answer.err
+    assert str(watcherd.config.outbox.path / "overlays" / "a.jpg") in answer.err
+    assert 64 == watcherd("show", "refused.png", "--open").code
+
+
+def test_with_a_display_a_viewer_opens_the_overlay(
+    watcherd: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """xdg-open gets the overlay's path as its one argument; if it fails, so does the command."""
+    viewer, seen = tmp_path / "bin" / "xdg-open", tmp_path / "seen"
+    viewer.parent.mkdir()
+    viewer.write_text(f'#!/bin/sh\nprintf "%s" "$*" > "{seen}"; exit ${{FAIL:-0}}\n')
+    viewer.chmod(0o755)
+    monkeypatch.setenv("PATH", str(viewer.parent), prepend=os.pathsep)
+    monkeypatch.setenv("DISPLAY", ":7")
+    assert 0 == watcherd("show", "a.png", "--open").code
+    assert str(watcherd.config.outbox.path / "overlays" / "a.jpg") == seen.read_text()
+    monkeypatch.setenv("FAIL", "3")
+    assert 69 == watcherd("show", "a.png", "--open").code
+
+
+def test_show_fits_a_terminal_of_80_columns(watcherd: CommandLine) -> None:
+    """Nothing is cut off; in a pipe each thing is on one line."""
+    lines = on_a_terminal("show", "a.png", "--config", str(watcherd.config_file))
+    assert 80 >= max(map(len, lines))
+    assert [line for line in lines if "Names and results" in line]
+    assert not [line for line in lines if "…" in line]
 
 
 @pytest.mark.parametrize(("lines", "way"), [(1, "print"), (5000, "typer.echo")], ids=["at the end", "in the middle"])

@@ -82,7 +82,7 @@ def test_a_running_daemon_shows_what_holds_it_up(watcherd: CommandLine) -> None:
         write_live(watcherd, os.getpid())
         said = watcherd("status")
         answer = watcherd("status", "--json").json
-    assert said.out.startswith("watcherd is running, but PAUSED, since 2026-01-02 ")
+    assert said.out.startswith("watcherd is running, but PAUSED, since ")
     for words in (
         f"pid {os.getpid()}",
         "replica 0 on GPU-1: idle, started again 2 times (killed by signal 9)",

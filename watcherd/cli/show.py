@@ -1,0 +1,263 @@
+"""``watcherd show``: everything about one job, and its picture on request."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from watcherd.cli.common import STATE_COLOURS, ConfigOption, JsonOption, duration, gib, load_config, local, print_json
+from watcherd.cli.common import size as bytes_of
+from watcherd.errors import UnavailableError, UsageError
+from watcherd.job import Fate
+from watcherd.names import show as shown_name
+from watcherd.names import unshow
+from watcherd.store import Filter, history, overview, reader
+
+MOST_NAMED = 8
+"""Jobs that are named when a name fits several."""
+PICTURES = ("overlay", "preview", "mask")
+"""What `--open` opens: the first of these that there is."""
+
+FILES = {
+    None: "in the inbox",
+    "pending": "in the inbox",
+    "kept": "left in the inbox",
+    "archived": "in the archive",
+    "deleted": "deleted",
+    "changed": "changed meanwhile, so left alone",
+    "gone": "gone",
+    "failed": "in the inbox, and cannot be taken out",
+}
+"""What became of a dropped file, by its disposal."""
+
+
+def show(
+    job: Annotated[
+        str, typer.Argument(metavar="ID|NAME", help="The job's number, or the scan's name or a part of it.")
+    ],
+    config: ConfigOption = None,
+    *,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the overlay, else the mask, in a viewer.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show everything about a job: its names, transitions, attempts, memory, results, and why it failed."""
+    settings = load_config(config)
+    with reader(settings.state.database) as connection:
+        story = tell(connection, find(connection, job))
+    if open_it:
+        _open(story, settings.outbox.path)
+    elif as_json:
+        print_json(story)
+    elif sys.stdout.isatty():
+        Console(highlight=False).print(story_screen(story))
+    else:
+        typer.echo(_plain(story_screen(story)))
+
+
+def _plain(screen: RenderableType) -> str:
+    """The screen as text, so wide that no line is broken: who cuts lines out of it wants whole ones."""
+    console = Console(highlight=False, width=10_000, color_system=None)
+    with console.capture() as captured:
+        console.print(screen)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()).rstrip()
+
+
+def find(connection: Any, wanted: str) -> int:
+    """The job of this number, or of the scan of this name. Raises `UsageError` when there is none, or several."""
+    if wanted.isdecimal() and history.job(connection, int(wanted)) is not None:
+        return int(wanted)
+    exact = overview.jobs_of_name(connection, _as_stored(wanted))
+    found = exact[:1] or [
+        record["id"] for record in history.jobs(connection, Filter(name=wanted, limit=MOST_NAMED + 1))
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        what = f"job {wanted}" if wanted.isdecimal() else f"job of a scan with {wanted!r} in its name"
+        raise UsageError(f"There is no {what}.", hint="See `watcherd jobs`.")
+    names = history.records(connection, found[:MOST_NAMED])
+    listed = [f"  {job_id}  {names[job_id]['state']}  {names[job_id]['source']}" for job_id in found[:MOST_NAMED]]
+    rest = ["  ..."] if len(found) > MOST_NAMED else []
+    raise UsageError(
+        f"{wanted!r} fits several scans:\n" + "\n".join([*listed, *rest]),
+        hint="Give the job's number or its whole name.",
+    )
+
+
+def _as_stored(name: str) -> str:
+    """A name as the shell gave it, or as it was copied from the history, in the form in which the history keeps it."""
+    try:
+        unshow(name)
+    except ValueError:
+        return shown_name(os.fsencode(name))
+    return name if name.isprintable() else shown_name(os.fsencode(name))
+
+
+def tell(connection: Any, job_id: int) -> dict[str, Any]:
+    """All that the history knows of a job."""
+    record = history.job(connection, job_id)
+    if record is None:
+        raise UsageError(f"There is no job {job_id}.", hint="See `watcherd jobs`.")
+    return {
+        **record,
+        "options": overview.options(connection, job_id),
+        "events": history.events(connection, job_id),
+        "tries": history.attempts(connection, job_id),
+        "arrivals": history.arrivals(connection, job_id),
+    }
+
+
+# --------------------------------------------------------------------------------------------------------- the screen
+
+
+def story_screen(story: Mapping[str, Any]) -> RenderableType:
+    """A job's story for people."""
+    parts: list[RenderableType] = [
+        _head(story),
+        _titled("What happened", _grid(_events(story["events"]))),
+        _titled("Attempts", Group(*_attempts(story["tries"]))),
+        _titled("Names and results", Group(*_names(story["arrivals"]))),
+    ]
+    return Group(*(piece for part in parts for piece in (part, Text())))
+
+
+def _head(story: Mapping[str, Any]) -> RenderableType:
+    state = story["state"]
+    title = Text.assemble(f"Job {story['id']}: ", (story["source"], "bold"), " ", (state, STATE_COLOURS.get(state, "")))
+    title.overflow = "fold"
+    pairs = [(name, value) for name, value in _facts(story).items() if value not in (None, "")]
+    return Group(title, _indented(_grid([(f"{name}:", str(value)) for name, value in pairs])))
+
+
+def _facts(story: Mapping[str, Any]) -> dict[str, Any]:
+    asked = story["options"]
+    fraction = story["mask_fraction"]
+    return {
+        "why": story["error"],
+        "to do": story["advice"],
+        "size": f"{story['width']} x {story['height']}, {bytes_of(story['size_bytes'])}" if story["width"] else None,
+        "frames": story["frames"] if (story["frames"] or 1) > 1 else None,
+        "model": " ".join(filter(None, [story["segmenter"], story["model"], story["model_revision"]])),
+        "dtype": story["dtype"],
+        "options": ", ".join(_options(asked)),
+        "prompt": asked.get("prompt"),
+        "answer": story["answer"],
+        "mask": f"{fraction:.2%} of the pixels" if fraction is not None else None,
+        "note": story["note"],
+        "waits until": local(story["not_before"]),
+        "priority": story["priority"] or None,
+        "sha256": story["sha256"],
+    }
+
+
+def _options(asked: Mapping[str, Any]) -> Iterator[str]:
+    yield f"profile {asked.get('profile')}"
+    yield f"threshold {asked.get('threshold')}"
+    yield " + ".join(asked.get("outputs", []))
+    yield from (name for name in ("tta", "group_frames") if asked.get(name))
+    if asked.get("kind", "auto") != "auto":
+        yield f"kind {asked['kind']}"
+
+
+def _events(events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str | Text, ...]]:
+    for event in events:
+        detail = event["detail"]
+        state = event["to_state"] or ""
+        words = [detail.get("reason") or detail.get("source") or "", detail.get("error") or ""]
+        yield (
+            Text(local(event["at"]), "dim"),
+            event["kind"],
+            Text(state if state != event["kind"] else "", STATE_COLOURS.get(state, "")),
+            ": ".join(filter(None, words)),
+        )
+
+
+def _attempts(tries: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    if not tries:
+        yield Text("none yet", "dim")
+    for attempt in tries:
+        stages = ("decode", "inference", "render")
+        times = [f"{name} {duration(attempt[f'{name}_ms'])}" for name in stages if attempt[f"{name}_ms"] is not None]
+        where = f"replica {attempt['replica']}" if attempt["replica"] is not None else ""
+        batch = f"batch of {attempt['batch_size']}" if attempt["batch_size"] else ""
+        outcome = attempt["outcome"] or "under way"
+        words = ", ".join(filter(None, [outcome, where, batch, *times]))
+        yield Text(f"{attempt['number']}: {local(attempt['started_at'])}  {words}")
+        if attempt["error"]:
+            yield _indented(Text(attempt["error"], "red"))
+        for device in attempt["devices"]:
+            yield _indented(Text(f"{device['device']} ({device['name']}): {_memory(device)}"))
+        if attempt["host_peak_rss_mib"] is not None:
+            yield _indented(Text(f"process: {gib(attempt['host_peak_rss_mib'])} at the peak", "dim"))
+
+
+def _memory(device: Mapping[str, Any]) -> str:
+    words = {
+        "vram_before_mib": "before",
+        "vram_peak_allocated_mib": "allocated at the peak",
+        "vram_peak_reserved_mib": "reserved",
+        "nvml_process_mib": "by the driver",
+    }
+    known = [f"{gib(device[key])} {word}" for key, word in words.items() if device[key] is not None]
+    return ", ".join(known) or "memory unknown"
+
+
+def _names(arrivals: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    for name in arrivals:
+        again = "the same scan again, " if name["fate"] == Fate.DUPLICATE else ""
+        yield Text(f"{name['source']}: {again}file {FILES[name['disposal']]}", overflow="fold")
+        rows = [(output["kind"], output["path"], bytes_of(output["bytes"])) for output in name["outputs"]]
+        yield _indented(_grid(rows, folded=1))
+
+
+def _grid(rows: Any, *, folded: int = -1) -> Table:
+    """Columns that are as wide as they need to be; ``folded``, or else the last one, takes what is left."""
+    rows = [tuple(row) for row in rows]
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    count = len(rows[0]) if rows else 0
+    for column in range(count):
+        last = column == folded % count
+        grid.add_column(no_wrap=not last, overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    return grid
+
+
+def _titled(title: str, body: RenderableType) -> RenderableType:
+    return Group(Text(title, "bold"), _indented(body))
+
+
+def _indented(body: RenderableType) -> RenderableType:
+    return Padding(body, (0, 0, 0, 2))
+
+
+# ------------------------------------------------------------------------------------------------------------- --open
+
+
+def _open(story: Mapping[str, Any], outbox: Path) -> None:
+    """Show the job's picture in a viewer. Raises `UsageError` without one, `UnavailableError` without a display."""
+    kinds = {output["kind"]: outbox / os.fsdecode(unshow(output["path"])) for output in story["outputs"]}
+    path = next((kinds[kind] for kind in PICTURES if kind in kinds), None)
+    if path is None:
+        raise UsageError(f"Job {story['id']} is {story['state']}: there is no picture.", hint="See `watcherd show ID`.")
+    if not path.exists():
+        raise UnavailableError(
+            f"{path} is not there any more.", hint=f"Have it made again: watcherd retry {story['id']}"
+        )
+    viewer = shutil.which("xdg-open")
+    if viewer is None or not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise UnavailableError("There is no display here to open it on.", hint=f"It is at {path}")
+    typer.echo(f"Opening {path}")
+    if subprocess.run([viewer, path], stdin=subprocess.DEVNULL, check=False).returncode != 0:
+        raise UnavailableError("No viewer could open it.", hint=f"It is at {path}")
