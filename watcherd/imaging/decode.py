@@ -41,33 +41,6 @@ ZERO_TAIL = 512
 EXPORT = "Export the scan as DICOM, NIfTI, PNG, JPEG, TIFF, BMP, WebP or GIF, or a run as a zip of these."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decoded:
-    """A scan as frames on disk.
-
-    ``path``: an ``.npy`` file of uint8, (frames, height, width) for grey or (frames, height, width, 3) for RGB.
-    ``format``: ``PNG``, ``JPEG``, ``TIFF``, ``BMP``, ``WEBP``, ``GIF``, ``ZIP``, ``DICOM`` or ``NIFTI``.
-    ``bit_depth``: of one value.
-    ``window``: the values that became black and white, the first above the second where high is dark; None where the
-    file's 8 bits, or its own curve, were taken as they are.
-    ``spacing_mm``: (height, width) of one pixel in mm, upright as displayed; None where the file does not say.
-    ``frame_ms``: from one frame to the next; None where the file does not say.
-    ``tags``: DICOM attributes that the configuration asks for, by keyword.
-    """
-
-    path: Path
-    frames: int
-    height: int
-    width: int
-    colour: bool
-    format: str
-    bit_depth: int
-    window: tuple[float, float] | None
-    spacing_mm: tuple[float, float] | None = None
-    frame_ms: float | None = None
-    tags: dict[str, str] = field(default_factory=dict)
-
-
 def decode(source: Path, target: Path, limits: DecodeLimits, tags: Sequence[str] = ()) -> Decoded:
     """Decode ``source`` into ``target`` and say what it was.
 
@@ -187,13 +160,12 @@ def _member(source: Path, limits: DecodeLimits) -> Scan:
 def _store(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str]) -> Decoded:
     """Look at every frame, decide window and colour for all, then write them one by one."""
     frames = _Frames(scan)
-    seen = [_look(pixels) for pixels in frames]
-    _check_alike(seen)
-    (height, width), depth8 = seen[0].size, seen[0].dtype == np.uint8
+    seen, survey = _look_through(frames, scan.frames)
+    height, width = seen[0].size
     colour = any(look.colour for look in seen)
     limits.check_bytes(len(seen) * height * width * (3 if colour else 1))
     told = told_by(scan)
-    window = _window(frames, told, depth8=depth8)
+    window = _window(told, survey)
     shape = (len(seen), height, width, 3) if colour else (len(seen), height, width)
     write_frames(target, (_painted(pixels, window, colour=colour) for pixels in frames), shape, np.uint8)
     return Decoded(
@@ -243,25 +215,38 @@ def _look(pixels: Pixels) -> _Look:
     return _Look(size=(pixels.shape[0], pixels.shape[1]), dtype=pixels.dtype, colour=colour)
 
 
-def _check_alike(seen: list[_Look]) -> None:
-    for number, look in enumerate(seen[1:], start=2):
-        if look.size != seen[0].size or look.dtype != seen[0].dtype:
-            first, other = (f"{one.size[1]} x {one.size[0]} of {one.dtype}" for one in (seen[0], look))
-            raise InputError(
-                f"The frames do not belong together: frame 1 is {first}, frame {number} is {other}.",
-                hint="Save the pictures as separate files.",
-            )
-
-
-def _window(frames: _Frames, told: Told, *, depth8: bool) -> Window | None:
-    """The file's own window, else one that fits all its values; none where 8 bits are to be taken as they are."""
-    window = told.window
-    if window is None and depth8:
-        window = Window(low=0, high=255) if told.inverted else None
-    elif window is None:
-        survey = Survey()
-        for pixels in frames:
+def _look_through(frames: _Frames, count: int) -> tuple[list[_Look], Survey | None]:
+    """What each frame is, and a survey of all their values where these are not of 8 bits; each is decoded once."""
+    seen: list[_Look] = []
+    survey = None
+    for pixels in frames:
+        seen.append(_look(pixels))
+        _check_alike(seen[0], seen[-1], len(seen))
+        if pixels.dtype != np.uint8:
+            survey = survey or Survey(count)
             survey.add(pixels)
+    return seen, survey
+
+
+def _check_alike(first: _Look, look: _Look, number: int) -> None:
+    if look.size != first.size or look.dtype != first.dtype:
+        one, other = (f"{each.size[1]} x {each.size[0]} of {each.dtype}" for each in (first, look))
+        raise InputError(
+            f"The frames do not belong together: frame 1 is {one}, frame {number} is {other}.",
+            hint="Save the pictures as separate files.",
+        )
+
+
+def _window(told: Told, survey: Survey | None) -> Window | None:
+    """The file's own window where something can be seen through it, else one that fits all its values.
+
+    ``survey``: of all frames; None: they are of 8 bits, which without a window are taken as they are.
+    """
+    window = told.window
+    if survey is None:
+        seen = window if window and window.low < 255 and window.high > 0 else None
+        window = seen or (Window(low=0, high=255) if told.inverted else None)
+    elif window is None or not survey.shows(window):
         window = survey.window()
     return Window(low=window.high, high=window.low) if window and told.inverted else window
 

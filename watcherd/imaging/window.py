@@ -21,6 +21,9 @@ a few hot pixels do not darken everything else."""
 SAMPLES = 1 << 16
 """Values kept of each frame of 32-bit and floating-point scans; 8-bit and 16-bit ones are counted completely."""
 
+MOST_SAMPLES = 1 << 22
+"""Of all frames together (32 MiB): of a long run fewer are kept of each."""
+
 Numbers = NDArray[Any]
 
 
@@ -49,10 +52,12 @@ class Window:
 class Survey:
     """Looks at every frame of a scan once and then knows the window that fits them all.
 
-    Memory stays bounded: counts of all values up to 16 bits, else `SAMPLES` values for each frame.
+    Memory stays bounded: counts of all values up to 16 bits, else `SAMPLES` values for each of its ``frames``, and
+    `MOST_SAMPLES` in all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, frames: int = 1) -> None:
+        self._each = max(1, min(SAMPLES, MOST_SAMPLES // max(1, frames)))
         self._counts = np.zeros(1 << 16, np.int64)
         self._offset = 0
         self._samples: list[NDArray[np.float64]] = []
@@ -79,7 +84,15 @@ class Survey:
         if finite.size:
             self._low = min(self._low, float(finite.min()))
             self._high = max(self._high, float(finite.max()))
-            self._samples.append(finite[:: finite.size // SAMPLES + 1].astype(np.float64))
+            self._samples.append(finite[:: finite.size // self._each + 1].astype(np.float64))
+
+    def shows(self, window: Window) -> bool:
+        """Whether anything of the scan can be seen through ``window``: it is not all black, nor all white."""
+        low, high = self._low, self._high
+        if self._counts.any():
+            present = np.flatnonzero(self._counts)
+            low, high = float(present[0] + self._offset), float(present[-1] + self._offset)
+        return window.low < high and window.high > low
 
     def window(self) -> Window:
         """The window between the `PERCENTILES`; between the extremes where those coincide; all that the type can hold
