@@ -10,10 +10,11 @@ import hashlib
 import os
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from watcherd import results
 from watcherd.crash_points import crash_point
+from watcherd.inbox import sidecars
 from watcherd.inbox.dispose import Source, dispose
 from watcherd.inbox.values import Signature
 from watcherd.job import State
@@ -34,8 +35,11 @@ if TYPE_CHECKING:
 
     from watcherd.config import Config
     from watcherd.flight import Drawn
+    from watcherd.inbox.dispose import Disposal
     from watcherd.pauses import Pauses
     from watcherd.store import ArrivalInfo, Claim, ClaimedJob, Database
+
+T = TypeVar("T")
 
 AT_ONCE = 64
 DISPOSED_AT_ONCE = 256
@@ -314,7 +318,13 @@ class Delivery:
             (arrival.id, disposal.result, disposal.archived_as)
             for arrival, disposal in zip(ended, disposals, strict=True)
         ]
-        self._store(lambda c: arrivals.record_disposal(c, rows, now=datetime.now(UTC)))
+        beside = self._dispose_sidecars(sources, disposals)
+
+        def record(connection: Any) -> None:
+            arrivals.record_disposal(connection, rows, now=datetime.now(UTC))
+            arrivals.record_sidecars(connection, beside, now=datetime.now(UTC))
+
+        self._store(record)
         crash_point("dispose.recorded")
         for disposal in disposals:
             self.source_left(disposal.path)
@@ -323,6 +333,31 @@ class Delivery:
             elif disposal.path not in self._stuck:
                 self._stuck.add(disposal.path)
                 self._log.warning("source_not_disposed", source=show(disposal.path), error=disposal.reason)
+
+    def _dispose_sidecars(
+        self, scans: Sequence[Source], disposals: Sequence[Disposal]
+    ) -> list[tuple[int, Any, bytes | None]]:
+        """Sidecars go where their scans went, before that is recorded: a crash in between does both again."""
+        places = sidecars.beside(scans, disposals)
+        followed = self._read(lambda c: arrivals.sidecars(c, list(places)))
+        inbox = self._config.inbox
+        sources: list[tuple[int, Source]] = []
+        for path, (arrival_id, seen) in followed.items():
+            signature = Signature(size=seen.size_bytes, mtime_ns=seen.mtime_ns, device=seen.device, inode=seen.inode)
+            source = sidecars.leaving(inbox.path, path, signature, *places[path])
+            if source is not None:
+                sources.append((arrival_id, source))
+        if not sources:
+            return []
+        left = dispose([source for _, source in sources], inbox=inbox.path, archive=inbox.archive_path)
+        for disposal in left:
+            if disposal.result == "failed":
+                self._log.warning("sidecar_not_disposed", source=show(disposal.path), error=disposal.reason)
+        return [
+            (arrival_id, disposal.result, disposal.archived_as)
+            for (arrival_id, _), disposal in zip(sources, left, strict=True)
+            if disposal.result != "failed"
+        ]
 
     # ------------------------------------------------------------------------------------------------------ recovery
 
@@ -359,10 +394,10 @@ class Delivery:
         else:
             record()
 
-    def _read(self, work: Callable[[Any], list[ArrivalInfo]]) -> list[ArrivalInfo]:
+    def _read(self, work: Callable[[Any], T]) -> T:
         """Read, and while the database cannot be read pause and try again."""
 
-        def read() -> list[ArrivalInfo]:
+        def read() -> T:
             with self._database.reader() as connection:
                 return work(connection)
 

@@ -20,11 +20,14 @@ from watcherd.inbox.events import Events
 from watcherd.inbox.folders import OpenFolders, open_root
 from watcherd.inbox.ingest import BATCH, OPEN_FOR_WRITING, take
 from watcherd.inbox.settle import Settled, Settler
+from watcherd.inbox.sidecars import Sidecars
 from watcherd.inbox.sweep import CHUNK, Chunk, IgnoreList, look, sweep
 from watcherd.inbox.tidy import EmptyFolders, remove_if_empty
 from watcherd.inbox.values import Candidate, Folder, Gone, Ignored, Ingested, NotYet, Outcome, Seen
 from watcherd.logs import get_logger
 from watcherd.names import show
+from watcherd.overrides import Overrides
+from watcherd.overrides import row_of as _row
 from watcherd.pauses import RETRY_SECONDS, Pauses, StoppedError, check_room, in_words, is_passing
 from watcherd.store import Database, Enqueued, ModelIdentity, NewArrival, Signature, arrivals, leftovers
 
@@ -95,7 +98,7 @@ class Intake:
         self._events = Events(config.inbox.path, self._ignore, wake=self._wake.set, warn=self._warn)
         self._presence = mounts.Presence(online=False, identity=None)
         self._network = False
-        self._settler = self._make_settler()
+        self._wait_for_files()
         self._sweeps: deque[tuple[float, Iterator[Chunk], bool]] = deque()
         self._next_sweep = float("-inf")
         self._next_presence = float("-inf")
@@ -115,7 +118,8 @@ class Intake:
     @property
     def idle(self) -> bool:
         """Whether everything in the inbox has been looked at and taken, as far as can be known."""
-        return self._full_sweeps > 0 and not (self._sweeps or len(self._settler) or self._sweep_again or self.errands)
+        waiting = len(self._settler) or self._overrides.waiting
+        return self._full_sweeps > 0 and not (self._sweeps or waiting or self._sweep_again or self.errands)
 
     def wake(self) -> None:
         """Have the loop turn now."""
@@ -186,8 +190,7 @@ class Intake:
         if self._sweeps and self._settler.room >= CHUNK:
             return 0.0
         due = [self._next_sweep, self._next_presence]
-        if (wakeup := self._settler.next_wakeup()) is not None:
-            due.append(wakeup)
+        due += [when for when in (self._settler.next_wakeup(), self._overrides.next_wakeup) if when is not None]
         return max(0.0, min(due) - now)
 
     # The inbox as a whole
@@ -220,7 +223,7 @@ class Intake:
         self._root = open_root(self._config.inbox.path)
         mount = mounts.mount_at(self._config.inbox.path)
         self._network = mount.is_network if mount else False
-        self._settler = self._make_settler()
+        self._wait_for_files()
         self._sweeps.clear()
         self._next_sweep = float("-inf")
         if self._config.inbox.events:
@@ -238,12 +241,14 @@ class Intake:
             os.close(self._root)
             self._root = None
 
-    def _make_settler(self) -> Settler:
+    def _wait_for_files(self) -> None:
+        """Begin to wait for files and their sidecars, with nothing remembered."""
         inbox = self._config.inbox
-        return Settler(
-            settle_seconds=mounts.settle_seconds(inbox.settle_seconds, network=self._network),
-            limit_seconds=inbox.settle_limit_seconds,
-        )
+        settle = mounts.settle_seconds(inbox.settle_seconds, network=self._network)
+        limit = inbox.settle_limit_seconds
+        self._settler = Settler(settle_seconds=settle, limit_seconds=limit)
+        sidecars = Sidecars(settle_seconds=settle, limit_seconds=min(limit, ONCE_PATIENCE) if self._once else limit)
+        self._overrides = Overrides(sidecars, self._settler, self._database, run_id=self._run_id)
 
     def _show(self) -> None:
         identity = self._presence.identity
@@ -279,13 +284,16 @@ class Intake:
         hints = self._events.fetch()
         for folder in hints.folders:
             self._folders.came(folder)
-            self._sweeps.append((now, sweep(root, self._ignore, folder=folder, entering=self._events.watch), False))
+            self._sweeps.append((now, sweep(root, self._ignore, folder=folder, entering=self._enter), False))
         self._look_at(hints.paths, hinted=True)
         if hints.sweep or now >= self._next_sweep or (self._sweep_again and self._settler.room >= CHUNK):
             self._start_sweep(root, now)
         while self._sweeps and self._settler.room >= CHUNK and not self._stopping.is_set():
             self._advance_sweep()
         self._look_at(self._settler.due(self._clock()))
+        self._overrides.judge(
+            root, self._ignore, self._clock(), tell=self._tell, ignored=self._record_ignored, store=self._store
+        )
 
     def _look_at(self, paths: Iterable[bytes], *, hinted: bool = False) -> None:
         root = self._root
@@ -298,7 +306,13 @@ class Intake:
         self._next_sweep = now + self._sweep_seconds()
         self._sweep_again = False
         if not any(full for _, _, full in self._sweeps):
-            self._sweeps.append((now, sweep(root, self._ignore, entering=self._events.watch), True))
+            self._sweeps.append((now, sweep(root, self._ignore, entering=self._enter), True))
+
+    def _enter(self, folder: bytes) -> None:
+        """A sweep is about to read a folder."""
+        self._events.watch(folder)  # first, so that nothing slips in between
+        if self._root is not None:
+            self._overrides.entering(self._root, folder)
 
     def _advance_sweep(self) -> None:
         """Take the next chunk of the oldest sweep."""
@@ -337,6 +351,8 @@ class Intake:
         self._record_ignored(ignored)
 
     def _observe(self, candidate: Candidate, *, hinted: bool = False) -> None:
+        if self._overrides.takes(candidate, self._clock(), hinted=hinted):
+            return
         if not self._settler.observe(candidate, self._clock(), hinted=hinted):
             self._sweep_again = True
 
@@ -350,7 +366,7 @@ class Intake:
         elif isinstance(seen, Folder):
             root = self._root
             assert root is not None
-            walk = sweep(root, self._ignore, folder=seen.path, entering=self._events.watch)
+            walk = sweep(root, self._ignore, folder=seen.path, entering=self._enter)
             self._sweeps.append((self._clock(), walk, False))
         elif isinstance(seen, Gone):
             self._settler.gone(seen.path)
@@ -377,7 +393,7 @@ class Intake:
         queueing: list[_Queueing] = []
         try:
             while not self._stopping.is_set() and (batch := self._settler.settled(self._clock(), limit=BATCH)):
-                batch = self._without_known(batch)
+                batch = self._with_sidecars(self._without_known(batch))
                 if not batch:
                     continue
                 outcomes = self._copy(batch)
@@ -419,6 +435,15 @@ class Intake:
             self._settler.gone(row.path)
         return [item for row, item in rows.items() if row not in known]
 
+    def _with_sidecars(self, batch: list[Settled]) -> list[Settled]:
+        """Find out what sidecars ask for, and leave out scans whose sidecars are not finished."""
+        root = self._root
+        assert root is not None
+        sure = self._events.complete and not self._network
+        batch, refused = self._overrides.ready(batch, root, self._clock(), sure=sure, leases=not self._network)
+        self._record(refused)
+        return batch
+
     def _record(self, outcomes: Sequence[Outcome]) -> None:
         """What became of the files that were not taken."""
         for outcome in outcomes:
@@ -436,7 +461,7 @@ class Intake:
     def _enqueue(self, taken: Sequence[Ingested]) -> _Queueing:
         """Have the whole batch written in one transaction; nothing leaves the inbox before it is durable."""
         now = datetime.now(UTC)
-        # What a scan is asked for depends on its folder alone, and a batch comes from few.
+        # Without sidecars, what a scan is asked for depends on its folder alone, and a batch comes from few.
         of_folder = {item.path.rpartition(b"/")[0]: item.path for item in taken}
         options = {folder: self._config.options_for(os.fsdecode(path)) for folder, path in of_folder.items()}
         new = [
@@ -444,14 +469,17 @@ class Intake:
                 signature=_taken(item),
                 sha256=item.sha256,
                 spool_name=item.sha256,
-                options=options[item.path.rpartition(b"/")[0]],
+                options=self._overrides.applied(item.path, options[item.path.rpartition(b"/")[0]]),
                 seen_at=now,
             )
             for item in taken
         ]
+        sidecars = self._overrides.used(item.path for item in taken)
 
         def work(connection: Any) -> list[Enqueued]:
             result = arrivals.enqueue(connection, new, model=self._model, run_id=self._run_id, now=now)
+            if sidecars:
+                arrivals.ignored(connection, sidecars, run_id=self._run_id, now=now)
             crash_point("enqueue.begun")
             return result
 
@@ -513,12 +541,6 @@ class _Queueing:
     taken: Sequence[Ingested]
     work: Callable[[Any], list[Enqueued]]
     begun: list[Future[list[Enqueued]]]
-
-
-def _row(path: bytes, item: Candidate | Ignored) -> Signature:
-    """The store's key for a file in the inbox."""
-    seen = item.signature
-    return Signature(path, seen.size, seen.mtime_ns, seen.device, seen.inode, item.ctime_ns)
 
 
 def _taken(item: Ingested) -> Signature:

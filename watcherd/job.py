@@ -102,6 +102,7 @@ class Options:
     ``kind``: the kind of image, ``"auto"``, ``"fundus"`` or ``"xray"``.
     ``frame``: for a file that is a frame of a run, its path as it is shown; else empty. A frame's mask also depends on
     its neighbours, so that equal bytes in another place are another job.
+    ``refused``: why the scan's sidecar cannot be followed; its job fails with this.
     """
 
     profile: str = "default"
@@ -115,12 +116,14 @@ class Options:
     group_frames: bool = False
     kind: Literal["auto", "fundus", "xray"] = "auto"
     frame: str = ""
+    refused: str = ""
 
     def to_json(self) -> str:
-        """The options as canonical JSON: equal options give equal text, those of no frame the same as ever."""
+        """The options as canonical JSON: equal options give equal text, those of most scans the same as ever."""
         values = asdict(self)
-        if not self.frame:
-            del values["frame"]
+        for rare in ("frame", "refused"):
+            if not values[rare]:
+                del values[rare]
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @classmethod

@@ -168,6 +168,8 @@ class Pipeline:
 
     def _decode(self, flight: Flight) -> Future[Any]:
         crash_point("decode.begun")
+        if flight.job.options.refused:
+            return _refusal(flight.job.options.refused)
         limits = self._config.limits
         bounds = DecodeLimits(
             max_pixels=limits.max_pixels, max_frames=limits.max_frames, memory_mib=limits.worker_memory_mib
@@ -385,6 +387,14 @@ class Pipeline:
     def _store(self, work: Callable[[Any], Any]) -> Any:
         """Write, and while the database cannot be written pause and try again."""
         return self._pauses.until_possible("state", lambda: self._database.write(work))
+
+
+def _refusal(reason: str) -> Future[Any]:
+    """What comes of a scan that is not even decoded: nobody can know what its sidecar was to say."""
+    future: Future[Any] = Future()
+    hint = "Correct it and drop it once more, with its scan."
+    future.set_exception(InputError(reason, hint=hint))
+    return future
 
 
 def _give_back(claim: Claim, connection: Any) -> None:

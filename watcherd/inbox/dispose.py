@@ -46,13 +46,17 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A scan's file in the inbox whose job is durably finished. ``failed``: it gave no mask."""
+    """A scan's file in the inbox whose job is durably finished. ``failed``: it gave no mask.
+
+    ``archive_as``: the path below the archive that is wanted, where it is not the one in the inbox.
+    """
 
     path: bytes
     signature: Signature
     sha256: str
     how: How
     failed: bool = False
+    archive_as: bytes | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,6 +180,8 @@ class _Disposer:
         return Disposal(path=source.path, result="failed", reason=f"{MOST_NAMES} names are taken in the archive")
 
     def _archived_path(self, source: Source) -> bytes:
+        if source.archive_as is not None:
+            return source.archive_as
         return FAILED_FOLDER + b"/" + source.path if source.failed else source.path
 
     def _try_name(self, source: Source, folder: bytes, name: bytes) -> Result | None:
@@ -291,7 +297,7 @@ def _put_back(here: int, name: bytes, there: int, wanted: bytes) -> None:
 
 
 def _archive_names(source: Source) -> Iterator[bytes]:
-    name = split(source.path)[1]
+    name = split(source.archive_as or source.path)[1]
     digits = source.sha256[: names.HASH_DIGITS].encode()
     yield name
     yield names.insert(name, b"-" + digits)

@@ -85,6 +85,9 @@ class Settler:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def __contains__(self, path: bytes) -> bool:
+        return path in self._waiting
+
     @property
     def room(self) -> int:
         """How many more files can be waited for; at 0 leave the sweep where it is."""

@@ -62,6 +62,19 @@ WHERE id = :id AND disposal = 'pending'
 """
 
 
+SIDECAR = "gives options to its scan"
+"""The reason that stands with a sidecar that was followed; it leaves the inbox with its scan."""
+
+SIDECARS = f"""
+SELECT id, path, size_bytes, mtime_ns, device, inode, ctime_ns FROM arrival
+WHERE present = 1 AND fate = 'ignored' AND reason = '{SIDECAR}' AND path IN ({{values}})
+"""  # noqa: S608 - a constant of this module
+
+SIDECAR_DISPOSED = """
+UPDATE arrival SET disposal = :disposal, disposed_at = :now, disposed_path = :path, present = 0 WHERE id = :id
+"""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Job:
     """A job as far as a new arrival of its scan needs to know it."""
@@ -295,6 +308,16 @@ def _is_known(row: Any, found: Signature) -> bool:
     return bool(row.fate != Fate.IGNORED or row.ctime_ns == found.ctime_ns)
 
 
+def taken(connection: Connection, paths: Sequence[bytes]) -> set[bytes]:
+    """At which of these paths lies a file that was taken and has not left the inbox."""
+    return {row.path for row in _present(connection, paths) if row.job_id is not None}
+
+
+def sidecars(connection: Connection, paths: Sequence[bytes]) -> dict[bytes, tuple[int, Signature]]:
+    """Which of these files in the inbox were followed as sidecars: the arrival's number and the file, by path."""
+    return {row.path: (row.id, Signature.of(row)) for row in select_in(connection, SIDECARS, paths)}
+
+
 def settling(connection: Connection, files: Iterable[tuple[Signature, str]], *, run_id: int, now: datetime) -> None:
     """These files are not complete yet; each with the reason."""
     _notice(connection, files, Fate.SETTLING, run_id, now)
@@ -363,6 +386,14 @@ def record_disposal(
     """
     rows = [{"id": i, "disposal": how, "path": path, "now": stamp(now)} for i, how, path in disposed]
     one_by_one(connection, DISPOSED, rows)
+
+
+def record_sidecars(
+    connection: Connection, disposed: Iterable[tuple[int, Disposal, bytes | None]], *, now: datetime
+) -> None:
+    """These sidecars have left the inbox with their scans: number of the arrival, how, and the path in the archive."""
+    rows = [{"id": i, "disposal": how, "path": path, "now": stamp(now)} for i, how, path in disposed]
+    one_by_one(connection, SIDECAR_DISPOSED, rows)
 
 
 def present_after(connection: Connection, path: bytes, limit: int) -> list[Signature]:

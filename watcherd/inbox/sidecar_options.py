@@ -1,0 +1,62 @@
+"""What a sidecar says: the options that its content asks for, checked as strictly as the configuration. Pure."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import fields
+from typing import Any
+
+from pydantic import ValidationError
+
+from watcherd.config import Profile
+from watcherd.job import Options
+
+KEYS = tuple(each.name for each in fields(Options) if each.name in Profile.model_fields)
+"""What a sidecar may override: what a profile may."""
+
+_SHOWN = 80
+"""Characters of a wrong value that are shown."""
+
+
+class WrongError(ValueError):
+    """Why a sidecar cannot be followed, as the rest of a sentence."""
+
+
+def overrides(content: bytes, suffix: bytes) -> dict[str, Any]:
+    """The options that a sidecar's content asks for; ``suffix``: one of `SUFFIXES`.
+
+    Raises `WrongError` that names the key, the value and what is allowed.
+    """
+    kind = "JSON" if suffix == b".json" else "TOML"
+    try:
+        text = content.decode("utf-8-sig")
+        given = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WrongError(f"is not {kind}: {error}") from error
+    if not isinstance(given, dict):
+        raise WrongError('is not of the form {"threshold": 0.3}')
+    for key, value in given.items():
+        if key not in KEYS:
+            raise WrongError(f"says {key} = {_shown(value)}: there is no such key; the keys are {', '.join(KEYS)}")
+    try:
+        profile = Profile(folder="any", **given)
+    except ValidationError as error:
+        raise WrongError("says " + "; ".join(_mistakes(error, given))) from error
+    values = profile.model_dump(include=set(KEYS), exclude_none=True)
+    if "outputs" in values:
+        values["outputs"] = tuple(sorted(set(values["outputs"])))
+    return values
+
+
+def _mistakes(error: ValidationError, given: dict[str, Any]) -> list[str]:
+    allowed: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False):
+        what = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        allowed.setdefault(str(item["loc"][0]), []).append(what)
+    return [f"{key} = {_shown(given.get(key))}: allowed: {' or '.join(what)}" for key, what in allowed.items()]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
