@@ -6,7 +6,7 @@ same size in every picture, and a run of large frames costs no more than one of 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,10 +30,10 @@ LETTERS = 1 / 26
 
 def scan_of(pixels: Pixels, side: int, least: int = 0) -> Image.Image:
     """A frame without its mask, as `overlay_of` has it."""
-    image = Image.fromarray(pixels).convert("RGB")
+    image = Image.fromarray(pixels)
     size = _size(image.size, side, least)
-    larger = size[0] > image.width
-    return image.resize(size, Image.Resampling.BICUBIC if larger else Image.Resampling.BILINEAR, reducing_gap=2.0)
+    how = Image.Resampling.BICUBIC if size[0] > image.width else Image.Resampling.BILINEAR
+    return image.resize(size, how, reducing_gap=1.1).convert("RGB")
 
 
 def overlay_of(pixels: Pixels, labels: Pixels, side: int, least: int = 0) -> Image.Image:
@@ -67,9 +67,8 @@ def _strongest(labels: Pixels, factor: int) -> Pixels:
     """The highest label of each block, as `Image.reduce` cuts them: a vessel of one pixel is not lost between two."""
     height, width = labels.shape
     padded = np.pad(labels, ((0, -height % factor), (0, -width % factor)))
-    rows, columns = padded.shape[0] // factor, padded.shape[1] // factor
-    blocks: Pixels = padded.reshape(rows, factor, columns, factor).max(axis=(1, 3))
-    return blocks
+    rows = reduce(np.maximum, (padded[start::factor] for start in range(factor)))
+    return reduce(np.maximum, (rows[:, start::factor] for start in range(factor)))
 
 
 def letters_for(side: int) -> int:
