@@ -10,8 +10,7 @@ from watcherd.store import Answer, ClaimedJob, DeviceUse, Measured
 
 if TYPE_CHECKING:
     from watcherd.errors import JobError
-    from watcherd.imaging.decode import Decoded
-    from watcherd.imaging.encode import Rendered
+    from watcherd.imaging.values import Decoded, Rendered
     from watcherd.inference.messages import DeviceUse as MeasuredUse
     from watcherd.inference.messages import NotSegmented, Segmented
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from watcherd.crash_points import crash_point
 from watcherd.errors import InputError, JobError, NoMaskError, StaleJobError, TransientError
 from watcherd.flight import Drawn, Failed, Flight
-from watcherd.imaging.encode import KINDS, RenderRequest
 from watcherd.imaging.limits import DecodeLimits
 from watcherd.imaging.pool import explained
+from watcherd.imaging.values import KINDS, RenderRequest
 from watcherd.imaging.worker import timed_decode, timed_render
 from watcherd.inference.messages import NotSegmented, Segmented, WorkItem
 from watcherd.job import ErrorClass, State

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from watcherd.imaging.limits import DecodeLimits
 from watcherd.imaging.pillow_scan import PillowScan
 from watcherd.imaging.scan import TruncatedError, tags_of, told_by
 from watcherd.imaging.sniff import describe, image_format
+from watcherd.imaging.values import Decoded
 from watcherd.imaging.window import Survey, Window
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -16,10 +15,11 @@ from PIL import Image
 
 from watcherd.errors import InputError, TransientError
 from watcherd.frames import FrameFile
-from watcherd.imaging.measures import FrameMeasures, measure_frames
+from watcherd.imaging.measures import measure_frames
 from watcherd.imaging.overlay import overlay
 from watcherd.imaging.preview import write_preview
 from watcherd.imaging.sheets import contact_sheet, panel
+from watcherd.imaging.values import KINDS, Rendered, RenderedFile, RenderRequest
 from watcherd.imaging.video import write_video
 
 if TYPE_CHECKING:
@@ -28,12 +28,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from watcherd.imaging.decode import Decoded
+    from watcherd.imaging.values import FrameMeasures
+
 
 __all__ = ["KINDS", "RenderRequest", "Rendered", "RenderedFile", "render"]
-
-KINDS: Final = ("mask", "overlay", "panel", "contact-sheet", "preview", "video", "probability", "dicom-seg")
-"""What can be rendered; other kinds of outputs are not made here and are left out."""
 
 COMPRESSION = 1
 """zlib's level for probability maps and TIFF pages: results are small, and time is what counts."""
@@ -43,57 +41,6 @@ RUNS: Final = {"compress_level": COMPRESSION, "compress_type": zlib.Z_RLE}
 
 JPEG_QUALITY = 90
 BIGTIFF_BYTES = 2**32 - 2**25
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RenderRequest:
-    """What to draw from, and what to draw.
-
-    ``pixels``: as `decode.decode` wrote it. ``mask``: uint8 label values, (frames, height, width), 0 for background.
-    ``probability``: uint16, (frames, height, width), 65535 for certainty; needed for that kind only.
-    ``folder``: where the files go, as ``<stem>.<kind>.<extension>``. ``kinds``: of `KINDS`; a single frame has no
-    contact sheet, preview or video. ``classes``: 1 gives a mask of 0 and 255, more give label values; ``labels``: their
-    names, where known. ``source``: the scan's own file, and ``scan``: what `decode.decode` said of it; needed where
-    results go back in the source's format, geometry or units. ``memory_mib``: what the worker has.
-    ``measure_seconds``: what measures may cost (`measures.SECONDS`); 0: none are wanted.
-    """
-
-    pixels: Path
-    mask: Path
-    probability: Path | None = None
-    folder: Path
-    stem: str
-    kinds: tuple[str, ...] = ("mask", "overlay")
-    classes: int = 1
-    labels: tuple[str, ...] = ()
-    source: Path | None = None
-    scan: Decoded | None = None
-    memory_mib: int = 2048
-    measure_seconds: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RenderedFile:
-    """One file, with the SHA-256 of its content in hex and its size in bytes."""
-
-    kind: str
-    path: Path
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rendered:
-    """The files, in the order of `KINDS`, and the share of all pixels that belong to any class.
-
-    ``measures``: of each frame, if they were asked for. ``note``: which of the files asked for is missing, and why;
-    None when all are there.
-    """
-
-    files: tuple[RenderedFile, ...]
-    mask_fraction: float
-    measures: tuple[FrameMeasures, ...] = ()
-    note: str | None = None
 
 
 def render(request: RenderRequest) -> Rendered:

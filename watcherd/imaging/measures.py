@@ -5,16 +5,19 @@ docs/measures.md has the definitions for those who use the numbers. They hold fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+from watcherd.imaging.values import FrameMeasures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from scipy.spatial import KDTree
+
+    from watcherd.imaging.values import Unit
 
     Mask = NDArray[np.bool_]
     Points = NDArray[np.intp]
@@ -35,25 +38,7 @@ mask's edge costs a search for the widths."""
 TOUCHING = np.ones((3, 3), np.int8)
 """Pixels that touch at a corner are one piece: thin vessels run askew."""
 
-Unit = Literal["px", "mm"]
 Spacing = tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FrameMeasures:
-    """One frame's figures. ``frame``: from 1. ``unit``: of lengths and widths.
-
-    ``components``, ``length`` and the widths are None where they were not measured (see `MOST_PIXELS`). An empty mask
-    has 0 components, length 0 and no width.
-    """
-
-    frame: int
-    unit: Unit
-    area_fraction: float
-    components: int | None = None
-    length: float | None = None
-    mean_width: float | None = None
-    max_width: float | None = None
 
 
 class Masks(Protocol):

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from watcherd.imaging.decode import Decoded
-    from watcherd.imaging.encode import Rendered, RenderRequest
     from watcherd.imaging.limits import DecodeLimits
+    from watcherd.imaging.values import Decoded, Rendered, RenderRequest
 
 PR_SET_PDEATHSIG = 1
 

@@ -1,0 +1,114 @@
+"""What goes to an imaging worker and what comes back: plain values.
+
+The main process handles these, and needs neither numpy nor Pillow for it: they would be a tenth of its start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["KINDS", "Decoded", "FrameMeasures", "RenderRequest", "Rendered", "RenderedFile", "Unit"]
+
+KINDS: Final = ("mask", "overlay", "panel", "contact-sheet", "preview", "video", "probability", "dicom-seg")
+"""What can be rendered; other kinds of outputs are not made here and are left out."""
+
+Unit = Literal["px", "mm"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoded:
+    """A scan as frames on disk.
+
+    ``path``: an ``.npy`` file of uint8, (frames, height, width) for grey or (frames, height, width, 3) for RGB.
+    ``format``: ``PNG``, ``JPEG``, ``TIFF``, ``BMP``, ``WEBP``, ``GIF``, ``ZIP``, ``DICOM`` or ``NIFTI``.
+    ``bit_depth``: of one value.
+    ``window``: the values that became black and white, the first above the second where high is dark; None where the
+    file's 8 bits, or its own curve, were taken as they are.
+    ``spacing_mm``: (height, width) of one pixel in mm, upright as displayed; None where the file does not say.
+    ``frame_ms``: from one frame to the next; None where the file does not say.
+    ``tags``: DICOM attributes that the configuration asks for, by keyword.
+    """
+
+    path: Path
+    frames: int
+    height: int
+    width: int
+    colour: bool
+    format: str
+    bit_depth: int
+    window: tuple[float, float] | None
+    spacing_mm: tuple[float, float] | None = None
+    frame_ms: float | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderRequest:
+    """What to draw from, and what to draw.
+
+    ``pixels``: as `decode.decode` wrote it. ``mask``: uint8 label values, (frames, height, width), 0 for background.
+    ``probability``: uint16, (frames, height, width), 65535 for certainty; needed for that kind only.
+    ``folder``: where the files go, as ``<stem>.<kind>.<extension>``. ``kinds``: of `KINDS`; a single frame has no
+    contact sheet, preview or video. ``classes``: 1 gives a mask of 0 and 255, more give label values; ``labels``: their
+    names, where known. ``source``: the scan's own file, and ``scan``: what `decode.decode` said of it; needed where
+    results go back in the source's format, geometry or units. ``memory_mib``: what the worker has.
+    ``measure_seconds``: what measures may cost (`measures.SECONDS`); 0: none are wanted.
+    """
+
+    pixels: Path
+    mask: Path
+    probability: Path | None = None
+    folder: Path
+    stem: str
+    kinds: tuple[str, ...] = ("mask", "overlay")
+    classes: int = 1
+    labels: tuple[str, ...] = ()
+    source: Path | None = None
+    scan: Decoded | None = None
+    memory_mib: int = 2048
+    measure_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderedFile:
+    """One file, with the SHA-256 of its content in hex and its size in bytes."""
+
+    kind: str
+    path: Path
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrameMeasures:
+    """One frame's figures. ``frame``: from 1. ``unit``: of lengths and widths.
+
+    ``components``, ``length`` and the widths are None where they were not measured (see `MOST_PIXELS`). An empty mask
+    has 0 components, length 0 and no width.
+    """
+
+    frame: int
+    unit: Unit
+    area_fraction: float
+    components: int | None = None
+    length: float | None = None
+    mean_width: float | None = None
+    max_width: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendered:
+    """The files, in the order of `KINDS`, and the share of all pixels that belong to any class.
+
+    ``measures``: of each frame, if they were asked for. ``note``: which of the files asked for is missing, and why;
+    None when all are there.
+    """
+
+    files: tuple[RenderedFile, ...]
+    mask_fraction: float
+    measures: tuple[FrameMeasures, ...] = ()
+    note: str | None = None
