@@ -174,13 +174,13 @@ class _Content:
             yield self._whole
             return
         try:
+            os.lseek(self.descriptor, 0, os.SEEK_SET)
             yield from self._read()
         except OSError as error:
             raise _SourceError(error.strerror) from error
 
     def _read(self) -> Iterator[bytes]:
-        """From the start to ``size``, and a byte more where the file has grown: it is not followed for ever."""
-        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        """From where it stands to ``size``, and a byte more where the file has grown: it is not followed for ever."""
         count = 0
         while count < self.size and (block := os.read(self.descriptor, min(BLOCK, self.size + 1 - count))):
             count += len(block)
