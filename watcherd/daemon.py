@@ -246,6 +246,7 @@ class Daemon:
         """The model is ready: finish the last run's deliveries, then open the inbox."""
         if self._stop.is_set():
             return
+        self._imaging.start()  # not sooner: a replica that starts needs the cores, and no scan can come before it
         try:
             self._pauses.until_possible("outbox", self._outbox.prepare)
             self._delivery.recover()

@@ -1,7 +1,7 @@
 """The imaging workers: spawned processes with a memory limit; each task has a deadline.
 
-A worker that dies or overruns costs its task only. Start the pool from a thread that lives as long as the pool: the
-kernel ends the workers with the thread that made them.
+A worker that dies or overruns costs its task only. Call `ImagingPool.start` from a thread that lives as long as the
+pool: the kernel ends the workers with the thread that made them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,12 @@ class ImagingPool:
         self._workers = workers
         self._memory_mib = memory_mib
         self._lock = threading.Lock()
-        self._pool = self._make()
+        self._pool: ProcessPool | None = None
+
+    def start(self) -> None:
+        """Start the workers; without it the first task does."""
+        with self._lock:
+            self._pool = self._pool or self._make()
 
     def _make(self) -> ProcessPool:
         pool = ProcessPool(
@@ -53,6 +58,7 @@ class ImagingPool:
         See `explained` for what it raises when the worker died or overran ``seconds``.
         """
         with self._lock:
+            self._pool = self._pool or self._make()
             try:
                 return self._pool.schedule(function, args=arguments, timeout=seconds)
             except (RuntimeError, BrokenProcessPool):  # all workers were lost at once: begin anew
@@ -63,8 +69,9 @@ class ImagingPool:
     def stop(self) -> None:
         """End the workers, with whatever they are doing."""
         with self._lock:
-            self._pool.stop()
-            self._pool.join(5)
+            if self._pool is not None:
+                self._pool.stop()
+                self._pool.join(5)
 
 
 def explained(error: BaseException, *, doing: str, seconds: float) -> BaseException:
