@@ -638,14 +638,23 @@ class Daemon:
 
 def merged(old: Config, fresh: Config) -> tuple[Config, list[str]]:
     """The configuration that can be applied without a restart, and the tables that need one to change."""
-    model = old.model.model_copy(
-        update={"threshold": fresh.model.threshold, "tta": fresh.model.tta, "sa2va": fresh.model.sa2va}
-    )
+    sa2va = fresh.model.sa2va.model_copy(update={"max_new_tokens": old.model.sa2va.max_new_tokens})
+    model = old.model.model_copy(update={"threshold": fresh.model.threshold, "tta": fresh.model.tta, "sa2va": sa2va})
     inbox = fresh.inbox.model_copy(
         update={name: getattr(old.inbox, name) for name in ("path", "archive_path", "events", "settle_seconds")}
     )
     outbox = fresh.outbox.model_copy(update={"path": old.outbox.path, "layout": old.outbox.layout})
-    update = {"state": old.state, "devices": old.devices, "model": model, "inbox": inbox, "outbox": outbox}
+    limits = fresh.limits.model_copy(
+        update={name: getattr(old.limits, name) for name in ("workers", "worker_memory_mib")}
+    )
+    update = {
+        "state": old.state,
+        "devices": old.devices,
+        "model": model,
+        "inbox": inbox,
+        "outbox": outbox,
+        "limits": limits,
+    }
     applied = fresh.model_copy(update=update)
     later = [name for name in update if getattr(applied, name) != getattr(fresh, name)]
     return applied, later

@@ -14,6 +14,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
+from tools import configuration_page
 from watcherd.cli import app
 from watcherd.config import Config, Profile, build
 from watcherd.job import ErrorClass, Fate, State
@@ -143,6 +144,19 @@ def test_every_key_that_is_named_exists(page: Path) -> None:
     for span in spans(page):
         if (found := re.match(r"([a-z]+)((?:\.[a-z0-9_]+)+)(?: = |$)", span)) and found[1] in tables:
             assert found[1] + found[2] in KEYS or found[2].endswith(FILES), span
+
+
+def test_the_page_of_the_configuration_is_what_the_program_goes_by() -> None:
+    """Keys, defaults, allowed values, meanings and what a reload applies; `python -m tools.configuration_page`."""
+    assert configuration_page.page() == configuration_page.PAGE.read_text()
+
+
+def test_every_key_has_a_row_in_the_page_of_the_configuration() -> None:
+    """Below the heading of its table."""
+    for table, model in configuration_page.tables():
+        section = configuration_page.page().partition(f"\n## `[{table}]`\n")[2].partition("\n## ")[0]
+        named = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+        assert {key for key, _ in configuration_page.keys(model)} == named, table
 
 
 @pages

@@ -1,0 +1,1 @@
+"""What makes parts of the documentation; nothing of the program needs it."""
