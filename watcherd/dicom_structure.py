@@ -176,6 +176,7 @@ class _Walk:
         self._nested: list[bool] = []
         self._kept: dict[int, str] = {}
         self._count = 0
+        self._found = False
 
     @property
     def sop_class(self) -> str:
@@ -210,11 +211,15 @@ class _Walk:
         inflated = inflater.decompress(self._file.read(INFLATED), INFLATED)
         walk = _Walk(io.BytesIO(inflated), 0, len(inflated), order="<", implicit=False)
         walk._kept = self._kept
-        found = walk.outline()
-        ended = self._size - self._position <= INFLATED and len(inflated) < INFLATED
-        if found.pixels or inflater.eof:
-            return found
-        return Outline(early=ended, sop_class=self.sop_class)
+        try:
+            pixels = bool(walk._data().pixels)
+            known = pixels or inflater.eof
+        except _EndError:  # of what was looked into, at least
+            pixels = known = walk._found
+        everything = self._size - self._position <= INFLATED and len(inflated) < INFLATED
+        return Outline(
+            pixels=pixels if known else None, early=everything and not inflater.eof, sop_class=self.sop_class
+        )
 
     def _data(self) -> Outline:
         while self._position < self._size:
@@ -276,6 +281,7 @@ class _Walk:
         """The pictures: plain, or in items each of which must be there."""
         if length == 0:
             return None
+        self._found = True
         if length != UNDEFINED:
             self._skip(length, nested_implicit=False)
             return tag

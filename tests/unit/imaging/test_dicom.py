@@ -1,0 +1,475 @@
+"""DICOM files become frames as their authors want them shown, and nothing that stands in them comes out otherwise."""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+import tracemalloc
+import warnings
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.datadict import tag_for_keyword
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from tests.unit.imaging.dicoms import (
+    NAME,
+    PATIENT,
+    cine,
+    compressed,
+    content,
+    dataset,
+    deflated,
+    dicom,
+    in_fragments,
+    report,
+    without_meta,
+)
+from watcherd.completeness import ends_early
+from watcherd.dicom_structure import Outline, looks_like_dicom, outline, without_pictures
+from watcherd.errors import InputError
+from watcherd.frames import FrameFile
+from watcherd.imaging.decode import Decoded, DecodeLimits, TruncatedError, decode
+from watcherd.imaging.dicom_scan import DicomScan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+RAMP = np.linspace(0, 4095, 48 * 40).astype(np.uint16).reshape(48, 40)
+GREY = (RAMP >> 4).astype(np.uint8)
+COLOURS = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)
+
+
+def decoded(folder: Path, data: bytes, limits: DecodeLimits | None = None, tags: tuple[str, ...] = ()) -> Decoded:
+    (folder / "scan").write_bytes(data)
+    return decode(folder / "scan", folder / "scan.npy", limits or DecodeLimits(), tags)
+
+
+def frames(folder: Path, data: bytes) -> NDArray[np.uint8]:
+    return np.stack(list(FrameFile(decoded(folder, data).path)))
+
+
+def refused(folder: Path, data: bytes, limits: DecodeLimits | None = None) -> InputError:
+    with pytest.raises(InputError) as caught:
+        decoded(folder, data, limits)
+    assert caught.value.hint
+    assert not (folder / "scan.npy").exists()
+    return caught.value
+
+
+# ------------------------------------------------------------------------------------------------- how it is shown
+
+
+def test_a_file_is_found_by_its_content(tmp_path):
+    scan = decoded(tmp_path, dicom(GREY))
+    assert ("DICOM", 1, 48, 40, False, 8, None) == (
+        scan.format, scan.frames, scan.height, scan.width, scan.colour, scan.bit_depth, scan.window,
+    )  # fmt: skip
+    assert np.array_equal(GREY, FrameFile(scan.path)[0])
+
+
+def test_a_preamble_that_looks_like_a_tiff_does_not_mislead(tmp_path):
+    data = dicom(GREY)
+    assert np.array_equal(GREY, frames(tmp_path, b"II*\0\x10\0\0\0" + data[8:])[0])
+
+
+@pytest.mark.parametrize("syntax", [None, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_file_without_preamble_and_meta_group_is_read(tmp_path, syntax):
+    whole = dataset(RAMP, syntax=syntax) if syntax else dataset(RAMP)
+    data = without_meta(content(whole))
+    assert looks_like_dicom(data[:512])
+    assert 255 == frames(tmp_path, data).max()
+
+
+def test_monochrome1_is_inverted(tmp_path):
+    assert np.array_equal(255 - GREY, frames(tmp_path, dicom(GREY, PhotometricInterpretation="MONOCHROME1"))[0])
+
+
+def test_the_window_of_a_monochrome1_file_says_what_became_black_and_white(tmp_path):
+    data = dicom(RAMP, PhotometricInterpretation="MONOCHROME1", WindowCenter=2048, WindowWidth=4096)
+    assert (4095.0, 0.0) == decoded(tmp_path, data).window
+    shown = FrameFile(tmp_path / "scan.npy")[0]
+    assert (255, 0) == (shown[0, 0], shown[-1, -1])
+
+
+def test_signed_values_keep_their_order(tmp_path):
+    shown = frames(tmp_path, dicom(RAMP.astype(np.int16) - 2000))[0]
+    assert (0, 255) == (shown[0, 0], shown[-1, -1])
+    assert (np.diff(shown.ravel().astype(int)) >= 0).all()
+
+
+def test_values_are_rescaled(tmp_path):
+    """In the units of the file, as a CT's window is."""
+    data = dicom(RAMP, RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=1000, WindowWidth=2001)
+    assert (-0.5, 1999.5) == decoded(tmp_path, data).window
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"), [(None, (799.0, 1198.0)), ("LINEAR", (799.0, 1198.0)), ("LINEAR_EXACT", (799.0, 1199.0))]
+)
+def test_the_files_own_window_is_used(tmp_path, function, expected):
+    """PS3.3 C.11.2.1.2: LINEAR, which is what nothing means, is half a value narrower at each end."""
+    given = {"VOILUTFunction": function} if function else {}
+    scan = decoded(tmp_path, dicom(RAMP, WindowCenter=[999, 5], WindowWidth=[400, 6], **given))
+    assert expected == scan.window
+
+
+def test_a_sigmoid_is_used(tmp_path):
+    shown = frames(tmp_path, dicom(RAMP, WindowCenter=2048, WindowWidth=1000, VOILUTFunction="SIGMOID"))[0]
+    expected = 255 / (1 + np.exp(-4 * (RAMP.astype(float) - 2048) / 1000))
+    assert np.abs(expected - shown).max() <= 0.51
+
+
+def table(values: list[int], first: int, bits: int, keyword: str) -> dict[str, Any]:
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    item.LUTDescriptor = [len(values), first, bits]
+    item.LUTData = values
+    item["LUTData"].VR = "US"
+    if keyword == "ModalityLUTSequence":
+        item.ModalityLUTType = "US"
+    return {keyword: [item]}
+
+
+def test_a_voi_table_is_used(tmp_path):
+    falling = table([4095 - value for value in range(4096)], 0, 12, "VOILUTSequence")
+    shown = frames(tmp_path, dicom(RAMP, **falling))[0]
+    assert (255, 0) == (shown[0, 0], shown[-1, -1])
+
+
+def test_a_modality_table_is_used(tmp_path):
+    doubled = table([2 * value for value in range(4096)], 0, 16, "ModalityLUTSequence")
+    assert decoded(tmp_path, dicom(RAMP, **doubled)).window == pytest.approx((8, 8182), abs=10)
+
+
+def test_without_a_window_percentiles_are_used(tmp_path):
+    values = RAMP.copy()
+    values[0, 0] = 60_000  # a hot pixel
+    low, high = decoded(tmp_path, dicom(values)).window
+    assert (low, high) == pytest.approx((4, 4091), abs=6)
+
+
+def test_a_window_through_which_nothing_shows_is_not_used(tmp_path):
+    low, high = decoded(tmp_path, dicom(RAMP, WindowCenter=-5000, WindowWidth=100)).window
+    assert high > 4000 > 100 > low
+
+
+def test_padding_does_not_spoil_the_window(tmp_path):
+    values = RAMP.astype(np.int16) + 1
+    values[:20] = -2000
+    low, _ = decoded(tmp_path, dicom(values, PixelPaddingValue=-2000)).window
+    assert low > 0
+    assert 0 == FrameFile(tmp_path / "scan.npy")[0][0, 0]
+
+
+def test_a_mask_of_one_bit_is_black_and_white(tmp_path):
+    data = dicom((GREY > 128).astype(np.uint8), BitsStored=1, HighBit=0)
+    assert {0, 255} == set(np.unique(frames(tmp_path, data)))
+
+
+@pytest.mark.parametrize("planar", [0, 1])
+def test_rgb_is_kept(tmp_path, planar):
+    values = np.moveaxis(COLOURS, -1, 0).copy() if planar else COLOURS
+    whole = dataset(COLOURS, PlanarConfiguration=planar)
+    whole.PixelData = values.tobytes()
+    assert np.array_equal(COLOURS, frames(tmp_path, content(whole))[0])
+
+
+def test_ybr_becomes_rgb(tmp_path):
+    ybr = np.asarray(Image.fromarray(COLOURS).convert("YCbCr"))
+    shown = frames(tmp_path, dicom(ybr, PhotometricInterpretation="YBR_FULL"))[0]
+    assert np.abs(shown.astype(int) - COLOURS).max() <= 3
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_palette_becomes_colours(tmp_path, bits):
+    scale = 257 if bits == 16 else 1
+    tables: dict[str, Any] = {}
+    for name, values in (("Red", range(256)), ("Green", [0] * 256), ("Blue", [255] * 256)):
+        tables[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, bits]
+        data = np.array([value * scale for value in values], np.uint16 if bits == 16 else np.uint8).tobytes()
+        tables[f"{name}PaletteColorLookupTableData"] = data
+    shown = frames(tmp_path, dicom(GREY, PhotometricInterpretation="PALETTE COLOR", **tables))[0]
+    assert np.array_equal(np.stack([GREY, np.zeros_like(GREY), np.full_like(GREY, 255)], axis=-1), shown)
+
+
+# -------------------------------------------------------------------------------------------------- how it is packed
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
+@pytest.mark.parametrize("values", [RAMP, GREY, COLOURS, cine()], ids=["16 bit", "8 bit", "colours", "run"])
+def test_what_is_compressed_without_loss_is_as_what_is_not(tmp_path, syntax, values):
+    plain = frames(tmp_path, dicom(values))
+    assert np.array_equal(plain, frames(tmp_path, compressed(values, syntax)))
+
+
+def test_a_jpeg_run_is_read(tmp_path):
+    values = np.stack([np.roll(GREY, step, axis=1) for step in range(3)])
+    packed = [io.BytesIO() for _ in values]
+    for file, frame in zip(packed, values, strict=True):
+        Image.fromarray(frame).save(file, "JPEG", quality=95)
+    shown = frames(tmp_path, in_fragments([file.getvalue() for file in packed], values, JPEGBaseline8Bit))
+    assert np.abs(shown.astype(int) - values).mean() < 3
+
+
+def test_a_deflated_file_is_read(tmp_path):
+    assert np.array_equal(GREY, frames(tmp_path, deflated(GREY))[0])
+
+
+# ---------------------------------------------------------------------------------------------- what it says besides
+
+
+def test_a_run_has_its_frames_its_time_and_its_spacing(tmp_path):
+    scan = decoded(tmp_path, dicom(cine(), FrameTime="66.7", PixelSpacing=[0.3, 0.2]))
+    assert (6, 66.7, (0.3, 0.2)) == (scan.frames, scan.frame_ms, scan.spacing_mm)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"FrameTimeVector": [0, 40, 60]}, 50.0),
+        ({"CineRate": "25"}, 40.0),
+        ({"RecommendedDisplayFrameRate": "10"}, 100.0),
+        ({"FrameTime": "0"}, None),
+        ({}, None),
+    ],
+)
+def test_the_time_of_a_frame_is_found_wherever_it_stands(tmp_path, given, expected):
+    assert expected == decoded(tmp_path, dicom(cine(3), **given)).frame_ms
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"ImagerPixelSpacing": [0.4, 0.4]}, (0.4, 0.4)),
+        ({"ImagerPixelSpacing": [0.4, 0.4], "EstimatedRadiographicMagnificationFactor": "1.6"}, (0.25, 0.25)),
+        ({"ImagerPixelSpacing": [0.4, 0.4], "PixelSpacing": [0.3, 0.3]}, (0.3, 0.3)),
+        ({"PixelSpacing": [0, 0.3]}, None),
+        ({}, None),
+    ],
+)
+def test_the_spacing_is_that_at_the_patient_where_the_file_can_tell(tmp_path, given, expected):
+    assert decoded(tmp_path, dicom(GREY, **given)).spacing_mm == (pytest.approx(expected) if expected else None)
+
+
+def test_an_enhanced_file_keeps_all_that_in_its_groups(tmp_path):
+    from pydicom.dataset import Dataset
+
+    measures, window, shared = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing = [0.7, 0.7]
+    window.WindowCenter, window.WindowWidth = 1000, 401
+    shared.PixelMeasuresSequence, shared.FrameVOILUTSequence = [measures], [window]
+    scan = decoded(tmp_path, dicom(cine(2), SharedFunctionalGroupsSequence=[shared]))
+    assert ((0.7, 0.7), (799.5, 1199.5)) == (scan.spacing_mm, scan.window)
+
+
+def test_attributes_that_are_asked_for_are_told_and_no_others(tmp_path):
+    tags = ("PatientID", "ImageType", "Rows", "StationName")
+    scan = decoded(tmp_path, dicom(GREY, ImageType=["ORIGINAL", "PRIMARY"]), tags=tags)
+    assert {"PatientID": PATIENT, "ImageType": "ORIGINAL\\PRIMARY", "Rows": "48"} == scan.tags
+    assert {} == decoded(tmp_path, dicom(GREY)).tags
+
+
+# ------------------------------------------------------------------------------------------------- bounds and bad files
+
+
+def test_a_long_run_is_decoded_a_frame_at_a_time(tmp_path):
+    """2,000 frames: neither plain nor packed are more than a few of them in memory."""
+    values = np.zeros((2000, 64, 64), np.uint16)
+    values[:, ::2] = 1000
+    (tmp_path / "scan").write_bytes(dicom(values))
+    decode(tmp_path / "scan", tmp_path / "warm.npy", DecodeLimits())
+    tracemalloc.start()
+    scan = decode(tmp_path / "scan", tmp_path / "scan.npy", DecodeLimits())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 2000 == scan.frames
+    assert peak < values.nbytes / 4
+
+
+def test_frames_of_a_packed_run_can_be_read_again(tmp_path):
+    values = cine()
+    (tmp_path / "scan").write_bytes(compressed(values, RLELossless))
+    scan = DicomScan(tmp_path / "scan", DecodeLimits())
+    for index in (0, 1, 5, 5, 2, 0):
+        assert np.array_equal(values[index], scan.read(index))
+    scan.close()
+
+
+def test_a_run_of_too_many_frames_is_refused_by_its_header(tmp_path):
+    data = dicom(np.zeros((2, 2), np.uint8), NumberOfFrames=2001)
+    assert "too many frames" in refused(tmp_path, data).message
+
+
+def test_a_picture_that_is_too_large_is_refused_by_its_header(tmp_path):
+    whole = dataset(np.zeros((2, 2), np.uint8))
+    whole.Rows = whole.Columns = 60_000
+    assert "60000 x 60000" in refused(tmp_path, content(whole)).message
+
+
+def test_pixels_of_the_wrong_length_are_truncated(tmp_path):
+    whole = dataset(GREY)
+    whole.PixelData = whole.PixelData[:-100]
+    error = refused(tmp_path, content(whole))
+    assert isinstance(error, TruncatedError)
+    assert "1,920 bytes and it has 1,820" in error.message
+
+
+@pytest.mark.parametrize("data", [dicom(RAMP), compressed(cine(), RLELossless), without_meta(dicom(RAMP))])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.99])
+def test_a_file_that_is_cut_off_is_waited_for(tmp_path, data, share):
+    assert ends_early(io.BytesIO(data)) == ""
+    cut = data[: int(len(data) * share)]
+    assert "DICOM" in ends_early(io.BytesIO(cut))
+    assert isinstance(refused(tmp_path, cut), TruncatedError)
+
+
+def test_a_run_with_fewer_pictures_than_it_says_is_refused(tmp_path):
+    values = cine(2)
+    whole = dataset(values)
+    whole.compress(RLELossless, generate_instance_uid=False)
+    whole.NumberOfFrames = 3
+    assert isinstance(refused(tmp_path, content(whole)), InputError)
+
+
+@pytest.mark.parametrize("syntax", ["1.2.3.4.99", "1.2.840.10008.1.2.4.102"])
+def test_a_transfer_syntax_that_cannot_be_decoded_is_named(tmp_path, syntax):
+    error = refused(tmp_path, in_fragments([b"\0" * 10], GREY, syntax))
+    assert syntax in error.message or "MPEG-4" in error.message
+    assert "transfer syntax" in error.hint
+
+
+def test_a_decoder_that_is_not_installed_is_a_clear_error(tmp_path, monkeypatch):
+    """pylibjpeg-libjpeg is an addition that may be left out."""
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", False)
+    error = refused(tmp_path, compressed(GREY, RLELossless))
+    assert "RLE Lossless" in error.message
+    assert "docs/formats.md" in error.hint
+
+
+def test_a_deflated_bomb_is_refused(tmp_path):
+    data = deflated(np.zeros((3, 3000, 3000), np.uint8))
+    assert len(data) < 100_000
+    assert "inflates to more than 8 MiB" in refused(tmp_path, data, DecodeLimits(memory_mib=32)).message
+
+
+def test_missing_attributes_are_named(tmp_path):
+    whole = dataset(GREY)
+    del whole.Rows, whole.BitsStored
+    assert "lacks Rows, BitsStored" in refused(tmp_path, content(whole)).message
+
+
+def test_unknown_colours_are_refused(tmp_path):
+    assert "colours" in refused(tmp_path, dicom(COLOURS, PhotometricInterpretation="HSV")).message
+
+
+def nested(depth: int) -> bytes:
+    """Sequences within sequences, of undefined length."""
+    opened = struct.pack("<HH2sHI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF) + struct.pack(
+        "<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF
+    )
+    return dicom(GREY)[:144] + b"" + opened * depth
+
+
+def test_sequences_without_end_cost_little(tmp_path):
+    data = nested(200_000)
+    assert outline(io.BytesIO(data), len(data)).pixels is None
+    assert isinstance(refused(tmp_path, data), InputError)
+
+
+def message_of(folder: Path, data: bytes) -> str:
+    """What the error says, if there is one; another one than ours is a failed test."""
+    try:
+        decoded(folder, data)
+    except InputError as error:
+        return f"{error}{error.__cause__ or ''}"
+    return ""
+
+
+def test_random_damage_ends_in_errors_of_ours(tmp_path):
+    rng = np.random.default_rng(1)
+    whole = bytearray(compressed(cine(3), JPEGLSLossless))
+    messages = set()
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for place in rng.integers(132, len(whole), 6):
+            damaged[place] = rng.integers(256)
+        messages.add(message_of(tmp_path, bytes(damaged)))
+    assert len(messages) > 3
+    assert not any("MUSTERMANN" in message for message in messages)
+
+
+# --------------------------------------------------------------------------------------------------- without pictures
+
+
+def test_an_object_without_pictures_is_told_by_its_structure():
+    data = report()
+    assert Outline(pixels=False, sop_class="1.2.840.10008.5.1.4.1.1.88.11") == outline(io.BytesIO(data), len(data))
+    assert "is DICOM without a picture: a report" == without_pictures(io.BytesIO(data))
+
+
+def test_an_index_of_files_is_told_from_a_picture():
+    data = content(dataset(GREY, SOPClassUID="1.2.840.10008.1.3.10"))
+    plain = data.replace(struct.pack("<HH", 0x7FE0, 0x0010), struct.pack("<HH", 0x7FE1, 0x0010))
+    assert "DICOMDIR" in without_pictures(io.BytesIO(plain))
+
+
+def test_pictures_are_scans():
+    for data in (
+        dicom(GREY),
+        compressed(cine(), RLELossless),
+        deflated(GREY),
+        without_meta(dicom(GREY)),
+        b"",
+        b"II*\0",
+    ):
+        assert "" == without_pictures(io.BytesIO(data))
+
+
+def test_a_deflated_report_is_without_pictures():
+    data = report()
+    head = 144 + int.from_bytes(data[140:144], "little")
+    packed = deflated(GREY)
+    packed_head = 144 + int.from_bytes(packed[140:144], "little")
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    whole = packed[:packed_head] + packer.compress(data[head:]) + packer.flush()
+    assert "a report" in without_pictures(io.BytesIO(whole))
+    assert ("", "DICOM" in ends_early(io.BytesIO(whole[:-9]))) == (without_pictures(io.BytesIO(whole[:-9])), True)
+
+
+# ------------------------------------------------------------------------------------------------------------ privacy
+
+
+PLACES = ("PhotometricInterpretation", "RescaleSlope", "WindowCenter", "NumberOfFrames", "PixelSpacing", "FrameTime")
+
+
+@pytest.mark.parametrize("keyword", [*PLACES, "TransferSyntaxUID"])
+def test_no_error_and_no_log_quotes_what_stands_in_the_file(tmp_path, caplog, capfd, keyword):
+    """The patient's name where numbers and words of the standard belong: the library's own errors quote it."""
+    caplog.set_level(logging.DEBUG)
+    whole = dataset(RAMP)
+    if keyword == "TransferSyntaxUID":
+        data = content(whole).replace(b"1.2.840.10008.1.2.1\0", NAME.ljust(20).encode())
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole.add_new(tag_for_keyword(keyword), "LO", NAME)
+        data = content(whole)
+    message = message_of(tmp_path, data)
+    shown = capfd.readouterr()
+    assert "MUSTERMANN" not in message + caplog.text + shown.out + shown.err
+    assert keyword not in ("PhotometricInterpretation", "NumberOfFrames", "TransferSyntaxUID") or message
