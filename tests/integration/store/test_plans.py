@@ -19,7 +19,7 @@ from tests.integration.store.helpers import (
     succeed,
 )
 from watcherd.job import ErrorClass, Options, State
-from watcherd.store import Filter, arrivals, deliveries, history, queue
+from watcherd.store import Filter, arrivals, deliveries, history, leftovers, queue
 from watcherd.store.connections import driver_of
 from watcherd.store.frame_runs import Hold
 
@@ -67,6 +67,7 @@ def live(connection: Connection) -> None:
     queue.prioritise(connection, [1], 3, now=NOW)
     queue.cancel(connection, [1], now=NOW)
     queue.delivering_jobs(connection)
+    leftovers.needed_copies(connection)
     frame = scan("e_frame_1.png", options=Options(group_frames=True, frame="e_frame_1.png"))
     enqueue(connection, run_id, replace(frame, not_before=later(seconds=1)))
     queue.next_due(connection)
