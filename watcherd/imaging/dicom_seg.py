@@ -1,12 +1,12 @@
 """A mask as a DICOM segmentation (SEG): one segment for each class, with references to the source's frames.
 
 A SEG belongs to its patient and study: as the standard demands, those modules are copied from the source. It is the
-only result with a patient's name in it. Sources: DICOM PS3.3 A.51 (SEG), PS3.16 CID 7150 and 7151 (codes), PS3.5 B.2 (UIDs).
+only result with a patient's name in it. Sources: DICOM PS3.3 A.51 (SEG), PS3.16 CID 7150 and 7151 (codes),
+PS3.5 B.2 (UIDs).
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import re
 import uuid
@@ -17,6 +17,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from pydicom import Dataset
 
 from watcherd.errors import InputError
 from watcherd.imaging.dicom_file import hush, open_dicom
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from pydicom import Dataset
 
     from watcherd.frames import FrameFile
 
@@ -52,6 +52,12 @@ SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 
 SERIES_NUMBER: Final = 9001
 """Far above those of a study's own series."""
+
+PLACES: Final = (
+    "SOPClassUID", "NumberOfFrames", "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient",
+    "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
+)  # fmt: skip
+"""What makes highdicom look for a place in the patient."""
 
 LONGEST_LABEL: Final = 64
 
@@ -170,8 +176,9 @@ def _has_coordinates(header: Dataset, frames: int) -> bool:
 
 def _without_coordinates(header: Dataset) -> Dataset:
     """The source as a single picture that says nothing of where it is."""
-    plain = copy.copy(header)
-    for name in ("NumberOfFrames", "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient"):
+    plain = Dataset()
+    plain.update(header)  # the elements are shared with it: remove them, never change one
+    for name in PLACES:
         if name in plain:
             delattr(plain, name)
     plain.SOPClassUID = SECONDARY_CAPTURE

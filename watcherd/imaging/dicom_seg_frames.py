@@ -2,7 +2,8 @@
 
 highdicom places frames in the patient and takes no run that has no place there. So it makes the segmentation of a
 single empty picture, and this module puts the run's frames into it, each with a reference to the frame that it came
-from. Sources: DICOM PS3.3 C.8.20 (segmentation), C.7.6.16 (functional groups), C.7.6.17 (dimensions); PS3.5 8.1.1 (bits).
+from. Sources: DICOM PS3.3 C.8.20 (segmentation), C.7.6.16 (functional groups), C.7.6.17 (dimensions); PS3.5 8.1.1
+(bits).
 """
 
 from __future__ import annotations
