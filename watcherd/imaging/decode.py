@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from watcherd.completeness import ends_early
 from watcherd.errors import InputError, JobError
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from watcherd.imaging.scan import Pixels, Scan, Told
+
+    Reader = Callable[[Path, DecodeLimits], Scan]
 
 __all__ = ["DecodeLimits", "Decoded", "TruncatedError", "decode"]
 
@@ -90,7 +92,7 @@ def _identify(source: Path) -> str:
     return kind
 
 
-def _readers(kind: str) -> tuple[Callable[[Path, DecodeLimits], Scan], ...]:
+def _readers(kind: str) -> tuple[Reader, ...]:
     """What can open a format, the likeliest first."""
     others = {
         "TIFF": (_with_pillow, _with_tifffile),
@@ -103,16 +105,27 @@ def _readers(kind: str) -> tuple[Callable[[Path, DecodeLimits], Scan], ...]:
 
 def _with_pillow(source: Path, limits: DecodeLimits) -> Scan:
     scan = PillowScan(source, limits)
-    if scan.needs_tifffile():
-        try:
-            better = _with_tifffile(source, limits)
-            better.read(0)
-        except (InputError, MemoryError):
-            raise
-        except Exception:
-            return scan
+    if not scan.needs_tifffile():
+        return scan
+    try:
+        better = _tried(_with_tifffile, source, limits)
+    except (InputError, MemoryError):
         scan.close()
-        return better
+        raise
+    except Exception:
+        return scan
+    scan.close()
+    return better
+
+
+def _tried(reader: Reader, source: Path, limits: DecodeLimits) -> Scan:
+    """A file that is open, and whose first frame can be read. Raises what the reader raises."""
+    scan = reader(source, limits)
+    try:
+        scan.read(0)
+    except BaseException:
+        scan.close()
+        raise
     return scan
 
 
@@ -144,17 +157,12 @@ def _member(source: Path, limits: DecodeLimits) -> Scan:
     """One file of a zip, through the first reader that can read its first frame."""
     readers = _readers(_identify(source))
     for reader in readers[:-1]:
-        scan = None
         try:
-            scan = reader(source, limits)
-            scan.read(0)
+            return _tried(reader, source, limits)
         except (JobError, MemoryError):
             raise
-        except Exception:
-            if scan is not None:
-                scan.close()
+        except Exception:  # noqa: S112 - the last one's error is told
             continue
-        return scan
     return readers[-1](source, limits)
 
 
@@ -282,6 +290,16 @@ def _explained(error: Exception, source: Path, limits: DecodeLimits) -> InputErr
             f"The scan needs more than {limits.memory_mib} MiB to decode.",
             hint="Scale it down, or raise limits.worker_memory_mib in the configuration.",
         )
+    if isinstance(error, Image.DecompressionBombError) or "decompressed data too large" in str(error).lower():
+        return InputError(
+            "The file would unpack to far more than its picture, as decompression bombs do; it is not unpacked.",
+            hint="Open it with another program, if you trust it, and save the picture anew.",
+        )
+    if isinstance(error, UnidentifiedImageError):
+        return InputError(
+            "The file cannot be decoded: it begins like an image, and what follows is none.",
+            hint=f"It is damaged or of a rare kind. {EXPORT}",
+        )  # Pillow's own words name the copy in the spool
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, OSError) and error.errno is not None:
         return InputError(f"The file cannot be read: {error.strerror}.", hint="Check its permissions and the disk.")

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from watcherd.errors import InputError
-from watcherd.imaging.scan import Pixels, over_black, turned
+from watcherd.imaging.calibration import from_tags, is_ome
+from watcherd.imaging.scan import Pixels, Told, over_black, turned
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +21,11 @@ FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
 """Pillow is not asked for others: EPS would start Ghostscript, and tiny BLP files ask for 600 MB."""
 
 ORIENTATION, REDUCED, BITS, SAMPLES, PHOTOMETRIC, DESCRIPTION = 274, 254, 258, 277, 262, 270
+ACROSS, DOWN, UNIT, SAMPLE_FORMAT, DEPTH = 282, 283, 296, 339, 32997
 """TIFF tags."""
+
+SIGNED = 2
+"""SampleFormat: whole numbers with a sign, which Pillow shows without it."""
 
 DEPTHS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I;16N": 16, "I": 32, "F": 32}
 
@@ -48,7 +53,11 @@ class PillowScan:
         count = 1 if self.format == "JPEG" else getattr(self._image, "n_frames", 1)
         self._limits.check_frames(count)
         self._pages = self._full_pages(count) if self.format == "TIFF" else list(range(count))
+        if count > 1 and self._image.info.get("default_image"):
+            del self._pages[0]  # shown only where a PNG's animation cannot be
         self.frames = len(self._pages)
+        self._durations: dict[int, float] = {}
+        self._spacing = self._pixel_size()
         self._declared = self._declared_depth()
         self.bit_depth = self._declared or DEPTHS.get(self._image.mode, 8)
 
@@ -73,14 +82,38 @@ class PillowScan:
             return os.pread(self._file.fileno(), 1, 24)[0]
         return None
 
+    def _pixel_size(self) -> tuple[float, float] | None:
+        if self.format != "TIFF":
+            return None
+        across, down, unit = (self._tag(tag) for tag in (ACROSS, DOWN, UNIT))
+        try:
+            spacing = from_tags(float(across), float(down), unit)
+        except (TypeError, ValueError, ZeroDivisionError):
+            return None
+        return spacing[::-1] if spacing and self._tag(ORIENTATION, 1) in (5, 6, 7, 8) else spacing
+
+    @property
+    def told(self) -> Told:
+        """What is known when all frames have been read; the time between them is their mean."""
+        durations = self._durations.values()
+        known = len(durations) > 1 and all(duration > 0 for duration in durations)
+        return Told(spacing_mm=self._spacing, frame_ms=sum(durations) / len(durations) if known else None)
+
     def needs_tifffile(self) -> bool:
-        """Whether Pillow would open this TIFF and lose some of it: low bytes of 16-bit colours, white that is zero
-        in more than 8 bits, or the stack behind ImageJ's only directory."""
+        """Whether Pillow would open this TIFF and lose some of it: low bytes of 16-bit colours, signs, white that is
+        zero in more than 8 bits, a volume's other slices, the stack behind ImageJ's only directory, or what ImageJ and
+        OME say of its calibration."""
         if self.format != "TIFF":
             return False
         deep = max(np.atleast_1d(self._tag(BITS, 1))) > 8
-        return str(self._tag(DESCRIPTION, "")).startswith("ImageJ=") or (
-            deep and (self._tag(SAMPLES, 1) != 1 or self._tag(PHOTOMETRIC) == 0)
+        signed = SIGNED in np.atleast_1d(self._tag(SAMPLE_FORMAT, 1))
+        description = str(self._tag(DESCRIPTION, ""))
+        return (
+            description.startswith("ImageJ=")
+            or is_ome(description)
+            or signed
+            or self._tag(DEPTH, 1) != 1
+            or (deep and (self._tag(SAMPLES, 1) != 1 or self._tag(PHOTOMETRIC) == 0))
         )
 
     def read(self, index: int) -> Pixels:
@@ -88,6 +121,8 @@ class PillowScan:
             self._image.seek(self._pages[index])
         self._limits.check_size(*self._image.size)
         self._image.load()
+        if self.frames > 1 and isinstance(duration := self._image.info.get("duration"), int | float):
+            self._durations[index] = float(duration)
         pixels = turned(_numbers(self._image), _orientation(self._image))
         if self._declared == 16 and pixels.dtype == np.uint8 and pixels.max() < COARSE_LIMIT:
             raise InputError(

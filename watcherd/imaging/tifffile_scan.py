@@ -8,7 +8,8 @@ import numpy as np
 import tifffile
 
 from watcherd.errors import InputError
-from watcherd.imaging.scan import Pixels, over_black, turned
+from watcherd.imaging.calibration import from_imagej, from_ome, from_tags, is_ome
+from watcherd.imaging.scan import Pixels, Told, over_black, turned
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from watcherd.imaging.limits import DecodeLimits
 
-ORIENTATION = 274
+ORIENTATION, ACROSS, DOWN, UNIT = 274, 282, 283, 296
+"""TIFF tags."""
+
 MULTIPLIED = 1
 """ExtraSamples: alpha with which the colours have been multiplied."""
 
@@ -50,6 +53,22 @@ class TifffileScan:
         self.frames = self._stack or len(self._pages)
         self._limits.check_frames(self.frames)
         self.bit_depth = int(first.bitspersample)
+        self.told = self._calibration(first)
+
+    def _calibration(self, first: tifffile.TiffPage) -> Told:
+        """Pixel size and time between frames, as far as the file says."""
+        across, down = (_density(first, tag) for tag in (ACROSS, DOWN))
+        unit = first.tags.get(UNIT)
+        if self._file.is_imagej:
+            spacing, frame_ms = from_imagej(self._file.imagej_metadata or {}, across, down)
+        elif is_ome(first.description):
+            spacing, frame_ms = from_ome(first.description)
+        else:
+            spacing, frame_ms = from_tags(across, down, int(unit.value) if unit else None), None
+        tag = first.tags.get(ORIENTATION)
+        if spacing and tag and int(tag.value) in (5, 6, 7, 8):
+            spacing = spacing[::-1]
+        return Told(spacing_mm=spacing, frame_ms=frame_ms if self.frames > 1 else None)
 
     def _hidden_stack(self, first: tifffile.TiffPage) -> int:
         """How many frames ImageJ has put behind one directory; 0 where each frame has its own."""
@@ -79,6 +98,16 @@ class TifffileScan:
 
     def close(self) -> None:
         self._handle.close()
+
+
+def _density(page: tifffile.TiffPage, number: int) -> float | None:
+    """A resolution tag's fraction as pixels for a unit."""
+    tag = page.tags.get(number)
+    try:
+        above, below = tag.value if tag else (0, 0)
+        return above / below if below else None
+    except (TypeError, ValueError):
+        return None
 
 
 def _channels_last(page: tifffile.TiffPage, values: NDArray[Any]) -> NDArray[Any]:

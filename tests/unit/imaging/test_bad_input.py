@@ -115,6 +115,32 @@ def test_sizes_that_pillow_warns_about_are_ours_to_judge(tmp_path, side):
     assert ("too large" in error.message) == (side**2 > LIMITS.max_pixels)
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.gif", "a.webp", "a.tif", "a.bmp"])
+def test_a_compressed_bomb_is_refused_in_our_words_before_it_is_unpacked(tmp_path, name):
+    """A picture of one colour, 4,000 times as large as its file; the limit that is named is ours."""
+    options = {"a.tif": {"compression": "tiff_lzw"}, "a.webp": {"lossless": True}}
+    Image.new("L", (4000, 4000)).save(tmp_path / name, **options.get(name, {}))
+    error = failure(tmp_path / name, DecodeLimits(max_pixels=1_000_000))
+    assert "4000 x 4000 pixels, more than 1,000,000 in all" in error.message
+    assert "limits.max_pixels" in error.hint
+
+
+def test_a_png_whose_text_is_a_bomb_is_refused_in_our_words(tmp_path):
+    data = huge_png(100, 100)
+    text = b"Comment\0\0" + zlib.compress(bytes(100 << 20), 9)
+    chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
+    at = data.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(data[:at] + chunk + data[at:])
+    assert "as decompression bombs do" in failure(tmp_path / "a.png").message
+
+
+def test_what_only_begins_like_an_image_is_said_without_the_names_of_our_files(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(200, 250)))
+    error = failure(tmp_path / "a.png")
+    assert "cannot be decoded" in error.message
+    assert str(tmp_path) not in error.message
+
+
 def test_a_later_frame_may_not_be_too_large_either(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(NOISE[..., 0], metadata=None)
