@@ -25,7 +25,7 @@ from watcherd.outbox.deliver import FOLDERS, Intent, Outbox, ResultLostError, St
 from watcherd.pauses import check_room
 from watcherd.store import Intent as Promise
 from watcherd.store import Staged as StagedJob
-from watcherd.store import arrivals, deliveries, history, leftovers
+from watcherd.store import arrivals, deliveries, figures, history, leftovers
 from watcherd.store import queue as jobs
 from watcherd.store.records import stamp
 
@@ -92,7 +92,13 @@ class Delivery:
         """Publish the results of these jobs under their own names and record them."""
         promises = self._pauses.until_possible("outbox", partial(self._promise_all, drawn))
         rows = [
-            StagedJob(claim=item.flight.job.claim, intents=promise, measured=item.measured, answer=item.answer)
+            StagedJob(
+                claim=item.flight.job.claim,
+                intents=promise,
+                measured=item.measured,
+                answer=item.answer,
+                measures=item.measures,
+            )
             for item, promise in zip(drawn, promises, strict=True)
         ]
         self._store(partial(self._begin, rows))
@@ -171,6 +177,7 @@ class Delivery:
             **{name: getattr(answer, name) for name in ("answer", "decode", "note", "threshold", "mask_fraction")},
             **{name: getattr(measured, name) for name in MEASURED},
             devices=[{name: getattr(use, name) for name in use.__slots__} for use in measured.devices],
+            **results.measures([frame.columns() for frame in item.measures]),
         )
         folder = self._outbox.staging_of(job.id, job.attempt)
         return list(map(_promise, [*intents, self._stage_text(folder, stem, "result", document)]))
@@ -277,7 +284,12 @@ class Delivery:
         stem = given.choose(path, arrival.sha256)
         intents = self._outbox.intents(stem, staged)
         document = results.result_json(
-            record, intents, source=arrival.source, duplicate_of=arrival.job_id, same_as=record["source"]
+            record,
+            intents,
+            source=arrival.source,
+            duplicate_of=arrival.job_id,
+            same_as=record["source"],
+            **results.measures(figures.of_job(connection, arrival.job_id)),
         )
         return list(map(_promise, [*intents, self._stage_text(folder, stem, "result", document)]))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from watcherd.store import Answer, ClaimedJob, DeviceUse, Measured
+from watcherd.store import Answer, ClaimedJob, DeviceUse, FrameMeasure, Measured
 
 if TYPE_CHECKING:
     from watcherd.errors import JobError
@@ -87,6 +87,12 @@ class Drawn:
             threshold=self.flight.job.options.threshold,
             mask_fraction=round(self.rendered.mask_fraction, 6),
         )
+
+    @cached_property
+    def measures(self) -> tuple[FrameMeasure, ...]:
+        """What the masks come to."""
+        names = FrameMeasure.__slots__
+        return tuple(FrameMeasure(**{name: getattr(one, name) for name in names}) for one in self.rendered.measures)
 
 
 @dataclass(frozen=True, slots=True)

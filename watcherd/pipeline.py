@@ -54,6 +54,8 @@ BATCHES_UNDER_WAY = 4
 """So many batches, besides two for each replica, may be decoded, drawn and delivered at a time: a model that is faster
 than the disk must not fill the run folder."""
 RENDERS_TRIED = 3
+MEASURING_SHARE = 0.25
+"""Of the time that drawing a scan may take; measures that would need more are left out."""
 DRAIN_STEP = 0.02
 
 
@@ -236,6 +238,7 @@ class Pipeline:
             folder = self._pauses.until_possible("outbox", partial(self._delivery.stage, flight.job))
         except StoppedError:
             return
+        limits = self._config.limits
         request = RenderRequest(
             pixels=self._scratch / f"{flight.id}.npy",
             mask=segmented.mask,
@@ -248,6 +251,7 @@ class Pipeline:
             source=self._spool_path(flight.job.sha256),
             scan=flight.decoded,
             memory_mib=self._config.limits.worker_memory_mib,
+            measure_seconds=limits.decode_seconds * MEASURING_SHARE if self._config.outbox.measures else 0,
         )
         future = self._imaging.run(timed_render, request, seconds=self._config.limits.decode_seconds)
         future.add_done_callback(partial(self._rendered, flight, segmented))

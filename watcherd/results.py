@@ -65,6 +65,16 @@ def result_json(record: Mapping[str, Any], promised: Sequence[Promised], **chang
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
+MEASURES = ("area_fraction", "components", "length", "mean_width", "max_width", "unit")
+
+
+def measures(frames: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of a scan's masks: each frame's, and those of the frame with most mask as the history has them."""
+    fullest = max(frames, key=lambda frame: float(frame["area_fraction"]), default=None)
+    of_the_scan = {name: fullest[name] if fullest else None for name in MEASURES}
+    return {"measured_frame": fullest["frame"] if fullest else None, **of_the_scan, "measures": list(frames)}
+
+
 _encoded = json.JSONEncoder(ensure_ascii=False).encode
 
 

@@ -22,7 +22,7 @@ from watcherd.errors import UnavailableError, UsageError
 from watcherd.job import Fate
 from watcherd.names import show as shown_name
 from watcherd.names import unshow
-from watcherd.store import Filter, history, overview, reader
+from watcherd.store import Filter, figures, history, overview, reader
 
 MOST_NAMED = 8
 """Jobs that are named when a name fits several."""
@@ -111,6 +111,7 @@ def tell(connection: Any, job_id: int) -> dict[str, Any]:
         raise UsageError(f"There is no job {job_id}.", hint="See `watcherd jobs`.")
     return {
         **record,
+        "measures": figures.of_job(connection, job_id),
         "options": overview.options(connection, job_id),
         "events": history.events(connection, job_id),
         "tries": history.attempts(connection, job_id),
@@ -154,11 +155,25 @@ def _facts(story: Mapping[str, Any]) -> dict[str, Any]:
         "prompt": asked.get("prompt"),
         "answer": story["answer"],
         "mask": f"{fraction:.2%} of the pixels" if fraction is not None else None,
+        "measures": _measures(story),
         "note": story["note"],
         "waits until": local(story["not_before"]),
         "priority": story["priority"] or None,
         "sha256": story["sha256"],
     }
+
+
+def _measures(story: Mapping[str, Any]) -> str | None:
+    """Of the frame with most mask."""
+    if story["length"] is None:
+        return None
+    unit = story["unit"]
+    words = [f"{story['components']} {'piece' if story['components'] == 1 else 'pieces'}"]
+    words.append(f"{story['length']:.4g} {unit} long")
+    if story["mean_width"] is not None:
+        words.append(f"{story['mean_width']:.3g} {unit} wide on average, {story['max_width']:.3g} at most")
+    where = f" (frame {story['measured_frame']})" if (story["frames"] or 1) > 1 else ""
+    return ", ".join(words) + where
 
 
 def _options(asked: Mapping[str, Any]) -> Iterator[str]:

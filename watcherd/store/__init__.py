@@ -20,6 +20,8 @@ Reading (any process)::
 `deliveries`
     arrivals_to_deliver, begin_redelivery, finish_redelivery, skip_delivery, arrivals_promised, outputs_of,
     outdated_outputs, mark_removed, owners, arrivals_to_dispose
+`figures`
+    keep, forget, fullest, of_job
 `runs`
     start_run, end_run, start_replica, replica_ready, end_replica, receive_command, finish_command, command,
     set_setting, setting
@@ -45,6 +47,7 @@ from watcherd.store.records import (
     DeviceUse,
     Enqueued,
     Failure,
+    FrameMeasure,
     Intent,
     Measured,
     ModelIdentity,
@@ -67,6 +70,7 @@ __all__ = [
     "Enqueued",
     "Failure",
     "Filter",
+    "FrameMeasure",
     "Intent",
     "JobRecord",
     "Measured",

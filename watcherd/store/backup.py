@@ -155,6 +155,7 @@ def _remove(connection: Connection, jobs: Sequence[int]) -> None:
     scans = connection.exec_driver_sql(f"SELECT scan_id FROM job WHERE id IN ({marks})").scalars().all()  # noqa: S608 - ids
     for statement in (
         "DELETE FROM output WHERE job_id = :id",
+        "DELETE FROM measure WHERE job_id = :id",
         "DELETE FROM attempt_device WHERE attempt_id IN (SELECT id FROM attempt WHERE job_id = :id)",
         "DELETE FROM attempt WHERE job_id = :id",
         "DELETE FROM event WHERE job_id = :id",

@@ -228,6 +228,23 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FrameMeasure:
+    """One frame of a result in numbers (docs/measures.md). ``frame``: from 1. None: not measured, or there is none."""
+
+    frame: int
+    unit: Literal["px", "mm"]
+    area_fraction: float
+    components: int | None = None
+    length: float | None = None
+    mean_width: float | None = None
+    max_width: float | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """Names and values, as they are stored and shown."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
     """Why an attempt failed: the class that decides what happens next, and for people what, why and what to do."""
 
@@ -283,3 +300,4 @@ class Staged:
     intents: Sequence[Intent]
     measured: Measured = field(default_factory=Measured)
     answer: Answer = field(default_factory=Answer)
+    measures: Sequence[FrameMeasure] = ()

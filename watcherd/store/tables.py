@@ -30,11 +30,13 @@ from watcherd.store.records import Delivery, Disposal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration. Kept here so that opening an up-to-date database need not import alembic."""
 
 Outcome = ("succeeded", "retry", "failed", "quarantined", "released", "interrupted")
 """How an attempt may end; NULL while it runs."""
+
+LengthUnit = ("px", "mm")
 
 OutputState = ("intended", "delivered", "removed")
 
@@ -298,6 +300,21 @@ output = _table(
     Index("output_path", "path", unique=True, sqlite_where=text("state <> 'removed'")),
     Index("output_job", "job_id"),
     Index("output_arrival", "arrival_id"),
+)
+
+measure = _table(
+    "measure",
+    Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
+    Column("frame", Integer, primary_key=True),
+    _flag("fullest"),
+    _one_of("unit", LengthUnit),
+    Column("area_fraction", REAL, nullable=False),
+    _whole("components", null=True),
+    _real("length"),
+    _real("mean_width"),
+    _real("max_width"),
+    Index("measure_of_job", "job_id", unique=True, sqlite_where=text("fullest = 1")),
+    sqlite_with_rowid=False,
 )
 
 event = _table(

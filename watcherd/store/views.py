@@ -50,9 +50,16 @@ VIEWS: dict[str, str] = {
             json_extract(job.options, '$.prompt') AS prompt, job.answer, job.decode,
             job.note, job.threshold, job.batch_size, job.host_peak_rss_mib,
             job.priority, job.not_before, job.solo, job.advice, scan.sha256, scan.format,
+            m.frame AS measured_frame, m.area_fraction, m.components, m.length, m.mean_width, m.max_width, m.unit,
             {_OUTPUTS} AS outputs,
             {_DEVICES} AS devices
-        FROM job JOIN scan ON scan.id = job.scan_id""",
+        FROM job JOIN scan ON scan.id = job.scan_id
+        LEFT JOIN measure AS m ON m.job_id = job.id AND m.fullest = 1""",
+    "measures": """
+        CREATE VIEW measures AS SELECT
+            m.job_id, job.source, m.frame, m.area_fraction, m.components, m.length, m.mean_width, m.max_width, m.unit,
+            m.fullest, job.finished_at
+        FROM measure AS m JOIN job ON job.id = m.job_id""",
     "queue": """
         CREATE VIEW queue AS SELECT
             id, state, source, priority, attempts, not_before, error_class, error, queued_at, profile, solo

@@ -158,6 +158,7 @@ def test_every_view_answers(filled: Connection, view: str) -> None:
         len(rows)
         == {
             "jobs": 5,
+            "measures": 0,
             "queue": 2,
             "failures": 1,
             "today": 0,
