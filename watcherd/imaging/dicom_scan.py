@@ -135,7 +135,7 @@ class DicomScan:
             return {name: _text(header.get(name)) for name in keywords if header.get(name) not in (None, "")}
 
     def read(self, index: int) -> Pixels:
-        with own_words("The DICOM file's pictures cannot be decoded"):
+        with own_words(f"The DICOM file's pictures cannot be decoded as {self._opened.syntax.name}"):
             values, described = self._decoded(index)
             return self._shown(values, str(described["photometric_interpretation"]), index)
 
