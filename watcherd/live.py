@@ -25,6 +25,10 @@ LOOK_PAUSE_SECONDS = 0.01
 """A file that changes under a reader's eyes is looked at again, so many times and after such a pause."""
 
 
+NOT_LOOKED_AT = "not looked at yet"
+"""The reason for which an inbox is not online in the first moment of a run."""
+
+
 class LiveStatus:
     """Writes the file whenever something has changed.
 
@@ -75,6 +79,14 @@ def read(state: Path, lock: Path) -> dict[str, Any] | None:
     if status is None or status.get("pid") != pid:
         status = {"pid": pid, "phase": "starting"}
     return status | {"phase": "frozen"} if _stands_still(pid) else status
+
+
+def inbox_away(status: Mapping[str, Any] | None) -> str | None:
+    """Why the inbox of a running daemon is offline; None when it is online, or nobody knows."""
+    inbox = (status or {}).get("inbox")
+    if not inbox or inbox["online"] or inbox["reason"] == NOT_LOOKED_AT or (status or {}).get("phase") != "running":
+        return None
+    return str(inbox["reason"])
 
 
 def _read_whole(path: Path) -> dict[str, Any] | None:

@@ -202,10 +202,10 @@ def no_access(path: Path, error: OSError) -> UnavailableError:
     """What to say to somebody who may not read what ``path`` leads to, or whose disk does not answer."""
     if not isinstance(error, PermissionError):
         return UnavailableError(f"{path} cannot be read: {error.strerror}.", hint="Look at the disk that holds it.")
-    return UnavailableError(f"You may not read {path}.", hint=f"Run it as root, or {_who_may(path)}.")
+    return UnavailableError(f"You may not read {path}.", hint=f"Run it as root, or {who_may(path)}.")
 
 
-def _who_may(path: Path) -> str:
+def who_may(path: Path) -> str:
     """The nearest thing on the way to ``path`` that can be looked at says whose it is."""
     for place in (path, *path.parents):
         try:

@@ -14,6 +14,7 @@ import pytest
 
 from watcherd import live
 from watcherd.errors import UnavailableError
+from watcherd.intake import InboxState
 from watcherd.live import NAME, ROOM, LiveStatus
 from watcherd.steering import sole_owner
 
@@ -102,6 +103,17 @@ def test_a_daemon_that_was_stopped_is_not_shown_as_running(tmp_path: Path) -> No
             seen.append((live.read(tmp_path, tmp_path / "lock") or {})["phase"])
         process.kill()
     assert ["frozen", "running"] == seen
+
+
+def test_an_inbox_that_nobody_has_looked_at_is_not_away() -> None:
+    """In the first moment of a run; the words are the intake's own."""
+    first = InboxState()
+    assert live.NOT_LOOKED_AT == first.reason
+    looks = {"online": first.online, "reason": first.reason}
+    assert live.inbox_away({"phase": "running", "inbox": looks}) is None
+    assert "gone" == live.inbox_away({"phase": "running", "inbox": looks | {"reason": "gone"}})
+    assert live.inbox_away({"phase": "running", "inbox": looks | {"online": True}}) is None
+    assert live.inbox_away(None) is None
 
 
 def test_who_may_not_look_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from watcherd.cli.service import install_service, uninstall_service
 from watcherd.cli.show import show
 from watcherd.cli.status import status
 from watcherd.cli.steer import cancel, pause, prioritise, prune, reload, resume, retry
+from watcherd.cli.submit import submit
 from watcherd.errors import WatcherdError
 
 USAGE = 64
@@ -33,7 +34,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(serve)
-for command in (demo, status, jobs, show, retry, cancel, prioritise, pause, resume, reload, prune, doctor, plan):
+LOOKING = (demo, status, jobs, show, doctor, plan)
+STEERING = (submit, retry, cancel, prioritise, pause, resume, reload, prune)
+for command in (*LOOKING, *STEERING):
     app.command()(command)
 app.command("install-service")(install_service)
 app.command("uninstall-service")(uninstall_service)

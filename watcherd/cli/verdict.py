@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from watcherd.cli.common import duration, gib, when
 from watcherd.cli.overview import seconds_since
+from watcherd.live import inbox_away
 
 Tone = Literal["good", "note", "warn", "bad"]
 
@@ -80,7 +81,7 @@ def _but(daemon: Mapping[str, Any]) -> str:
         return ""
     if daemon.get("held") or daemon.get("paused"):
         return ", but PAUSED,"
-    if _is_away(daemon):
+    if inbox_away(daemon) is not None:
         return ", but its inbox is OFFLINE,"
     if daemon.get("replicas") and not _ready(daemon):
         return ", but NO REPLICA IS READY,"
@@ -96,10 +97,6 @@ def _tone(answer: Mapping[str, Any]) -> Tone:
 
 def _ready(daemon: Mapping[str, Any]) -> int:
     return sum(replica["phase"] in ("idle", "busy") for replica in daemon.get("replicas", []))
-
-
-def _is_away(daemon: Mapping[str, Any]) -> bool:
-    return daemon["phase"] == "running" and bool(daemon.get("inbox")) and not daemon["inbox"]["online"]
 
 
 def _not_running(answer: Mapping[str, Any], now: datetime) -> Notice:
@@ -139,8 +136,8 @@ def _pauses(daemon: Mapping[str, Any]) -> Iterator[Notice]:
 
 
 def _inbox_away(daemon: Mapping[str, Any]) -> Iterator[Notice]:
-    if daemon and _is_away(daemon):
-        text = f"The inbox is OFFLINE: {daemon['inbox']['reason']}"
+    if (reason := inbox_away(daemon)) is not None:
+        text = f"The inbox is OFFLINE: {reason}"
         yield Notice(tone="bad", text=text, todo="Mount it again; nothing is forgotten, and work goes on by itself.")
 
 
@@ -243,7 +240,7 @@ def _inbox(daemon: Mapping[str, Any], now: datetime) -> str:
     if not inbox:
         return ""
     swept = f", last at {when(inbox['swept_at'], now)}" if inbox.get("swept_at") else ""
-    how = "online" if inbox["online"] else "OFFLINE"
+    how = "OFFLINE" if inbox_away(daemon) else "online" if inbox["online"] else "not looked at yet"
     return f"{how} ({inbox['filesystem']}, swept every {inbox['sweep_seconds']:g} s{swept})"
 
 

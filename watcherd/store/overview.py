@@ -107,6 +107,17 @@ def waited_for(connection: Connection, names: Sequence[str], *, after: int) -> d
     return {row.source: dict(row._mapping) for row in sorted(rows, key=lambda row: row.id) if row.id > after}
 
 
+def results_of(connection: Connection, arrival_id: int) -> list[dict[str, Any]]:
+    """What lies in the outbox for an arrival; what an earlier one of the same name and job has, it shares."""
+    sql = (
+        "SELECT output.kind, output.path_text AS path, output.sha256, output.bytes FROM arrival AS asked "
+        "JOIN arrival AS same ON same.job_id = asked.job_id AND same.path = asked.path "
+        "JOIN output ON output.arrival_id = same.id WHERE asked.id = ? AND output.state = 'delivered' "
+        "ORDER BY output.id"
+    )
+    return [dict(row) for row in connection.exec_driver_sql(sql, (arrival_id,)).mappings()]
+
+
 def runs_of_job(connection: Connection, job_id: int) -> list[dict[str, Any]]:
     """The daemon's runs that did something with a job, each with its ``pid``, its replicas' ``pids`` and its boot."""
     rows = connection.exec_driver_sql(
