@@ -499,6 +499,8 @@ class Intake:
             event = "arrival_duplicate" if enqueued.duplicate else "arrival_queued"
             self._log.debug(event, source=show(item.path), arrival_id=enqueued.arrival_id, job_id=enqueued.job_id)
         self._log.info("arrivals_queued", count=len(results))
+        # The copy of a scan that was done before is needed by nobody, and nothing may come of it that ends.
+        self._cleaning = self._cleaning or any(enqueued.duplicate for enqueued in results)
         self._queued()
 
     def _store(self, work: Callable[[Any], Any]) -> Any:
