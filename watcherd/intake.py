@@ -448,7 +448,7 @@ class Intake:
         """What became of the files that were not taken."""
         for outcome in outcomes:
             if isinstance(outcome, NotYet):
-                if self._once and outcome.reason != OPEN_FOR_WRITING:
+                if self._once and not outcome.reason.endswith(OPEN_FOR_WRITING):  # itself, or its sidecar
                     outcome = replace(outcome, patience=ONCE_PATIENCE)  # noqa: PLW2901 - the same, less patient
                 self._settler.wait(outcome, self._clock())
                 self._note_waiting(outcome)
