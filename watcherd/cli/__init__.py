@@ -13,6 +13,7 @@ from watcherd.cli.database import db_app
 from watcherd.cli.demo import demo
 from watcherd.cli.doctor import doctor
 from watcherd.cli.history import jobs
+from watcherd.cli.journal import logs
 from watcherd.cli.plan import plan
 from watcherd.cli.serve import run as serve
 from watcherd.cli.service import install_service, uninstall_service
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(serve)
-LOOKING = (demo, status, jobs, show, doctor, plan)
+LOOKING = (demo, status, jobs, show, logs, doctor, plan)
 STEERING = (submit, retry, cancel, prioritise, pause, resume, reload, prune)
 for command in (*LOOKING, *STEERING):
     app.command()(command)

@@ -187,15 +187,23 @@ def _options(asked: Mapping[str, Any]) -> Iterator[str]:
 
 def _events(events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str | Text, ...]]:
     for event in events:
-        detail = event["detail"]
         state = event["to_state"] or ""
-        words = [detail.get("reason") or detail.get("source") or "", detail.get("error") or ""]
         yield (
             Text(local(event["at"]), "dim"),
             event["kind"],
             Text(state if state != event["kind"] else "", STATE_COLOURS.get(state, "")),
-            ": ".join(filter(None, words)),
+            _why(event["detail"]),
         )
+
+
+def _why(detail: Mapping[str, Any]) -> str:
+    return ": ".join(filter(None, [detail.get("reason") or detail.get("source") or "", detail.get("error") or ""]))
+
+
+def event_words(event: Mapping[str, Any]) -> str:
+    """An event of the history on one line."""
+    state = event["to_state"] if event["to_state"] != event["kind"] else None
+    return "  ".join(filter(None, [event["kind"], state, _why(event["detail"])]))
 
 
 def _attempts(tries: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:

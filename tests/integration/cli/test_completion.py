@@ -1,0 +1,44 @@
+"""Shell completion: the shell is told of commands, options and values."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def ask(words: str, shell: str = "bash", **more: str) -> str:
+    """What the shell would be told at the end of this command line."""
+    environment = {"_WATCHERD_COMPLETE": f"complete_{shell}", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    answer = subprocess.run(
+        [sys.executable, "-m", "watcherd"], capture_output=True, text=True, env=os.environ | environment | more
+    )
+    return answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("watcherd s", {"show", "status", "submit"}),
+        ("watcherd jobs --st", {"--state"}),
+        ("watcherd jobs --state q", {"queued", "quarantined"}),
+        ("watcherd jobs --sort fin", {"finished"}),
+        ("watcherd retry --error-class m", {"memory"}),
+    ],
+)
+def test_commands_options_and_values_are_completed(words: str, expected: set[str]) -> None:
+    """What begins like the last word."""
+    assert expected == set(ask(words).split())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_for_the_shell_is_printed(shell: str) -> None:
+    """As the documentation says, to be put where the shell looks."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "watcherd", "--show-completion", shell], capture_output=True, text=True
+    )
+    assert (0, "") == (answer.returncode, answer.stderr)
+    assert "_WATCHERD_COMPLETE" in answer.stdout
+    assert "watcherd" in answer.stdout
