@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.acceptance.test_crash_points import CHAINS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "guarantees.md").read_text()
 
 
+def rows() -> Iterator[tuple[int, list[tuple[list[str], str]]]]:
+    """Each promise's number, and the functions that it names in each file of tests."""
+    for number, cell in re.findall(r"^\| (\d+) \|.*\|(.*)\|$", PAGE, re.MULTILINE):
+        parts = re.findall(r"((?:`test_\w+`[^`]*)+) in `(tests/[\w/]+\.py)`", cell)
+        yield int(number), [(re.findall(r"`(test_\w+)`", names), file) for names, file in parts]
+
+
 def test_each_promise_names_its_tests() -> None:
-    """22 rows, each with at least one file of tests that is there."""
-    rows = re.findall(r"^\| (\d+) \|(.*)\|(.*)\|$", PAGE, re.MULTILINE)
-    assert [int(number) for number, _, _ in rows] == list(range(1, 23))
-    for number, _, tests in rows:
-        files = re.findall(r"`(tests/[\w/]+\.py)`", tests)
-        assert files, f"promise {number} names no test"
-        assert [file for file in files if not (ROOT / file).is_file()] == []
+    """22 of them, each with functions, and every file that is named with at least one."""
+    assert list(range(1, 23)) == [number for number, _ in rows()]
+    assert [] == [number for number, tests in rows() if not tests]
+    named = [file for _, tests in rows() for _, file in tests]
+    assert sorted(re.findall(r"`(tests/[\w/]+\.py)`", PAGE.partition("| 1 |")[2])) == sorted(named)
 
 
 def test_tests_that_are_named_are_there() -> None:
-    """No name of a test in the page is out of date."""
-    written = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    assert [name for name in re.findall(r"`(test_\w+)`", PAGE) if f"def {name}(" not in written] == []
+    """In the very file that the page says."""
+    for number, tests in rows():
+        for names, file in tests:
+            written = (ROOT / file).read_text()
+            assert [] == [name for name in names if f"\ndef {name}(" not in written], f"promise {number}"
+
+
+def test_chains_that_are_named_are_there() -> None:
+    """The words in brackets behind the test of the crash points."""
+    named = re.findall(r"`test_killed_again_and_again_it_loses_nothing` \(([^)]+)\)", PAGE)
+    assert {word for words in named for word in words.split(", ")} <= CHAINS.keys()
+    assert 5 <= len(named)
