@@ -98,6 +98,7 @@ class Delivery:
                 measured=item.measured,
                 answer=item.answer,
                 measures=item.measures,
+                attributes=item.attributes,
             )
             for item, promise in zip(drawn, promises, strict=True)
         ]

@@ -76,6 +76,11 @@ class Drawn:
         """What was measured."""
         return self.flight.measured()
 
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What the configuration asks for of the scan's DICOM attributes."""
+        return self.flight.decoded.tags if self.flight.decoded else {}
+
     @cached_property
     def answer(self) -> Answer:
         """What the model said."""

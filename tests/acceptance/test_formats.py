@@ -79,6 +79,9 @@ def test_results_say_what_the_source_says_of_itself(service: Service) -> None:
     assert ([0.3, 0.3], 66.7) == (found["spacing_mm"], found["frame_ms"])
     assert {"StudyInstanceUID": "1.2.3.4", "Modality": "XA"} == found["dicom"]
     assert "DICOM" == found["format"]
+    assert [('{"Modality":"XA","StudyInstanceUID":"1.2.3.4"}',)] == service.rows(
+        "SELECT dicom FROM jobs WHERE source = 'IM000001'"
+    )
 
 
 def test_a_patients_name_is_nowhere_but_in_scans_and_their_segmentations(service: Service) -> None:

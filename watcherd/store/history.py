@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 JobRecord = dict[str, Any]
-"""A job with the fields of the view ``jobs``; ``devices`` and ``outputs`` are lists of dicts."""
+"""A job with the fields of the view ``jobs``; ``devices`` and ``outputs`` are lists of dicts, ``dicom`` is a dict."""
 
 
 Sort = Literal[
@@ -122,6 +122,7 @@ def _record(row: Any) -> JobRecord:
     record = dict(row)
     record["devices"] = json.loads(record["devices"])
     record["outputs"] = json.loads(record["outputs"])
+    record["dicom"] = json.loads(record["dicom"])
     record["solo"] = bool(record["solo"])
     return record
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from watcherd.errors import StaleJobError
 from watcherd.job import ErrorClass, Options, State
 from watcherd.retry import after_daemon_death
-from watcherd.store import deliveries, figures, frame_runs
+from watcherd.store import attributes, deliveries, figures, frame_runs
 from watcherd.store.frame_runs import CLAIMABLE, Hold
 from watcherd.store.records import (
     Answer,
@@ -282,6 +282,7 @@ def begin_delivery(connection: Connection, staged: Sequence[Staged], *, now: dat
     _record_attempt(connection, rows)
     deliveries.promise(connection, [row for item in staged for row in _promised(item)])
     figures.keep(connection, [(item.claim.job_id, item.measures) for item in staged])
+    attributes.keep(connection, [(item.claim.job_id, item.attributes) for item in staged])
 
 
 def _promised(item: Staged) -> list[dict[str, Any]]:

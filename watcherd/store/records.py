@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from watcherd.job import ErrorClass, Options, State
@@ -301,3 +301,4 @@ class Staged:
     measured: Measured = field(default_factory=Measured)
     answer: Answer = field(default_factory=Answer)
     measures: Sequence[FrameMeasure] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)

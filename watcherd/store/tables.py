@@ -30,7 +30,7 @@ from watcherd.store.records import Delivery, Disposal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest migration. Kept here so that opening an up-to-date database need not import alembic."""
 
 Outcome = ("succeeded", "retry", "failed", "quarantined", "released", "interrupted")
@@ -300,6 +300,14 @@ output = _table(
     Index("output_path", "path", unique=True, sqlite_where=text("state <> 'removed'")),
     Index("output_job", "job_id"),
     Index("output_arrival", "arrival_id"),
+)
+
+attribute = _table(
+    "attribute",
+    Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
+    Column("keyword", Text, primary_key=True),
+    _words("value"),
+    sqlite_with_rowid=False,
 )
 
 measure = _table(

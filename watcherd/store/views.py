@@ -39,6 +39,8 @@ _UNFINISHED = f"""SELECT
 """Each condition says that of a partial index to the letter, and corresponding columns have the same type: SQLite then
 merges the three in order of time instead of sorting all that waits."""
 
+_ATTRIBUTES = "(SELECT json_group_object(keyword, value) FROM attribute WHERE job_id = job.id)"
+
 VIEWS: dict[str, str] = {
     "jobs": f"""
         CREATE VIEW jobs AS SELECT
@@ -51,6 +53,7 @@ VIEWS: dict[str, str] = {
             job.note, job.threshold, job.batch_size, job.host_peak_rss_mib,
             job.priority, job.not_before, job.solo, job.advice, scan.sha256, scan.format,
             m.frame AS measured_frame, m.area_fraction, m.components, m.length, m.mean_width, m.max_width, m.unit,
+            {_ATTRIBUTES} AS dicom,
             {_OUTPUTS} AS outputs,
             {_DEVICES} AS devices
         FROM job JOIN scan ON scan.id = job.scan_id
