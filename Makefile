@@ -12,6 +12,7 @@ setup: $(VENV)/.installed
 
 # torch first and by itself: a plain "torch" would bring gigabytes of GPU libraries along.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV), once: about 2 GB, most of it torch."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

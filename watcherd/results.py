@@ -104,9 +104,13 @@ def failure_note(record: Mapping[str, Any], source: str) -> bytes:
         lines.append(f"to do:    {record['advice']}")
     again = f"watcherd retry {record['id']}"
     lines += [
-        f"job:      {record['id']} ({record['error_class'] or state}, {record['attempts']} attempts)",
+        f"job:      {record['id']} ({record['error_class'] or state}, {_times(record['attempts'])})",
         f"when:     {record['finished_at']}",
         "",
         f"To have it tried again: {again}. Dropping other bytes under this name is a new scan.",
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _times(attempts: int) -> str:
+    return "tried once" if attempts == 1 else f"tried {attempts} times"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +37,8 @@ def demo(
     folder = folder.absolute()
     settings = _prepare(folder)
     logs.setup(settings.log.model_copy(update={"level": "warning"}), hidden_names=False)
-    typer.echo(f"Segmenting {_copy_scans(settings.inbox.path)} scans in {folder} ...", err=True)
+    scans = _copy_scans(settings.inbox.path)
+    typer.echo(f"Loading the model, then segmenting {scans} scans in {_from_here(folder)} ...", err=True)
     Daemon(settings, path=folder / "config.toml", once=True).run()
     with reader(settings.state.database) as connection:
         records = history.jobs(connection, Filter(limit=None, sort="oldest"))
@@ -55,9 +58,10 @@ def demo(
         for record in records
     ]
     print_table(("job", "state", "scan", "size", "vessels", "inference", "overlay"), rows, right=("job", "vessels"))
-    typer.echo(f"\nMasks are in {settings.outbox.path / 'masks'}. The history: sqlite3 {settings.state.database}")
+    masks, database = _from_here(settings.outbox.path / "masks"), _from_here(settings.state.database)
+    typer.echo(f"\nMasks are in {masks}. The history: sqlite3 -readonly {database}")
     typer.echo("Drop scans of your own into the inbox and run it again:")
-    typer.echo(f"  watcherd run --once --config {folder / 'config.toml'}")
+    typer.echo(f"  {_program()} run --once --config {_from_here(folder / 'config.toml')}")
 
 
 def _prepare(folder: Path) -> configuration.Config:
@@ -83,6 +87,15 @@ def _overlay(record: dict[str, object], outbox: Path) -> str:
     outputs = record["outputs"]
     assert isinstance(outputs, list)
     found = [output["path"] for output in outputs if output["kind"] == "overlay"]
-    path = outbox / found[0] if found else None
+    return _from_here(outbox / found[0]) if found else ""
+
+
+def _from_here(path: Path) -> str:
+    """As it is best copied into the next command."""
     here = Path.cwd()
-    return str(path.relative_to(here) if path and path.is_relative_to(here) else path or "")
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
+def _program() -> str:
+    """How this program is called: after ``make demo`` it is in no folder of PATH."""
+    return "watcherd" if shutil.which("watcherd") else _from_here(Path(sys.argv[0]).absolute())

@@ -84,7 +84,7 @@ def reload(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 def prune(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Take away what is older or larger than [retention] allows, and copy the history; for every night.
+    """Take away what is older or larger than the retention that is configured, and copy the history; for every night.
 
     Never unfinished work, never a scan whose result is not delivered.
     """
