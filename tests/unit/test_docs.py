@@ -69,7 +69,8 @@ def test_every_command_is_in_the_docs(command: str) -> None:
 def shown_commands(page: Path) -> Iterator[list[str]]:
     """The words of every call of watcherd in a page: in its blocks for shells, and between backticks."""
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
-    calls = [span for span in spans(page) if not span.endswith(".")]  # that would be a message
+    # One that ends in a full stop would be a message, and messages may hold apostrophes.
+    calls = [span for span in spans(page) if re.match(r"[\w/]*watcherd ", span) and not span.endswith(".")]
     for line in [*lines, *calls]:
         words = shlex.split(re.sub(r"^(\w*[#$]) ", "", line), comments=True)
         for number, word in enumerate(words):
