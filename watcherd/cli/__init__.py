@@ -21,6 +21,7 @@ from watcherd.cli.show import show
 from watcherd.cli.status import status
 from watcherd.cli.steer import cancel, pause, prioritise, prune, reload, resume, retry
 from watcherd.cli.submit import submit
+from watcherd.cli.top import top
 from watcherd.errors import WatcherdError
 
 USAGE = 64
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(serve)
-LOOKING = (demo, status, jobs, show, logs, doctor, plan)
+LOOKING = (demo, status, top, jobs, show, logs, doctor, plan)
 STEERING = (submit, retry, cancel, prioritise, pause, resume, reload, prune)
 for command in (*LOOKING, *STEERING):
     app.command()(command)

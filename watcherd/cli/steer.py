@@ -89,7 +89,7 @@ def prune(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     Never unfinished work, never a scan whose result is not delivered.
     """
     settings = load_config(config)
-    outcome = _steered(settings, "prune", {})
+    outcome = steered(settings, "prune", {})
     copy = housekeeping.back_up(settings)
     findings = backup.check(copy)
     if as_json:
@@ -130,14 +130,14 @@ def _steer(
     settings: Config, verb: str, arguments: Mapping[str, Any], *, as_json: bool, needs_daemon: bool = False
 ) -> None:
     """Have it done and say how it went."""
-    outcome = _steered(settings, verb, arguments, needs_daemon=needs_daemon)
+    outcome = steered(settings, verb, arguments, needs_daemon=needs_daemon)
     if as_json:
         print_json({"outcome": outcome})
     else:
         typer.echo(outcome)
 
 
-def _steered(settings: Config, verb: str, arguments: Mapping[str, Any], *, needs_daemon: bool = False) -> str:
+def steered(settings: Config, verb: str, arguments: Mapping[str, Any], *, needs_daemon: bool = False) -> str:
     """Have it done: by the daemon, or while none runs by ourselves under its lock."""
     if steering.owner(settings.state.lock) is not None:
         return _by_daemon(settings, verb, arguments)

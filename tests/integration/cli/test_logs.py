@@ -1,7 +1,7 @@
 """``watcherd logs``: the journal's lines about one job, and the history's where there are none. It says which.
 
-The journal here is a program of our own that answers as journalctl does. That entries carry JOB_ID is proved with a real
-one in tests/acceptance/test_systemd.py.
+The journal here is a program of our own that answers as journalctl does. That entries carry JOB_ID is proved with a
+real one in tests/acceptance/test_systemd.py.
 """
 
 from __future__ import annotations
