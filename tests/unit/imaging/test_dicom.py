@@ -37,7 +37,7 @@ from tests.unit.imaging.dicoms import (
     without_meta,
 )
 from watcherd.completeness import ends_early
-from watcherd.dicom_structure import Outline, looks_like_dicom, outline, without_pictures
+from watcherd.dicom_structure import MOST_ELEMENTS, Outline, looks_like_dicom, outline, without_pictures
 from watcherd.errors import InputError
 from watcherd.frames import FrameFile
 from watcherd.imaging.decode import Decoded, DecodeLimits, TruncatedError, decode
@@ -389,6 +389,14 @@ def test_sequences_without_end_cost_little(tmp_path):
     data = nested(200_000)
     assert outline(io.BytesIO(data), len(data)).pixels is None
     assert isinstance(refused(tmp_path, data), InputError)
+
+
+def test_elements_without_end_cost_little():
+    """Following them ends after so many: nobody has to wait for a file that only looks like DICOM."""
+    data = dicom(GREY)
+    head = 144 + int.from_bytes(data[140:144], "little")
+    many = data[:head] + struct.pack("<HH2sH", 0x0009, 0x0010, b"LO", 0) * (MOST_ELEMENTS + 1) + data[head:]
+    assert Outline(pixels=None) == outline(io.BytesIO(many), len(many))
 
 
 def message_of(folder: Path, data: bytes) -> str:
