@@ -12,6 +12,7 @@ from watcherd.cli.configuration import config_app
 from watcherd.cli.database import db_app
 from watcherd.cli.demo import demo
 from watcherd.cli.doctor import doctor
+from watcherd.cli.evaluate import evaluate
 from watcherd.cli.history import jobs
 from watcherd.cli.journal import logs
 from watcherd.cli.plan import plan
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(serve)
-LOOKING = (demo, status, top, jobs, show, logs, doctor, plan)
+LOOKING = (demo, status, top, jobs, show, logs, doctor, plan, evaluate)
 STEERING = (submit, retry, cancel, prioritise, pause, resume, reload, prune)
 for command in (*LOOKING, *STEERING):
     app.command()(command)

@@ -169,7 +169,7 @@ def _measures(story: Mapping[str, Any]) -> str | None:
         return None
     unit = story["unit"]
     words = [f"{story['components']} {'piece' if story['components'] == 1 else 'pieces'}"]
-    words.append(f"{story['length']:.4g} {unit} long")
+    words.append(f"{story['length']:,.0f} {unit} long")
     if story["mean_width"] is not None:
         words.append(f"{story['mean_width']:.3g} {unit} wide on average, {story['max_width']:.3g} at most")
     where = f" (frame {story['measured_frame']})" if (story["frames"] or 1) > 1 else ""
