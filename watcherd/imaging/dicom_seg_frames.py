@@ -66,12 +66,18 @@ def _dimension(first: Dataset) -> Dataset:
 
 
 def _packed(values: NDArray[np.uint8], places: list[tuple[int, int]]) -> bytes:
-    """Bits without a gap between frames, the first in the lowest place, an even number of bytes."""
-    bits = np.empty((len(places), *values.shape[1:]), np.bool_)
-    for number, (segment, index) in enumerate(places):
-        np.equal(values[index], segment, out=bits[number])
-    packed = np.packbits(bits, axis=None, bitorder="little").tobytes()
-    return packed + b"\0" * (len(packed) % 2)
+    """Bits without a gap between frames, the first in the lowest place, an even number of bytes.
+
+    One frame is unpacked at a time; bits that fill no byte wait for those of the next.
+    """
+    packed, left = bytearray(), np.empty(0, np.bool_)
+    for segment, index in places:
+        bits = np.concatenate([left, (values[index] == segment).ravel()])
+        whole = bits.size - bits.size % 8
+        packed += np.packbits(bits[:whole], bitorder="little").tobytes()
+        left = bits[whole:]
+    packed += np.packbits(left, bitorder="little").tobytes()
+    return bytes(packed + b"\0" * (len(packed) % 2))
 
 
 def _references(seg: Dataset) -> list[Any]:
