@@ -143,7 +143,9 @@ def _named(classes: int, names: tuple[str, ...]) -> list[str]:
 
 
 def _written(path: Path, header: Dataset, labels: FrameFile, names: list[str], made: datetime) -> None:
-    values = np.stack([np.minimum(frame, len(names)) for frame in labels])
+    values = np.empty(labels.shape, np.uint8)
+    for index, frame in enumerate(labels):
+        np.minimum(frame, len(names), out=values[index])
     identity = _identity(header, values, names)
     seg = _placed(header, values, names, identity, made)
     if seg is None:
