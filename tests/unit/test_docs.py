@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from tools import configuration_page
 from watcherd.cli import app
 from watcherd.config import Config, Profile, build
+from watcherd.errors import WatcherdError
 from watcherd.job import ErrorClass, Fate, State
 from watcherd.logs import MESSAGE_IDS
 from watcherd.store import Database, reader
@@ -280,6 +281,49 @@ def test_every_message_that_is_explained_is_one_of_the_program() -> None:
     explained = documented_messages()
     assert 25 < len(explained)
     assert [] == [message for message in explained if not any(message in text for text in messages())]
+
+
+@cache
+def exit_codes() -> dict[str, set[int]]:
+    """The codes with which the messages end the program, as far as an error of ours is made with one."""
+    codes: dict[str, set[int]] = {}
+    for path in (ROOT / "watcherd").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            kind = ERRORS.get(node.func.id) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
+            if kind is not None and node.args:
+                codes.setdefault(said(node.args[0]), set()).add(kind.exit_code)
+    return codes
+
+
+def said(node: ast.AST) -> str:
+    """A text, or several that are put together, with … for what is filled in."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return said(node.left) + said(node.right)
+    return str(node.value) if isinstance(node, ast.Constant) else "…"
+
+
+def kinds(base: type[WatcherdError]) -> Iterator[type[WatcherdError]]:
+    yield base
+    for each in base.__subclasses__():
+        yield from kinds(each)
+
+
+ERRORS = {kind.__name__: kind for kind in kinds(WatcherdError)}
+
+
+def test_every_exit_code_that_is_told_is_the_messages_own() -> None:
+    """Behind a message in docs/troubleshooting.md, in brackets."""
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    told = re.findall(r"^\| (`[^|]+`) \((\d+)\) \|", text, re.MULTILINE)
+    checked = 0
+    for messages_, code in told:
+        for message in re.findall(r"`([^`]+)`", messages_):
+            found = {number for text, numbers in exit_codes().items() if message in text for number in numbers}
+            checked += bool(found)
+            assert not found or int(code) in found, message
+    assert 20 <= checked
 
 
 def test_the_changelog_has_a_place_for_what_is_new() -> None:
