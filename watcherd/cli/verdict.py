@@ -291,7 +291,7 @@ def _doing(replica: Mapping[str, Any]) -> str:
     if replica["stage"]:
         words.append(replica["stage"] + (f" {replica['fraction']:.0%}" if replica["fraction"] else ""))
     if jobs := replica.get("jobs"):
-        shown = ", ".join(map(str, jobs[:4])) + (f" and {len(jobs) - 4} more" if len(jobs) > 4 else "")
+        shown = ", ".join(map(str, jobs[:3])) + (f" and {len(jobs) - 3} more" if len(jobs) > 3 else "")
         words.append(f"job {shown}" if len(jobs) == 1 else f"jobs {shown}")
     if restarts := replica["restarts"]:
         words.append(f"started again {restarts} times" if restarts > 1 else "started again once")
