@@ -213,6 +213,7 @@ class Intake:
             self._close()
         elif self._presence.online and not before.online:
             self._log.info("inbox_online", filesystem=self.state.filesystem)
+            self._queued()  # sources whose jobs have ended can leave it now
         return self._presence.online
 
     def _open(self) -> None:

@@ -204,3 +204,45 @@ def test_a_name_that_is_taken_in_the_archive_gives_both_the_same_new_one(tmp_pat
     )
     assert "threshold = 0.2\n" == (service.archive / f"a-{digits}.png.toml").read_text()
     assert check_invariants(service) == []
+
+
+@pytest.mark.parametrize("point", ["enqueue.begun", "enqueue.committed", "dispose.moved", "dispose.synced"])
+def test_killed_at_any_point_a_sidecar_is_followed_and_ends_beside_its_scan(tmp_path: Path, point: str) -> None:
+    """Taken with its scan or not at all; archived with it, although the two are moved one after the other."""
+    service = Service(tmp_path)
+    service.drop("a.png", png(1))
+    (service.inbox / "a.png.toml").write_text("threshold = 0.3\n")
+    service.start("--once", crash_at=point)
+    assert 0 != service.ended()
+    assert service.once() == 0, service.tail()
+    assert 0.3 == options(service, "a.png")["threshold"]
+    assert ["a.png", "a.png.toml"] == sorted(path.name for path in service.archive.iterdir())
+    [(fate, why, archived)] = service.rows(
+        "SELECT fate, reason, disposed_path FROM arrival WHERE path_text = 'a.png.toml' AND disposal = 'archived'"
+    )
+    assert ("ignored", FOLLOWED, b"a.png.toml") == (fate, why, archived)
+    assert check_invariants(service) == []
+
+
+def test_sources_that_are_deleted_take_their_sidecars_with_them(tmp_path: Path) -> None:
+    service = Service(tmp_path, inbox={"on_success": "delete"})
+    service.drop("a.png", png(1))
+    (service.inbox / "a.png.json").write_text('{"threshold": 0.3}')
+    (service.inbox / "_options.toml").write_text("tta = true\n")
+    assert service.once() == 0, service.tail()
+    assert ["_options.toml"] == [path.name for path in service.inbox.iterdir()]
+    assert (0.3, True) == (options(service, "a.png")["threshold"], options(service, "a.png")["tta"])
+
+
+def test_without_events_a_sidecar_that_the_sweep_did_not_see_is_followed(tmp_path: Path) -> None:
+    """It comes while its scan settles, and the next sweep is far away."""
+    service = Service(tmp_path, inbox={"events": False, "sweep_seconds": 3600, "settle_seconds": 1.5})
+    try:
+        service.drop("a.png", png(1))
+        service.start()
+        service.ready()
+        (service.inbox / "a.png.toml").write_text("threshold = 0.3\n")
+        service.finished(1)
+        assert 0.3 == options(service, "a.png")["threshold"]
+    finally:
+        service.end()
