@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,6 +66,20 @@ def test_a_scan_that_is_taken_away_is_not_waited_for(
     assert 65 == said.code
     (scan,) = json.loads(said.out)
     assert ("gone", "It was taken out of the inbox before watcherd took it.") == (scan["state"], scan["error"])
+
+
+def test_a_job_that_is_done_is_waited_for_until_its_result_has_this_name(watcherd: CommandLine) -> None:
+    """The same bytes under another name: the job has long succeeded, its result is still to be put there."""
+    look, config = sys.modules["watcherd.cli.submit"].look, watcherd.config
+    for delivery, expected in (("due", "delivering"), ("delivered", "succeeded")):
+        with closing(sqlite3.connect(config.state.database)) as connection, connection:
+            connection.execute("UPDATE arrival SET delivery = ? WHERE path_text = 'again.png'", (delivery,))
+        scan = {"source": "again.png", "state": "dropped", "outputs": []}
+        look(config, [scan], 0)
+        assert expected == scan["state"]
+    assert [str(config.outbox.path / "masks" / "again.png")] == [
+        output["path"] for output in scan["outputs"] if output["kind"] == "mask"
+    ]
 
 
 def test_nothing_is_copied_when_one_of_them_cannot_be(watcherd: CommandLine, scans: list[str]) -> None:
