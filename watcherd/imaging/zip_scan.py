@@ -204,7 +204,7 @@ def _pictures(archive: zipfile.ZipFile, size: int, limits: DecodeLimits) -> list
             f"The zip holds no picture that can be read, only {len(files)} other files."
             if files
             else "The zip is empty.",
-            hint="Put PNG, JPEG, TIFF, BMP, WebP or GIF files into it.",
+            hint="Put DICOM, PNG, JPEG, TIFF, BMP, WebP or GIF files into it.",
         )
     return sorted(pictures, key=lambda member: (_natural(member.info.filename), member.info.filename, member.number))
 
