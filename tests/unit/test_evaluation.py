@@ -86,6 +86,12 @@ def test_a_histogram_knows_every_threshold(threshold):
     assert expected == histogram(LEVELLED, TRUTH, COUNTED).at(threshold)
 
 
+def test_a_pixel_at_the_threshold_is_no_vessel():
+    """As in the masks of the service: greater, not equal. 0.2 is 13107 of 65535 exactly."""
+    levels, truth = np.array([[13107, 13108]], np.uint16), np.ones((1, 2), bool)
+    assert Score(both=1, invented=0, missed=1) == histogram(levels, truth).at(0.2)
+
+
 def test_a_sweep_is_the_mean_over_the_scans_and_its_best_has_the_highest_dice():
     """Each scan counts the same, however large it is."""
     scans = [histogram(LEVELLED, TRUTH), histogram(LEVELLED[:10], TRUTH[:10])]
