@@ -376,23 +376,22 @@ class Delivery:
 
     def recover(self) -> None:
         """Finish what the last run had promised, and remove what it had only begun."""
-        with self._database.reader() as connection:
-            promised = jobs.delivering_jobs(connection)
-            waiting = deliveries.arrivals_promised(connection)
-            names = [
-                [
-                    output.intent
-                    for output in deliveries.outputs_of(connection, arrival.id)
-                    if output.state == "intended"
-                ]
-                for arrival in waiting
-            ]
+        promised, waiting = self._pauses.until_possible("state", self._all_promised)
         for claim, intents in promised:
             self._finish_promised(intents, partial(self._finish, [claim]), claim.job_id)
-        for arrival, intents in zip(waiting, names, strict=True):
+        for arrival, intents in waiting:
             self._finish_promised(intents, partial(self._finish_names, [arrival.id]), arrival.job_id)
         crash_point("recover.delivered")
         self._pauses.until_possible("outbox", self._outbox.discard_staging)
+
+    def _all_promised(self) -> tuple[list[tuple[Claim, list[Promise]]], list[tuple[ArrivalInfo, list[Promise]]]]:
+        """Of jobs and of further names: whose results were promised, and which."""
+        with self._database.reader() as connection:
+            names = []
+            for arrival in deliveries.arrivals_promised(connection):
+                outputs = deliveries.outputs_of(connection, arrival.id)
+                names.append((arrival, [output.intent for output in outputs if output.state == "intended"]))
+            return jobs.delivering_jobs(connection), names
 
     def _finish_names(self, arrival_ids: Sequence[int]) -> None:
         self._store(lambda c: deliveries.finish_redelivery(c, arrival_ids, now=datetime.now(UTC)))

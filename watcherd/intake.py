@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from watcherd.crash_points import crash_point
-from watcherd.errors import TransientError
+from watcherd.errors import StoreError, TransientError
 from watcherd.inbox import mounts
 from watcherd.inbox.events import Events
 from watcherd.inbox.folders import OpenFolders, open_root
@@ -172,12 +172,15 @@ class Intake:
             self._pauses.set("inbox", in_words(error))
             self._stopping.wait(RETRY_SECONDS)
             return
-        except TransientError as error:
-            self._pauses.set("spool", in_words(error))
+        except (TransientError, StoreError) as error:  # what was not taken is found again by the next sweep
+            if not is_passing(error):
+                raise
+            self._pauses.set("state" if isinstance(error, StoreError) else "spool", in_words(error))
             self._sweep_again = True
             self._stopping.wait(RETRY_SECONDS)
             return
         self._pauses.clear("inbox")
+        self._pauses.clear("state")
         self._wake.wait(self._pause())
 
     def _run_errands(self) -> None:
