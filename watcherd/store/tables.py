@@ -30,7 +30,7 @@ from watcherd.store.records import Delivery, Disposal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest migration. Kept here so that opening an up-to-date database need not import alembic."""
 
 Outcome = ("succeeded", "retry", "failed", "quarantined", "released", "interrupted")
@@ -241,7 +241,7 @@ job = _table(
     # A statement uses it only if it says NOT_SUCCEEDED to the letter: SQLite does not conclude it from other terms.
     Index("job_not_succeeded", "state", sqlite_where=text(NOT_SUCCEEDED)),
     Index("job_failed", "finished_at", sqlite_where=text("state IN ('failed', 'quarantined')")),
-    Index("job_finished", "finished_at", sqlite_where=text("finished_at IS NOT NULL")),
+    Index("job_finished", "finished_at", "state", sqlite_where=text("finished_at IS NOT NULL")),
     Index("job_created", "created_at"),
     sqlite_autoincrement=True,
 )

@@ -74,8 +74,7 @@ VIEWS: dict[str, str] = {
     "today": """
         CREATE VIEW today AS SELECT
             id, state, source, mask_fraction, queue_ms, decode_ms, inference_ms, render_ms, error_class, finished_at
-        FROM job WHERE finished_at >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', 'localtime', 'start of day', 'utc')
-        ORDER BY finished_at""",
+        FROM job WHERE finished_at >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', 'localtime', 'start of day', 'utc')""",
     "vram": """
         CREATE VIEW vram AS SELECT
             attempt.job_id, d.device, d.name, d.vram_peak_allocated_mib, d.vram_peak_reserved_mib, d.vram_before_mib,

@@ -88,6 +88,12 @@ def test_failures_are_found_without_reading_what_succeeded(short: sqlite3.Connec
     assert work(short, sql) < 10 * rows
 
 
+def test_how_many_today_is_counted_in_the_index(short: sqlite3.Connection) -> None:
+    """A busy day has too many jobs to look at each of them."""
+    plan = short.execute(f"EXPLAIN QUERY PLAN {next(iter(QUESTIONS.values()))}").fetchall()
+    assert "SEARCH job USING COVERING INDEX job_finished (finished_at>?)" in [step[3] for step in plan]
+
+
 def test_a_question_that_reads_a_whole_table_would_be_seen(short: sqlite3.Connection, long: sqlite3.Connection) -> None:
     """The guard itself: a column without an index."""
     sql = "select count(*) from jobs where error = 'x';"
