@@ -48,7 +48,8 @@ class Filter:
 
     ``name``: of a dropped file, any of the job's; a part of it, or with ``*`` or ``?`` a pattern for all of it, with or
     without its folders. ``since``, ``until``: by creation.
-    ``sort``: ``newest``, ``oldest``, ``finished`` (the latest first), ``name``, or a column of the view, largest first.
+    ``sort``: ``newest``, ``oldest``, ``finished`` (what has ended, the latest first), ``name``, or a column of the
+    view, the largest first.
     """
 
     states: Sequence[State] = ()
@@ -71,7 +72,9 @@ def jobs(connection: Connection, wanted: Filter | None = None) -> list[JobRecord
     wanted = wanted or Filter()
     conditions, values = _conditions(wanted)
     order = _ORDERS.get(wanted.sort, f"{wanted.sort} DESC, id")
-    sql = f"SELECT * FROM jobs {conditions} ORDER BY {order} LIMIT :limit OFFSET :offset"
+    # First which rows, then all about them: a row's devices and outputs are questions of their own.
+    chosen = f"SELECT id FROM jobs {conditions} ORDER BY {order} LIMIT :limit OFFSET :offset"
+    sql = f"SELECT * FROM jobs WHERE id IN ({chosen}) ORDER BY {order}"
     values |= {"limit": -1 if wanted.limit is None else wanted.limit, "offset": wanted.offset}
     return [_record(row) for row in connection.exec_driver_sql(sql, values).mappings()]
 
@@ -88,6 +91,8 @@ def _conditions(wanted: Filter) -> tuple[str, dict[str, Any]]:
         either = " OR ".join(f"path_text LIKE :name{i} ESCAPE '\\'" for i in range(len(patterns)))
         terms.append(f"id IN (SELECT job_id FROM arrival WHERE {either})")
         values |= {f"name{i}": pattern for i, pattern in enumerate(patterns)}
+    if wanted.sort == "finished":
+        terms.append("finished_at IS NOT NULL")
     for column in ("error_class", "profile", "sha256"):
         if (value := getattr(wanted, column)) is not None:
             terms.append(f"{column} = :{column}")

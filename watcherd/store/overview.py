@@ -79,7 +79,7 @@ def today(connection: Connection) -> dict[str, int]:
 
 def last_event_at(connection: Connection) -> str | None:
     """When something was written down last; None when nothing ever happened."""
-    at: str | None = connection.exec_driver_sql("SELECT at FROM event ORDER BY id DESC LIMIT 1").scalar()
+    at: str | None = connection.exec_driver_sql("SELECT at FROM event WHERE id = (SELECT max(id) FROM event)").scalar()
     return at
 
 

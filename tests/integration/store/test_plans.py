@@ -19,7 +19,7 @@ from tests.integration.store.helpers import (
     succeed,
 )
 from watcherd.job import ErrorClass, Options, State
-from watcherd.store import Filter, arrivals, deliveries, history, leftovers, queue
+from watcherd.store import Filter, arrivals, deliveries, history, leftovers, overview, queue
 from watcherd.store.connections import driver_of
 from watcherd.store.frame_runs import Hold
 
@@ -91,6 +91,19 @@ def look(connection: Connection) -> None:
     history.unfinished_arrivals(connection)
     history.open_arrivals(connection)
     history.jobs(connection, Filter(states=[State.FAILED]))
+    history.jobs(connection, Filter(sort="finished"))
+    overview.queue(connection, now=NOW)
+    overview.next_jobs(connection, 50)
+    overview.active_jobs(connection)
+    overview.recent_jobs(connection, 100)
+    overview.today(connection)
+    overview.last_event_at(connection)
+    overview.options(connection, 1)
+    overview.jobs_of_name(connection, "a.png")
+    overview.last_arrival_id(connection)
+    overview.waited_for(connection, ["a.png"], after=0)
+    overview.results_of(connection, 1)
+    overview.runs_of_job(connection, 1)
     history.jobs(connection, Filter(sha256="0"))
     history.jobs(connection, Filter(since=later(days=-1), sort="inference_ms"))
 
