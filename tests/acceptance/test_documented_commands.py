@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.acceptance.service import PATIENCE, Service, broken, png
+from watcherd import cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +39,10 @@ NOT_RUN = {
     r"python3 -m venv|(\S*/)?pip install|export UV_|uv tool install": "downloads: tests/integration/test_wheel.py",
     r"make \w": "a target of the Makefile, which the test below looks for",
     r"(\S*/)?python -m benchmarks": "measures for minutes",
+    r"watcherd top": "needs a terminal: tests/integration/cli/test_top.py",
+    r"watcherd status --watch": "needs a terminal: tests/integration/cli/test_status.py",
+    r"watcherd logs .*--follow": "goes on until somebody ends it: tests/integration/cli/test_logs.py",
+    r"watcherd --install-completion": "writes into a home: tests/integration/cli/test_completion.py",
 }
 """How commands begin that cannot be run on any machine, and why."""
 
@@ -58,14 +66,33 @@ STANDS_FOR = {
     "/opt/watcherd/bin/watcherd": "watcherd",
     "BACKUP": "copy.db",
     "--model DIR": "--model models/sa2va-8b",
+    "--images DIR --masks DIR": "--images chase/images --masks chase/masks",
     "/var/lib/scan-done": "scan-done",
     "/srv/masks": "masks-elsewhere",
+    "/etc/bash_completion.d/": "completion-",
+    "/usr/local/share/zsh/site-functions/": "completion-",
+    "/etc/fish/vendor_completions.d/": "completion-",
 }
 """What the docs name, and what there is instead of it in the folder where the commands are run."""
 
 
-DEPENDS = {"watcherd plan --model models/sa2va-8b": (0, 69)}
-"""Commands whose answer is about this very machine, and the exit codes of its answers: it fits, or by how much not."""
+DEPENDS = {"watcherd plan --model models/sa2va-8b": (0, 69), "watcherd show 17 --open": (0, 64, 69)}
+"""Commands whose answer is about this very machine (it fits or not, there is a display or not), and its exit codes."""
+
+BEFORE = {
+    r"watcherd retry": "watcherd pause; watcherd cancel 17 18 19",
+    r"watcherd (cancel|prioritise)": "watcherd pause; watcherd retry 17 18 19",
+    r"watcherd submit .*--wait": "watcherd resume",
+}
+"""What makes sure that there is something to be done, whatever other commands have done."""
+
+
+FILES = ("scan.png", "run-17/1.jpg", "run-17/2.jpg", "left.tif", "right.tif")
+FILES += tuple(f"chase/{folder}/Image_01L.png" for folder in ("images", "masks", "fov"))
+"""Files that commands name."""
+
+PROFILE = {"profiles.coronary": {"folder": "coronary"}}
+"""Which commands name too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,10 +144,11 @@ def label(command: Command) -> str:
 
 @pytest.fixture(scope="module")
 def at_rest(tmp_path_factory: pytest.TempPathFactory) -> Service:
-    """Seventeen jobs, of which the last failed, and no daemon."""
-    service = Service(tmp_path_factory.mktemp("rest"))
-    for number in range(16):
+    """Seventeen jobs, of which the last failed, and no daemon; and the files that the commands name."""
+    service = Service(tmp_path_factory.mktemp("rest"), **PROFILE)
+    for number in range(15):
         service.drop(f"scan-{number + 1}.png", png(number))
+    service.drop("run-17_frame_000011.jpg", png(16))
     assert service.once() == 0, service.tail()
     service.drop("scan-17.jpg", broken(17))
     assert service.once() == 0, service.tail()
@@ -128,6 +156,9 @@ def at_rest(tmp_path_factory: pytest.TempPathFactory) -> Service:
     shutil.copy(service.database, service.folder / "copy.db")
     for folder in ("scan-done", "masks-elsewhere"):
         (service.folder / folder).mkdir()
+    for number, file in enumerate(FILES):
+        (service.folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (service.folder / file).write_bytes(png(100 + number))
     return service
 
 
@@ -136,7 +167,7 @@ def at_work(at_rest: Service, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The same with a daemon that is paused, and with jobs 18 and 19 in the queue."""
     folder = tmp_path_factory.mktemp("work") / "watcherd"
     shutil.copytree(at_rest.folder, folder)
-    service = Service(folder)
+    service = Service(folder, **PROFILE)
     service.start()
     try:
         service.ready()
@@ -153,6 +184,17 @@ def environment() -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("WATCHERD_")}
     path = os.pathsep.join([str(Path(sys.executable).parent), inherited["PATH"]])
     return inherited | {"PATH": path, "OMP_NUM_THREADS": "1", "LANG": "C.UTF-8"}
+
+
+def by_this_process(line: str, folder: Path) -> subprocess.CompletedProcess[str] | None:
+    """What a plain call of watcherd gives, without a second to start Python; None for what only a shell understands."""
+    words = shlex.split(line, comments=True)
+    if words[0] != "watcherd" or re.search(r"[*;|&<>$]", line):
+        return None
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.run(words[1:])
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def shell(command: str, folder: Path, typed: str = "") -> subprocess.CompletedProcess[str]:
@@ -173,17 +215,22 @@ def test_the_command_works(command: Command, at_rest: Service, request: pytest.F
     """Exit code 0, and something said."""
     if command.line.startswith("sqlite3") and shutil.which("sqlite3") is None:
         pytest.skip("no sqlite3 shell here")
-    if re.search(r"watcherd (run|db restore|demo)\b", command.line):
+    if re.search(r"watcherd (run|db restore|demo|evaluate)\b", command.line):
         runs_until_stopped = re.search(r"watcherd run(?!.*--once)", command.line)
         (until_stopped if runs_until_stopped else by_itself)(command, at_rest.folder)
         return
-    by_itself(command, request.getfixturevalue("at_work").folder)
+    folder = request.getfixturevalue("at_work").folder
+    for begin, before in BEFORE.items():
+        if re.match(begin, command.line):
+            for line in before.split("; "):
+                by_this_process(line, folder)
+    by_itself(command, folder)
 
 
 def by_itself(command: Command, folder: Path) -> None:
-    done = shell(command.here, folder, command.typed)
+    done = by_this_process(command.here, folder) or shell(command.here, folder, command.typed)
     assert done.returncode in DEPENDS.get(command.line, (0,)), done.stderr + done.stdout
-    assert done.stdout or done.stderr or "run --once" in command.line or "select" in command.line
+    assert done.stdout or done.stderr or re.search(r"run --once|select| > ", command.line)
 
 
 def until_stopped(command: Command, folder: Path) -> None:

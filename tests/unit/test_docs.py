@@ -202,6 +202,15 @@ def test_every_file_of_the_tree_that_is_named_exists(page: Path) -> None:
             assert (ROOT / span).exists(), f"{page.name} names {span}"
 
 
+def test_every_library_has_its_reason() -> None:
+    """In docs/dependencies.md, where parts of one family share a row."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["video"]]
+    text = (ROOT / "docs" / "dependencies.md").read_text()
+    names = [re.split(r"[><=\[]", each)[0] for each in needed]
+    assert [] == [name for name in names if not re.search(rf"\b{name}\b|{name.removeprefix('pylibjpeg')}[ ,]", text)]
+
+
 def test_every_page_is_reached_from_the_readme() -> None:
     """A page that nothing leads to is not read."""
     readme = PAGES[0].read_text()

@@ -33,12 +33,18 @@ def test_commands_options_and_values_are_completed(words: str, expected: set[str
     assert expected == set(ask(words).split())
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_script_for_the_shell_is_printed(shell: str) -> None:
-    """As the documentation says, to be put where the shell looks."""
+@pytest.mark.parametrize(
+    ("shell", "registers"),
+    [("bash", "complete -o default"), ("zsh", "#compdef watcherd"), ("fish", "complete --command")],
+)
+def test_the_script_for_each_shell_is_printed_from_any(shell: str, registers: str) -> None:
+    """As the documentation says, to be put where the shell looks; `--show-completion` knows but the shell it is in."""
     answer = subprocess.run(
-        [sys.executable, "-m", "watcherd", "--show-completion", shell], capture_output=True, text=True
+        [sys.executable, "-m", "watcherd"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"_WATCHERD_COMPLETE": f"source_{shell}"},
     )
-    assert (0, "") == (answer.returncode, answer.stderr)
-    assert "_WATCHERD_COMPLETE" in answer.stdout
+    assert "" == answer.stderr
+    assert registers in answer.stdout
     assert "watcherd" in answer.stdout
