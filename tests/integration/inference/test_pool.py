@@ -291,3 +291,28 @@ def test_a_stop_that_takes_too_long_hands_the_batch_back(start: Start, tmp_path:
     pool.stop(within=0.2)
     assert 1 == notes.handed_back.get(timeout=PATIENCE)
     assert notes.outcomes.empty()
+
+
+def test_a_quick_replica_has_its_next_batch_at_hand(start: Start, tmp_path: Path) -> None:
+    """When it hangs, only what it had begun counts as crashed; the batch at hand goes back, and none is blamed."""
+    pool, notes = start(seconds=3.0)
+    pool.submit([item(tmp_path, 1)])
+    assert isinstance(outcomes(notes, 1)[1], Segmented)
+    pool.submit([item(tmp_path, 2, fault="hang")])
+    pool.submit([item(tmp_path, 3), item(tmp_path, 4)])
+    answer = outcomes(notes, 1)[2]
+    assert isinstance(answer, NotSegmented)
+    assert ErrorClass.CRASH is answer.error_class
+    assert {3, 4} == {notes.handed_back.get(timeout=PATIENCE) for _ in range(2)}
+
+
+def test_a_replica_that_is_not_known_to_be_quick_is_given_nothing_ahead(start: Start, tmp_path: Path) -> None:
+    """Another replica may be free sooner: the batch stays in the queue."""
+    pool, notes = start(seconds=3.0)
+    notes.ready.get(timeout=PATIENCE)
+    pool.submit([item(tmp_path, 2, fault="hang")])
+    pool.submit([item(tmp_path, 3), item(tmp_path, 4)])
+    answers = outcomes(notes, 3)
+    assert isinstance(answers[2], NotSegmented)
+    assert [Segmented, Segmented] == [type(answers[job]) for job in (3, 4)]
+    assert notes.handed_back.empty()
