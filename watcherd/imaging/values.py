@@ -87,8 +87,8 @@ class RenderedFile:
 class FrameMeasures:
     """One frame's figures. ``frame``: from 1. ``unit``: of lengths and widths.
 
-    ``components``, ``length`` and the widths are None where they were not measured (see `measures.SECONDS`). An empty mask
-    has 0 components, length 0 and no width.
+    ``components``, ``length`` and the widths are None where they were not measured (see `measures.SECONDS`). An empty
+    mask has 0 components, length 0 and no width.
     """
 
     frame: int
