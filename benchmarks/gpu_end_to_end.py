@@ -18,12 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from benchmarks.gpu_semantic import B5, SIDE, measure, noise, save_model
@@ -63,9 +64,8 @@ def run(place: Path, model: Path, scans: int, workers: str) -> dict[str, Any]:
     )
     began = time.monotonic()
     command = [sys.executable, "-m", "watcherd", "run", "--once", "--config", str(place / "config.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"watcherd ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    with (place / "log").open("w+") as log:
+        cpu_seconds = _watched(subprocess.Popen(command, stdout=log, stderr=log), place)
     with closing(sqlite3.connect(place / "state" / "watcherd.db")) as history:
         rows = history.execute(
             "SELECT finished_at, decode_ms, inference_ms, render_ms, batch_size FROM jobs"
@@ -86,9 +86,23 @@ def run(place: Path, model: Path, scans: int, workers: str) -> dict[str, Any]:
         "scans_per_s": round((scans - first) / (ended[-1] - ended[first - 1]), 1),
         "busy_per_s": round(1000 * scans / max(1, sum(row[2] for row in rows)), 1),
         "median_ms": medians,
+        "main_cpu_ms_per_scan": round(1000 * cpu_seconds / scans, 2),
         "batch_size": max(row[4] for row in rows),
         "devices": json.loads(devices),
     }
+
+
+def _watched(process: subprocess.Popen[bytes], place: Path) -> float:
+    """Wait for the service; the CPU seconds of its main process."""
+    used = 0.0
+    while process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            times = psutil.Process(process.pid).cpu_times()
+            used = max(used, times.user + times.system)
+        time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(f"watcherd ended with {process.returncode}:\n{(place / 'log').read_text()[-2000:]}")
+    return used
 
 
 def picture(number: int) -> Any:
