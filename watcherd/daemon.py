@@ -265,7 +265,9 @@ class Daemon:
             queued=self._queued,
             stopping=self._stopping,
             once=self._once,
+            follows_runs=self._follows_runs,
         )
+        self._pipeline.hold_frames = intake.hold
         self._delivery.inbox_online = lambda: intake.state.online
         self._delivery.source_left = intake.folder_emptied
         self._delivery.scans_finished = intake.scans_finished
@@ -411,6 +413,7 @@ class Daemon:
         self._model = ModelIdentity(
             segmenter=info.segmenter, model=info.model, revision=info.revision, dtype=info.dtype
         )
+        self._follows_runs = ready.follows_runs
         weights = {use.device: use.vram_peak_allocated_mib for use in ready.weights}
         self._note(
             lambda c: runs.replica_ready(

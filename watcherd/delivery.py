@@ -179,6 +179,7 @@ class Delivery:
             **{name: getattr(measured, name) for name in MEASURED},
             devices=[{name: getattr(use, name) for name in use.__slots__} for use in measured.devices],
             **results.measures([frame.columns() for frame in item.measures]),
+            **({"run": place.record(followed=item.segmented.followed)} if (place := item.flight.place) else {}),
         )
         folder = self._outbox.staging_of(job.id, job.attempt)
         return list(map(_promise, [*intents, self._stage_text(folder, stem, "result", document)]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from watcherd.store import Answer, ClaimedJob, DeviceUse, FrameMeasure, Measured
 
@@ -15,9 +15,37 @@ if TYPE_CHECKING:
     from watcherd.inference.messages import NotSegmented, Segmented
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a frame stood among the frames that were segmented in one go.
+
+    ``name``: the run's, with ``#`` for the number. ``frame``: the number in the file's name. ``position``: from 1;
+    ``frames``: of how many.
+    """
+
+    name: str
+    frame: int
+    position: int
+    frames: int
+
+    def record(self, *, followed: bool) -> dict[str, Any]:
+        """As it stands in the result's JSON. ``followed``: with the model's memory from frame to frame."""
+        return {
+            "name": self.name,
+            "frame": self.frame,
+            "position": self.position,
+            "frames": self.frames,
+            "followed": followed,
+        }
+
+
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A claimed job, with what has come of it so far. ``render_ms`` and ``decode_ms``: time in the worker."""
+    """A claimed job, with what has come of it so far. ``render_ms`` and ``decode_ms``: time in the worker.
+
+    ``place``: of a frame in its run; ``together``: the name of the run with whose other frames it is followed;
+    ``note``: what the record has to say of that.
+    """
 
     job: ClaimedJob
     decoded: Decoded | None = None
@@ -26,6 +54,9 @@ class Flight:
     answer: Segmented | NotSegmented | None = None
     render_ms: int | None = None
     renders: int = 0
+    place: Place | None = None
+    together: str = ""
+    note: str = ""
 
     @property
     def id(self) -> int:

@@ -10,11 +10,12 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from watcherd.crash_points import crash_point
 from watcherd.errors import StoreError, TransientError
+from watcherd.frame_runs import LONGEST, as_frame, quiet_time
 from watcherd.inbox import mounts
 from watcherd.inbox.events import Events
 from watcherd.inbox.folders import OpenFolders, open_root
@@ -80,6 +81,7 @@ class Intake:
         queued: Callable[[], None],
         stopping: threading.Event,
         once: bool = False,
+        follows_runs: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -91,6 +93,8 @@ class Intake:
         self._queued = queued
         self._stopping = stopping
         self._once = once
+        self._follows_runs = follows_runs
+        self._began = datetime.now(UTC)
         self._clock = clock
         self._log = get_logger()
         self._wake = threading.Event()
@@ -124,6 +128,14 @@ class Intake:
     def wake(self) -> None:
         """Have the loop turn now."""
         self._wake.set()
+
+    def hold(self) -> Hold:
+        """How long the frames of a run wait for one another. May be asked from another thread."""
+        quiet = self._quiet_time()
+        most = self._config.limits.max_frames
+        return Hold(
+            quiet=quiet, longest=LONGEST * quiet, since=self._began, most=most, expected=self._may_still_bring
+        )
 
     def sweep_now(self) -> None:
         """Look at the whole inbox as soon as possible."""
@@ -478,6 +490,8 @@ class Intake:
             )
             for item in taken
         ]
+        if self._follows_runs:
+            new = [self._held_back(arrival) for arrival in new]
         sidecars = self._overrides.used(item.path for item in taken)
 
         def work(connection: Any) -> list[Enqueued]:
@@ -488,6 +502,22 @@ class Intake:
             return result
 
         return _Queueing(taken=taken, work=work, begun=[self._database.submit(work)])
+
+    def _held_back(self, arrival: NewArrival) -> NewArrival:
+        """A frame of a run waits for the others."""
+        options = as_frame(arrival.options, arrival.signature.path)
+        if not options.frame:
+            return arrival
+        return replace(arrival, options=options, not_before=arrival.seen_at + self._quiet_time())
+
+    def _quiet_time(self) -> timedelta:
+        told = self._events.complete and not self._network
+        return quiet_time(self._config.inbox.run_quiet_seconds, sweep_seconds=self._sweep_seconds(), told=told)
+
+    def _may_still_bring(self, before: bytes) -> bool:
+        """Whether files whose paths begin so may lie in the inbox and not in the queue yet."""
+        swept = self._full_sweeps > 0 and not (self._sweeps or self._sweep_again)
+        return not swept or self._settler.expects(before)
 
     def _finish(self, queueing: _Queueing) -> None:
         """Wait until a batch is in the queue."""

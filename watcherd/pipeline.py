@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from watcherd.crash_points import crash_point
 from watcherd.errors import InputError, JobError, NoMaskError, StaleJobError, TransientError
 from watcherd.flight import Drawn, Failed, Flight
+from watcherd.frame_runs import arrange
 from watcherd.imaging.limits import DecodeLimits
 from watcherd.imaging.pool import explained
 from watcherd.imaging.values import KINDS, RenderRequest
@@ -27,7 +28,7 @@ from watcherd.job import ErrorClass, State
 from watcherd.logs import get_logger
 from watcherd.pauses import StoppedError
 from watcherd.retry import decide
-from watcherd.store import Failure
+from watcherd.store import Failure, Hold
 from watcherd.store import queue as jobs
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Pipeline:
         self._ending = threading.Event()
         self.held = threading.Event()
         """Set while a person has paused the work."""
+        self.hold_frames: Callable[[], Hold] = Hold
+        """How long the frames of a run wait for one another."""
 
     def reconfigure(self, config: Config) -> None:
         """Use another configuration for what is begun from now on."""
@@ -137,14 +140,17 @@ class Pipeline:
         return pool.has_room() and len(self._flights) < batches * self._batch_limit()
 
     def _claim(self) -> list[Flight]:
-        limit = self._batch_limit()
+        limit, hold = self._batch_limit(), self.hold_frames()
 
-        def work(connection: Any) -> list[ClaimedJob]:
-            claimed = jobs.claim(connection, run_id=self._run_id, limit=limit, now=datetime.now(UTC))
+        def work(connection: Any) -> tuple[list[ClaimedJob], datetime | None]:
+            claimed = jobs.claim(connection, run_id=self._run_id, limit=limit, now=datetime.now(UTC), hold=hold)
             crash_point("claim.begun")
-            return claimed
+            return claimed, None if claimed else jobs.next_due(connection)
 
-        flights = [Flight(job) for job in self._store(work)]
+        claimed, due = self._store(work)
+        if due is not None:
+            self._come_back(due)
+        flights = [Flight(job) for job in claimed]
         with self._lock:
             self._flights |= {flight.id: flight for flight in flights}
         if flights:
@@ -159,14 +165,18 @@ class Pipeline:
         return max(capacity, min(MOST_AT_ONCE, int(WORK_SECONDS / self._seconds_per_scan)))
 
     def _decode_and_send(self, flights: Sequence[Flight]) -> None:
-        """Decode a batch in the workers and hand it to the replicas, those that take long after the others."""
+        """Decode a batch in the workers and hand it to the replicas, those that take long after the others.
+
+        Frames of a run go to one replica together: the last is waited for.
+        """
+        seconds = GATHER_SECONDS if flights[0].job.run is None else None
         decoding = {self._decode(flight): flight for flight in flights}
         while decoding:
-            done, _ = wait(decoding, timeout=GATHER_SECONDS)
+            done, _ = wait(decoding, timeout=seconds)
             ready = [flight for future in done if self._take_decoded(flight := decoding.pop(future), future)]
             if ready:
                 crash_point("segment.begun")
-                self._pool().submit([self._item(flight) for flight in ready])
+                self._pool().submit([self._item(flight) for flight in arrange(ready)])
 
     def _decode(self, flight: Flight) -> Future[Any]:
         crash_point("decode.begun")
@@ -204,6 +214,8 @@ class Pipeline:
             frames=flight.decoded.frames,
             options=flight.job.options,
             target=self._scratch / str(flight.id),
+            run=flight.together,
+            note=flight.note,
         )
 
     # ---------------------------------------------------------------- segment and render: in the replicas' threads
@@ -350,9 +362,13 @@ class Pipeline:
             reason=decision.why,
         )
         if decision.state is State.QUEUED and decision.not_before is not None:
-            seconds = (decision.not_before - datetime.now(UTC)).total_seconds()
-            self._retry_at = min(self._retry_at, time.monotonic() + max(0.0, seconds))
+            self._come_back(decision.not_before)
             self._wake.set()
+
+    def _come_back(self, when: datetime) -> None:
+        """Something in the queue is due then."""
+        seconds = (when - datetime.now(UTC)).total_seconds()
+        self._retry_at = min(self._retry_at, time.monotonic() + max(0.0, seconds))
 
     def _land(self, flights: Iterable[Flight]) -> None:
         """These jobs are recorded: nothing of them is kept in the run folder or in mind."""

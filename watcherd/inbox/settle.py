@@ -97,6 +97,10 @@ class Settler:
         """The paths that are waited for, with the reason where it is more than a change a moment ago."""
         return [(path, entry.reason) for path, entry in self._waiting.items()]
 
+    def expects(self, before: bytes) -> bool:
+        """Whether a file is waited for whose path begins so. May be asked from another thread."""
+        return any(path.startswith(before) for path in list(self._waiting))
+
     def observe(self, candidate: Candidate, now: float, *, hinted: bool = False) -> bool:
         """Tell what a look at a file showed.
 

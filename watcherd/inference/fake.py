@@ -14,6 +14,7 @@ for what pixels cannot say:
     load          a fault while loading: "unavailable", "exit", "kill", "hang", "oom" or "error"
     load_seconds  sleep so long while loading
     golden        "wrong": answer the golden frame as a damaged model would
+    runs          true: it also follows runs; a frame's probability is then the mean of its own and all before it
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -32,7 +34,7 @@ from watcherd.inference.base import Frame, Golden, ModelInfo, Prediction
 from watcherd.job import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from watcherd.inference.base import Mark, Placement
 
 VARIABLE: Final = "WATCHERD_FAKE"
-KEYS: Final = ("above", "fault", "golden", "load", "load_seconds", "once", "seconds")
+KEYS: Final = ("above", "fault", "golden", "load", "load_seconds", "once", "runs", "seconds")
 MARK: Final = (251, 17, 93)
 
 FAULTS: Final = {
@@ -59,7 +61,9 @@ FAULTS: Final = {
 
 def create(model: Model) -> Fake:
     """The segmenter, with its faults. Raises `ConfigError` when the environment asks for something unknown."""
-    return Fake(_wishes(), dtype="float32" if model.dtype == "auto" else model.dtype)
+    wishes = _wishes()
+    kind = FollowingFake if wishes.get("runs") else Fake
+    return kind(wishes, dtype="float32" if model.dtype == "auto" else model.dtype)
 
 
 def marked(pixels: NDArray[np.uint8], fault: str) -> NDArray[np.uint8]:
@@ -124,6 +128,20 @@ class Fake:
         except FileExistsError:
             return False
         return True
+
+
+class FollowingFake(Fake):
+    """One with memory (see `watcherd.inference.base.RunSegmenter`): its masks show which frames it saw, in order."""
+
+    def predict_run(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
+        """The answer is the frame's place in the run."""
+        total: NDArray[np.float32] | None = None
+        for place, frame in enumerate(frames, 1):
+            prediction = self._answer(frame, 1)
+            if prediction.probability is not None:
+                total = prediction.probability if total is None else total + prediction.probability
+                prediction = replace(prediction, probability=total / np.float32(place), answer=f"frame {place}")
+            yield prediction
 
 
 def _wishes() -> dict[str, Any]:

@@ -40,7 +40,8 @@ class WorkItem:
     """One scan for a replica.
 
     ``decoded``: the ``.npy`` of its frames. ``target``: where results go, with ``-mask.npy`` and
-    ``-probability.npy`` appended.
+    ``-probability.npy`` appended. ``run``: neighbours in a batch with the same one are the frames of one run, in
+    order. ``note``: what the record says besides what the model has to say.
     """
 
     job_id: int
@@ -48,6 +49,8 @@ class WorkItem:
     frames: int
     options: Options
     target: Path
+    run: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +72,7 @@ class Segmented:
     ``probability`` uint16 of the same shape (65535 is 1), kept when it was asked for.
 
     ``inference_ms``: its frames' share of the wall time of their batches, so that shares add up to the time spent.
-    ``batch_size``: frames in the largest of these batches.
+    ``batch_size``: frames in the largest of these batches. ``followed``: as a frame of a run, with the model's memory.
     """
 
     job_id: int
@@ -84,6 +87,7 @@ class Segmented:
     batch_size: int
     devices: tuple[DeviceUse, ...]
     host_peak_rss_mib: float | None
+    followed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,13 +125,14 @@ class Marked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
-    """The model is loaded and passed its checks."""
+    """The model is loaded and passed its checks. ``follows_runs``: it is a `watcherd.inference.base.RunSegmenter`."""
 
     info: ModelInfo
     load_ms: int
     batch_size: int
     weights: tuple[DeviceUse, ...]
     host_rss_mib: float | None
+    follows_runs: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

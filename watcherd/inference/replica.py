@@ -81,6 +81,7 @@ class _Worker:
 
     def load(self) -> None:
         from watcherd.inference import batching, checks, vram
+        from watcherd.inference.base import RunSegmenter
 
         began = time.monotonic()
         if self._spec.threads:
@@ -101,6 +102,7 @@ class _Worker:
                 batch_size=self._probe.batch_size,
                 weights=weights,
                 host_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                follows_runs=isinstance(self._segmenter, RunSegmenter),
             )
         )
 

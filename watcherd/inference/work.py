@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,17 +17,18 @@ from watcherd.errors import JobError, NoMaskError, TransientError
 from watcherd.frames import FrameWriter
 from watcherd.inference import batching
 from watcherd.inference.base import Frame, Prediction, RunSegmenter
+from watcherd.inference.batching import FrameOutcome
 from watcherd.inference.faults import give_back_memory
 from watcherd.inference.finishing import Step
 from watcherd.inference.messages import DeviceUse, NotSegmented, Outcome, Segmented, WorkItem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from watcherd.inference.base import Segmenter
-    from watcherd.inference.batching import FrameOutcome, Probe
+    from watcherd.inference.batching import Probe
     from watcherd.inference.vram import Meter
 
 WINDOW = 64
@@ -38,8 +40,7 @@ class _Scan:
     """A scan on its way through the model."""
 
     item: WorkItem
-    pixels: NDArray[np.uint8]
-    """A map of the decoded file: a window of large scans is read as it is used and not held in memory."""
+    mapped: NDArray[np.uint8] | None = None
     mask: FrameWriter | None = None
     probability: FrameWriter | None = None
     done: int = 0
@@ -53,18 +54,31 @@ class _Scan:
     devices: dict[str, DeviceUse] = field(default_factory=dict)
     host_peak_rss_mib: float | None = None
     answered: bool = False
+    followed: bool = False
+    besides: str = ""
+    """What the record says besides the model's note."""
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """A map of the decoded file: a window of large scans is read as it is used and not held in memory. Opened when
+        it is needed: a run may come as more files than a process may have open."""
+        if self.mapped is None:
+            self.mapped = np.load(self.item.decoded, mmap_mode="r")
+        return self.mapped
 
     def frame(self, index: int) -> Frame:
         return Frame(pixels=np.asarray(self.pixels[index]), options=self.item.options)
 
     def close(self) -> None:
         """The files are complete. Raises `TransientError` when the disk says only now that it is full."""
+        self.mapped = None
         for writer in (self.mask, self.probability):
             if writer is not None:
                 writer.close()
 
     def discard(self) -> None:
         """Give back the room of what was written: nobody will read it."""
+        self.mapped = None
         for writer in (self.mask, self.probability):
             if writer is not None:
                 writer.discard()
@@ -83,13 +97,16 @@ def segment(
     that poison the process (see `batching.is_sticky`) go through.
     """
     singles: list[_Scan] = []
-    for item in items:
-        scan = _Scan(item=item, pixels=np.load(item.decoded, mmap_mode="r"))
-        if item.frames > 1 and isinstance(segmenter, RunSegmenter):
-            working_on((item.job_id,))
-            yield Step(partial(_same, _run(segmenter, scan, meter)))
+    for _, run in groupby(items, key=lambda item: item.run or item.job_id):
+        scans = [_Scan(item=item, besides=item.note) for item in run]
+        if not isinstance(segmenter, RunSegmenter):
+            singles += _by_themselves(scans, "this model follows no runs") if len(scans) > 1 else scans
+        elif len(scans) > 1:
+            singles += yield from _follow(segmenter, scans, meter, working_on)
+        elif scans[0].item.frames > 1:
+            yield Step(partial(_same, _run(segmenter, scans[0], meter, working_on)))
         else:
-            singles.append(scan)
+            singles += scans
     todo = [(scan, index) for scan in singles for index in range(scan.item.frames)]
     window = max(WINDOW, probe.batch_size)
     for start in range(0, len(todo), window):
@@ -111,14 +128,78 @@ def _bytes_of(outcome: FrameOutcome) -> int:
     return sum(array.nbytes for array in (outcome.result.probability, outcome.result.mask) if array is not None)
 
 
-def _run(segmenter: RunSegmenter, scan: _Scan, meter: Meter) -> Outcome:
+def _by_themselves(scans: list[_Scan], why: str) -> list[_Scan]:
+    """Frames of a run that cannot be followed, and the reason in their records."""
+    for scan in scans:
+        scan.besides = f"segmented by itself, apart from its run: {why}"
+    return scans
+
+
+def _follow(
+    segmenter: RunSegmenter, scans: list[_Scan], meter: Meter, working_on: Callable[[tuple[int, ...]], None]
+) -> Generator[Step, None, list[_Scan]]:
+    """Single files as the frames of one run, each answered for when its own mask is there.
+
+    Returns the files that are left when the run breaks off: one bad frame must not cost the others their masks. Only
+    the frames that the model was given and has not answered are under suspicion if the process dies.
+    """
+    given = answered = 0
+
+    def frames() -> Iterator[Frame]:
+        nonlocal given
+        for scan in scans:
+            given += 1
+            working_on(tuple(each.item.job_id for each in scans[answered:given]))
+            yield scan.frame(0)
+
+    predictions = segmenter.predict_run(frames())
+    for scan in scans:
+        outcome = _next(predictions, scan, meter)
+        if isinstance(outcome, JobError):
+            return _by_themselves(scans[answered:], f"it broke off ({outcome.message})")
+        answered += 1
+        scan.followed = True
+        yield Step(partial(_take, scan, 0, outcome), _bytes_of(outcome))
+    return []
+
+
+def _next(predictions: Iterator[Prediction], scan: _Scan, meter: Meter) -> FrameOutcome | JobError:
+    """What the model says about a run's next frame, or why it says nothing more."""
+    meter.before()
+    began = batching.clock()
+    failure: Exception | None = None
+    try:
+        prediction = next(predictions, None)
+        if prediction is None:
+            raise TransientError("the model ended the run before its last frame")  # noqa: TRY301 - as any other failure
+        batching.check([scan.frame(0)], [prediction])
+    except Exception as error:
+        if batching.is_sticky(error):
+            raise
+        failure = error.with_traceback(None)
+    uses, rss = meter.after(), meter.host_peak_rss_mib()
+    if failure is not None:  # outside the except block: nothing holds the tensors of the failed frame any more
+        reason = batching.as_job_error(failure, uses, rss)
+        give_back_memory()
+        return reason
+    assert prediction is not None
+    took_ms = (batching.clock() - began) * 1000
+    return FrameOutcome(result=prediction, batch_size=1, inference_ms=took_ms, devices=uses, host_peak_rss_mib=rss)
+
+
+def _run(segmenter: RunSegmenter, scan: _Scan, meter: Meter, working_on: Callable[[tuple[int, ...]], None]) -> Outcome:
     """A whole run as video, with the model's memory from frame to frame."""
     began = batching.clock()
     meter.before()
     failure: Exception | None = None
+
+    def frames() -> Iterator[Frame]:
+        for index in range(scan.item.frames):
+            working_on((scan.item.job_id,))  # a sign of life: a long run is one message otherwise
+            yield scan.frame(index)
+
     try:
-        frames = (scan.frame(index) for index in range(scan.item.frames))
-        for index, prediction in enumerate(segmenter.predict_run(frames)):
+        for index, prediction in enumerate(segmenter.predict_run(frames())):
             batching.check([scan.frame(index)], [prediction])
             _store(scan, index, prediction)
         scan.close()
@@ -228,9 +309,10 @@ def _answer(scan: _Scan) -> Segmented:
         labels=scan.labels,
         answer=scan.answer,
         decode=scan.decode,
-        note=scan.note,
+        note="; ".join(filter(None, (scan.besides, scan.note))) or None,
         inference_ms=round(scan.inference_ms, 3),
         batch_size=scan.batch_size,
         devices=tuple(scan.devices.values()),
         host_peak_rss_mib=scan.host_peak_rss_mib,
+        followed=scan.followed,
     )

@@ -16,7 +16,9 @@ Reading (any process)::
     enqueue, known, settling, ignored, vanished, record_disposal, present_after
 `queue`
     claim, release, retry_later, give_up, begin_delivery, finish_delivery, delivering_jobs,
-    requeue_interrupted, ask_again, cancel, prioritise
+    requeue_interrupted, ask_again, cancel, prioritise, next_due
+`frame_runs`
+    gather: which queued jobs are the frames of one run, for `queue.claim`
 `deliveries`
     arrivals_to_deliver, begin_redelivery, finish_redelivery, skip_delivery, arrivals_promised, outputs_of,
     outdated_outputs, mark_removed, owners, arrivals_to_dispose
@@ -38,6 +40,7 @@ A scan's way through it: `enqueue` → `claim` → `begin_delivery` (names and h
 
 from watcherd.store.connections import CorruptDatabaseError, StoreUnavailableError, reader
 from watcherd.store.database import Database
+from watcherd.store.frame_runs import Hold
 from watcherd.store.history import Filter, JobRecord
 from watcherd.store.records import (
     Answer,
@@ -53,6 +56,7 @@ from watcherd.store.records import (
     ModelIdentity,
     NewArrival,
     Output,
+    RunPlace,
     Signature,
     Staged,
     moment,
@@ -70,6 +74,7 @@ __all__ = [
     "Enqueued",
     "Failure",
     "Filter",
+    "Hold",
     "FrameMeasure",
     "Intent",
     "JobRecord",
@@ -77,6 +82,7 @@ __all__ = [
     "ModelIdentity",
     "NewArrival",
     "Output",
+    "RunPlace",
     "Signature",
     "Staged",
     "StoreUnavailableError",

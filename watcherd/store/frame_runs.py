@@ -35,7 +35,7 @@ CLAIMABLE = """job.id, job.arrival_id, job.source, job.options, job.attempts, jo
 """What `queue.claim` has to know of a job."""
 
 NEIGHBOURS = """
-SELECT job.id, job.state, job.solo, job.not_before, job.queued_at, arrival.path
+SELECT job.id, job.state, job.solo, job.not_before, job.queued_at, job.started_at, arrival.path
 FROM arrival INDEXED BY arrival_name CROSS JOIN job ON job.id = arrival.job_id AND job.arrival_id = arrival.id
 WHERE arrival.path_text {side} :own AND arrival.path_text {bound}
   AND json_remove(job.options, '$.frame') = (SELECT json_remove(options, '$.frame') FROM job WHERE id = :job_id)
@@ -96,8 +96,18 @@ def gather(connection: Connection, row: Any, hold: Hold, now: datetime) -> Gathe
     if until is not None:
         return Gathered(waiting=[job.id for job in queued.values() if (job.not_before or at) <= at], until=until)
     chosen = {queued[number].id: number for number in sorted(queued)[: hold.most]}
-    apart = bool({number for number, _ in near}.difference(chosen.values()))
-    places = {job_id: RunPlace(name=shown(name), frame=number, apart=apart) for job_id, number in chosen.items()}
+    numbers = set(chosen.values())
+    others = [job for number, job in near if number not in numbers]
+    claimed_at = max((job.started_at or "" for job in others), default="")
+    places = {
+        queued[number].id: RunPlace(
+            name=shown(name),
+            frame=number,
+            apart=bool(others),
+            late=bool(others) and "" < claimed_at <= queued[number].queued_at,
+        )
+        for number in chosen.values()
+    }
     rows = {row.id: row for row in select_in(connection, CHOSEN, list(chosen))}
     return Gathered(rows=[rows[job_id] for job_id in chosen], places=places)
 

@@ -146,12 +146,13 @@ class RunPlace:
     """Where a single file belongs that is a frame of a run.
 
     ``name``: the run's, for people. ``frame``: the number in the file's name. ``apart``: the run has other frames,
-    which were claimed before, or have to wait.
+    which were claimed before, or have to wait. ``late``: it came after these had been claimed.
     """
 
     name: str
     frame: int
     apart: bool
+    late: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
