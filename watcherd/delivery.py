@@ -155,11 +155,7 @@ class Delivery:
         job, measured, answer = item.flight.job, item.measured, item.answer
         staged = [
             Staged(
-                kind=file.kind,
-                path=file.path,
-                suffix=suffix_of(file.path.name),
-                sha256=file.sha256,
-                bytes=file.bytes,
+                kind=file.kind, path=file.path, suffix=suffix_of(file.path.name), sha256=file.sha256, bytes=file.bytes
             )
             for file in item.rendered.files
         ]

@@ -30,7 +30,7 @@ from watcherd.names import show
 from watcherd.overrides import Overrides
 from watcherd.overrides import row_of as _row
 from watcherd.pauses import RETRY_SECONDS, Pauses, StoppedError, check_room, in_words, is_passing
-from watcherd.store import Database, Enqueued, ModelIdentity, NewArrival, Signature, arrivals, leftovers
+from watcherd.store import Database, Enqueued, Hold, ModelIdentity, NewArrival, Signature, arrivals, leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -133,9 +133,7 @@ class Intake:
         """How long the frames of a run wait for one another. May be asked from another thread."""
         quiet = self._quiet_time()
         most = self._config.limits.max_frames
-        return Hold(
-            quiet=quiet, longest=LONGEST * quiet, since=self._began, most=most, expected=self._may_still_bring
-        )
+        return Hold(quiet=quiet, longest=LONGEST * quiet, since=self._began, most=most, expected=self._may_still_bring)
 
     def sweep_now(self) -> None:
         """Look at the whole inbox as soon as possible."""
