@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from watcherd.errors import WatcherdError
@@ -19,7 +19,7 @@ from watcherd.job import State
 from watcherd.live import read as read_live
 from watcherd.names import show
 from watcherd.outbox.deliver import hash_file
-from watcherd.store import backup, history, leftovers, reader
+from watcherd.store import backup, history, hooks, leftovers, reader
 from watcherd.store.statements import chunks
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from watcherd.config import Config
 
 LOW_SHARE = 0.05
+HOOK_DAYS = 7
 OUTPUTS_LOOKED_AT = 1000
 """The newest results whose hashes are compared; all of a long history would take hours."""
 
@@ -61,6 +62,7 @@ def examine(config: Config) -> Iterator[Finding]:
             yield from _spool(config, connection)
             yield from _results(config, connection)
             yield from _stuck(config, connection)
+            yield from _hooks(config, connection)
     except WatcherdError as error:
         yield Finding(check="history", level="error", text=error.message, todo=error.hint)
 
@@ -212,6 +214,22 @@ def _results(config: Config, connection: Any) -> Iterator[Finding]:
             )
     if not missing and not changed:
         yield Finding(check="results", level="ok", text=f"the newest {looked_at} results are as they were delivered")
+
+
+def _hooks(config: Config, connection: Any) -> Iterator[Finding]:
+    """Calls that were given up lately; nothing is said where there are no hooks and never were."""
+    given_up = hooks.given_up(connection, since=datetime.now(UTC) - timedelta(days=HOOK_DAYS))
+    if given_up:
+        last = given_up[0]
+        yield Finding(
+            check="hooks",
+            level="warning",
+            text=f"{len(given_up)} calls were given up in {HOOK_DAYS} days, the last for job {last['job_id']}: "
+            f"hooks.{last['target']}: {last['error']}",
+            todo="Mend the receiver; then call it by hand with what watcherd show ID --json says.",
+        )
+    elif config.hooks.command or config.hooks.url:
+        yield Finding(check="hooks", level="ok", text=f"{hooks.waiting(connection)} calls wait")
 
 
 def _stuck(config: Config, connection: Any) -> Iterator[Finding]:
