@@ -14,8 +14,8 @@ import torch
 from tests.sa2va_folder import DATA, fill, write_tokenizer, write_weights
 from tests.sa2va_tiny import tiny_config
 from watcherd.errors import ConfigError, UnavailableError
-from watcherd.inference.base import Placeable, RunSegmenter
-from watcherd.inference.segmenters.sa2va import create
+from watcherd.inference.base import Placeable, Placement, RunSegmenter
+from watcherd.inference.segmenters.sa2va import create, segmenter
 from watcherd.inference.segmenters.sa2va.checkpoint import Checkpoint, fingerprint, lora_scale, unwrap
 from watcherd.inference.segmenters.sa2va.config import parse, read
 from watcherd.inference.segmenters.sa2va.network import skeleton
@@ -68,12 +68,12 @@ def test_the_names_of_a_real_checkpoint_are_all_accounted_for() -> None:
 
 def test_the_full_size_model_has_its_eight_billion_parameters_without_any_memory() -> None:
     """8,182,606,130 by the reference's index; what SAM2 keeps as a buffer stands there too."""
-    segmenter: Any = create(model_at(DATA / "internvl3-8b"))
-    whole = segmenter.skeleton()
+    whole_model: Any = create(model_at(DATA / "internvl3-8b"))
+    whole = whole_model.skeleton()
     assert sum(parameter.numel() for parameter in whole.parameters()) == 8_182_606_130
     assert {"meta"} == {parameter.device.type for parameter in whole.parameters()}
-    assert isinstance(segmenter, Placeable)
-    assert isinstance(segmenter, RunSegmenter)
+    assert isinstance(whole_model, Placeable)
+    assert isinstance(whole_model, RunSegmenter)
     assert [name for name, _ in whole.named_children()] == [
         "vision",
         "projector",
@@ -122,6 +122,47 @@ def test_another_model_is_refused_and_the_message_says_which_are_supported(
 
 def test_a_dash_in_the_template_is_an_underscore(values: dict[str, Any]) -> None:
     assert parse(values | {"template": "qwen-chat"}, WHERE).template == "qwen_chat"
+
+
+@pytest.fixture
+def small(tmp_path: Path, tensors: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The segmenter of a small model's folder, not loaded yet."""
+    write_weights(tmp_path, tensors)
+    write_tokenizer(tmp_path)
+    monkeypatch.setattr(segmenter.configuration, "read", lambda _path: tiny_config(num_hidden_layers=1))
+    return create(model_at(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_no_checkpoint_holds_is_as_a_new_model_computes_it(small: Any, dtype: str) -> None:
+    """At every dtype: rotary frequencies and position ids keep theirs."""
+    small.load(Placement(dtype=dtype), lambda *_: None)
+    assert small.engine.network.language.model.rotary_emb.inv_freq.dtype is torch.float32
+
+
+@pytest.mark.parametrize("part", ["language.model.rotary_emb", "sam2.memory_attention.rotary_emb"])
+def test_a_garbage_buffer_after_loading_is_caught(small: Any, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that a library refilled with other memory gives masks without any error, and wrong ones."""
+
+    def spoiled(network: Sa2vaNetwork, *rest: Any) -> None:
+        load(network, *rest)
+        network.get_submodule(part).get_buffer("inv_freq").fill_(1e30)
+
+    monkeypatch.setattr(segmenter, "load", spoiled)
+    with pytest.raises(UnavailableError, match=f"{part}.inv_freq has other values"):
+        small.load(Placement(), lambda *_: None)
+
+
+def test_a_tensor_that_was_forgotten_is_caught(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may stay without values."""
+
+    def forgetful(network: Sa2vaNetwork, *rest: Any) -> None:
+        load(network, *rest)
+        network.projector[1].weight = torch.nn.Parameter(network.projector[1].weight.to("meta"), requires_grad=False)
+
+    monkeypatch.setattr(segmenter, "load", forgetful)
+    with pytest.raises(UnavailableError, match=r"1 tensors have no values: projector\.1\.weight"):
+        small.load(Placement(), lambda *_: None)
 
 
 def test_sharded_weights_arrive_as_they_are_but_for_the_dtype(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from watcherd.errors import UnavailableError
+from watcherd.inference import checks
 from watcherd.inference.base import Frame, ModelInfo, Prediction
 from watcherd.inference.segmenters.sa2va import config as configuration
 from watcherd.inference.segmenters.sa2va.checkpoint import Checkpoint, fingerprint
@@ -84,6 +85,7 @@ class Sa2vaSegmenter:
             torch.backends.cudnn.allow_tf32 = False
         checkpoint = Checkpoint(self._folder, self._config.lora_ranks)
         load(network, checkpoint, placement.device_map, getattr(torch, placement.dtype), mark)
+        checks.after_load(network, fresh=self.skeleton)
         if self._model.compile and network.sam2.device.type == "cuda":
             compile_encoders(network, mark)
         self._dtype = placement.dtype
