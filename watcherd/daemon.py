@@ -185,7 +185,7 @@ class Daemon:
         self._spool = Spool(config.state.spool)
         self._outbox = Outbox(config.outbox.path, layout=config.outbox.layout)
         workers = config.limits.workers
-        count = min(8, max(2, os.cpu_count() or 2)) if workers == "auto" else workers
+        count = min(16, max(2, os.cpu_count() or 2)) if workers == "auto" else workers
         self._imaging = ImagingPool(workers=count, memory_mib=config.limits.worker_memory_mib)
         self._delivery = Delivery(config, database, self._outbox, self._pauses)
         self._pipeline = Pipeline(
