@@ -526,10 +526,11 @@ class Intake:
 
         results = self._pauses.until_possible("state", result)
         crash_point("enqueue.committed")
+        log = self._log.bind()  # once for all: each call on the lazy logger would do it again
         for item, enqueued in zip(queueing.taken, results, strict=True):
             self._settler.gone(item.path)
             event = "arrival_duplicate" if enqueued.duplicate else "arrival_queued"
-            self._log.debug(event, source=show(item.path), arrival_id=enqueued.arrival_id, job_id=enqueued.job_id)
+            log.debug(event, source=show(item.path), arrival_id=enqueued.arrival_id, job_id=enqueued.job_id)
         self._log.info("arrivals_queued", count=len(results))
         # The copy of a scan that was done before is needed by nobody, and nothing may come of it that ends.
         self._cleaning = self._cleaning or any(enqueued.duplicate for enqueued in results)
