@@ -16,6 +16,7 @@ from watcherd.cli.evaluate import evaluate
 from watcherd.cli.history import jobs
 from watcherd.cli.journal import logs
 from watcherd.cli.plan import plan
+from watcherd.cli.report import report
 from watcherd.cli.serve import run as serve
 from watcherd.cli.service import install_service, uninstall_service
 from watcherd.cli.show import show
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(serve)
-LOOKING = (demo, status, top, jobs, show, logs, doctor, plan, evaluate)
+LOOKING = (demo, status, top, jobs, show, logs, report, doctor, plan, evaluate)
 STEERING = (submit, retry, cancel, prioritise, pause, resume, reload, prune)
 for command in (*LOOKING, *STEERING):
     app.command()(command)

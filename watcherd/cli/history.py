@@ -122,11 +122,11 @@ def _cells(record: dict[str, Any], now: datetime, *, wide: bool) -> list[Text | 
 def parse_time(option: str, text: str, now: datetime) -> datetime:
     """A moment from a date, a date and time, or an age such as ``90min``, ``2h``, ``7d``. Raises `UsageError`."""
     units = {"min": 60, "h": 3600, "d": 86400, "w": 604800}
-    if match := re.fullmatch(r"(\d+)\s*(min|h|d|w)", text):
-        return now - timedelta(seconds=int(match[1]) * units[match[2]])
     try:
+        if match := re.fullmatch(r"(\d+)\s*(min|h|d|w)", text):
+            return now - timedelta(seconds=int(match[1]) * units[match[2]])
         return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UsageError(f"{option} {text} is no time.", hint="Write 2h, 7d, or 2026-01-31.") from error
 
 
