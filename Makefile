@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BOXED := tests/acceptance/test_systemd.py tests/acceptance/test_samba.py
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test test-systemd lint bench bench-gpu soak setup clean
+.PHONY: demo test test-systemd lint bench bench-scale bench-gpu soak setup clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/.installed
@@ -41,9 +41,13 @@ soak: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
+bench-scale: setup
+	$(BIN)/python -m benchmarks --long
+
 bench-gpu: setup
-	$(BIN)/python -m benchmarks.gpu_sa2va
+	$(BIN)/python -m benchmarks.gpu_sa2va --compile
 	$(BIN)/python -m benchmarks.gpu_semantic
+	$(BIN)/python -m benchmarks.gpu_end_to_end
 
 clean:
 	rm -rf $(VENV) demo-run

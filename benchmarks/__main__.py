@@ -1,10 +1,12 @@
-"""Measure what a CPU can show of what watcherd promises: one table, and the same as JSON.
+"""Measure what a CPU can show of what watcherd promises: one table, the same as JSON, and a plot of what grows.
 
-    python -m benchmarks [--quick] [--only NAME] [--json FILE]
+    python -m benchmarks [--quick | --long] [--only CHAPTER] [--out FOLDER]
+    python -m benchmarks --write-docs
 
 Each figure is the median of several runs, with the smallest and the largest beside it. A machine that is busy with
 other things shows in that spread; CPU times and ratios suffer less from it than rates. What each line means is in the
 JSON and in docs/performance.md. The exit code is 0 even where a target is missed: targets are for a quiet machine.
+``--write-docs`` measures nothing: it puts the figures of the JSON into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -12,91 +14,140 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmarks import figures
+from benchmarks import end_to_end, latency, own_cost, report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from benchmarks.figures import Figure
+    from benchmarks.figure import Figure
+
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+
+Chapters = dict[str, "Callable[[], list[Figure]]"]
 
 
-def chapters(*, quick: bool) -> dict[str, Callable[[], list[Figure]]]:
-    """What is measured, by name."""
-    runs = 1 if quick else 3
+def chapters() -> Chapters:
+    """What `make bench` measures, by name: under ten minutes on two idle cores."""
+    tiny: dict[str, object] = dict(end_to_end.TINY)
     return {
-        "start": lambda: figures.start_to_ready(2 if quick else 5),
-        "idle": lambda: figures.idle(runs),
-        "job": lambda: figures.cost_of_a_job(runs, 500 if quick else 2000),
-        "queue": lambda: figures.queueing(runs, 2000 if quick else 20_000),
-        "latency": lambda: figures.latency(runs, 100 if quick else 300),
-        "history": lambda: figures.history(50_000 if quick else 1_000_000),
-        "vesselness": lambda: figures.end_to_end("vesselness", runs, 10 if quick else 40),
-        "vessel": lambda: figures.end_to_end("vessel", runs, 4 if quick else 12),
+        "start": lambda: own_cost.start_to_ready(5),
+        "idle": lambda: own_cost.idle(5, 6),
+        "job": lambda: own_cost.cost_of_a_job(10, 1000),
+        "stages": lambda: own_cost.stages(5, 500),
+        "syscalls": lambda: own_cost.system_calls(300),
+        "queue": lambda: own_cost.queueing(5, 20_000),
+        "history": lambda: own_cost.history([0, 10_000, 1_000_000]),
+        "latency": lambda: latency.latency(5, 100, 1000),
+        "size": lambda: latency.scan_sizes(5, [256, 512, 1024, 2048, 4096]),
+        "frames": lambda: latency.run_lengths(5, [1, 4, 16, 64]),
+        "replicas": lambda: latency.replicas(5, 40, [1, 2, 4]),
+        **{name: lambda name=name: end_to_end.chapter(5, 1.5, [name]) for name in ("none", "vesselness", "vessel")},  # type: ignore[misc]
+        "semantic": lambda: end_to_end.semantic("tiny semantic", 5, 1.5, tiny),
     }
 
 
-def line(figure: Figure) -> str:
-    """A figure as a row of the table."""
-    spread = f"{min(figure.values):,.2f} to {max(figure.values):,.2f}" if len(figure.values) > 1 else ""
-    cells = f"{figure.name:<46}{figure.median:>12,.2f} {figure.unit:<12}{spread:<24}{figure.target:<16}"
-    return f"{cells}{figure.verdict}".rstrip()
+def quick() -> Chapters:
+    """The same, small: a few minutes, to try it."""
+    tiny: dict[str, object] = dict(end_to_end.TINY)
+    return {
+        "start": lambda: own_cost.start_to_ready(2),
+        "idle": lambda: own_cost.idle(2, 3),
+        "job": lambda: own_cost.cost_of_a_job(3, 200),
+        "stages": lambda: own_cost.stages(1, 200),
+        "syscalls": lambda: own_cost.system_calls(100),
+        "queue": lambda: own_cost.queueing(2, 2000),
+        "history": lambda: own_cost.history([0, 10_000]),
+        "latency": lambda: latency.latency(2, 50, 200),
+        "size": lambda: latency.scan_sizes(2, [256, 1024, 2048]),
+        "frames": lambda: latency.run_lengths(2, [1, 8]),
+        "replicas": lambda: latency.replicas(2, 20, [1, 2]),
+        **{name: lambda name=name: end_to_end.chapter(2, 0.7, [name]) for name in ("none", "vesselness", "vessel")},  # type: ignore[misc]
+        "semantic": lambda: end_to_end.semantic("tiny semantic", 2, 0.7, tiny),
+    }
 
 
-def as_json(measured: Sequence[Figure], seconds: float) -> str:
-    """Everything, with definitions and the machine."""
-    return json.dumps(
-        {
-            "machine": {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
-            "load_average": os.getloadavg(),
-            "seconds": round(seconds, 1),
-            "figures": [
-                {
-                    "name": figure.name.strip(),
-                    "unit": figure.unit,
-                    "median": figure.median,
-                    "values": list(figure.values),
-                    "definition": figure.definition,
-                    "target": figure.target,
-                    "verdict": figure.verdict,
-                }
-                for figure in measured
-            ],
-        },
-        indent=2,
-    )
+def long() -> Chapters:
+    """What takes longer than ten minutes: large models, and a daemon over 100,000 jobs."""
+    return {
+        "job-scale": lambda: own_cost.cost_of_a_job(20, 5000),
+        "semantic-b5": lambda: end_to_end.semantic("SegFormer-B5's size", 5, 6, None),
+        "sa2va": lambda: end_to_end.sa2va(5, 6),
+    }
 
 
-def main() -> int:
-    """Measure and print."""
+def measure(wanted: Chapters, quickly: bool) -> dict[str, Any]:
+    """Chapter by chapter, printed as it comes. A chapter that fails says so and the others go on."""
+    began = time.monotonic()
+    result: dict[str, Any] = {"quick": quickly, "chapters": {}, "chapter_seconds": {}, "failed": {}}
+    print(report.HEADING)
+    for name, work in wanted.items():
+        start = time.monotonic()
+        try:
+            figures = work()
+        except Exception as error:
+            result["failed"][name] = f"{type(error).__name__}: {error}"
+            print(f"{name}: could not be measured: {result['failed'][name]}", file=sys.stderr, flush=True)
+            continue
+        for figure in figures:
+            print(report.line(figure), flush=True)
+        result["chapters"][name] = [figure.as_json() for figure in figures]
+        result["chapter_seconds"][name] = round(time.monotonic() - start, 1)
+    result |= {"seconds": round(time.monotonic() - began, 1), "machine": report.machine()}
+    return result
+
+
+def write_docs(out: Path, page: Path = PAGE) -> None:
+    """Put the JSON's figures into the page."""
+    measured: Mapping[str, Any] = json.loads((out / "bench.json").read_text())
+    page.write_text(report.with_tables(page.read_text(encoding="utf-8"), measured), encoding="utf-8")
+
+
+def save(measured: Mapping[str, Any], out: Path) -> None:
+    """JSON and plot."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench.json").write_text(json.dumps(measured, indent=2) + "\n")
+    report.plot(measured, out / "bench.png")
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    known = {**chapters(), **long()}
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="small numbers, one run each: to try the script")
-    parser.add_argument("--only", action="append", choices=chapters(quick=True), help="one chapter; may be repeated")
-    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the JSON goes (%(default)s)")
-    wanted = parser.parse_args()
+    scale = parser.add_mutually_exclusive_group()
+    scale.add_argument("--quick", action="store_true", help="small numbers, few runs: to try it")
+    scale.add_argument("--long", action="store_true", help="large models and 100,000 jobs instead")
+    parser.add_argument("--only", action="append", choices=known, help="one chapter; may be repeated")
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder of JSON and plot (%(default)s)")
+    parser.add_argument("--write-docs", action="store_true", help="put the JSON's figures into docs/performance.md")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Measure and print; 1 when a chapter could not be measured."""
+    wanted = parse()
+    if wanted.write_docs:
+        write_docs(wanted.out)
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the daemon is ended too
-    began = time.monotonic()
-    measured: list[Figure] = []
-    print(f"{'figure':<46}{'median':>12} {'unit':<12}{'smallest to largest':<24}{'target':<16}")
-    for name, measure in chapters(quick=wanted.quick).items():
-        if wanted.only and name not in wanted.only:
-            continue
-        for figure in measure():
-            measured.append(figure)
-            print(line(figure), flush=True)
-    wanted.json.write_text(as_json(measured, time.monotonic() - began) + "\n")
+    known = long() if wanted.long else quick() if wanted.quick else chapters()
+    if wanted.only:
+        known = {name: work for name, work in {**long(), **known}.items() if name in wanted.only}
+    measured = measure(known, wanted.quick)
+    save(measured, wanted.out)
+    for name, seconds in measured["chapter_seconds"].items():
+        print(f"{name} {seconds:.0f} s", end=", ")
     print(
-        f"{time.monotonic() - began:.0f} s, load average {os.getloadavg()[0]:.1f}; the definitions are in {wanted.json}"
+        f"in all {measured['seconds']:.0f} s; load average {os.getloadavg()[0]:.1f}; definitions and plot: {wanted.out}"
     )
-    return 0
+    return int(bool(measured["failed"]))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from watcherd.inference.vram import Meter
 from watcherd.job import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 SIDE = 512
 B5 = {"depths": [3, 6, 40, 3], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 768}
@@ -60,11 +60,11 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def save_model(folder: Path) -> Path:
+def save_model(folder: Path, sizes: Mapping[str, object] = B5) -> Path:
     """A folder as people have them, with two classes."""
     logging.disable_progress_bar()
     names = {0: "background", 1: "vessel"}
-    config = SegformerConfig(**B5, id2label=names, label2id={name: number for number, name in names.items()})
+    config = SegformerConfig(**sizes, id2label=names, label2id={name: number for number, name in names.items()})
     SegformerForSemanticSegmentation(config).save_pretrained(folder)
     processor = {
         "size": {"height": SIDE, "width": SIDE},

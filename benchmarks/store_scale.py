@@ -89,12 +89,33 @@ def questions(jobs: int) -> dict[str, Callable[[Connection], Any]]:
 
 def timed(work: Callable[[], Any], times: int = 5) -> float:
     """The median in milliseconds."""
+    return statistics.median(each(work, times))
+
+
+def each(work: Callable[[], Any], times: int = 5) -> list[float]:
+    """Every time in milliseconds."""
     taken = []
     for _ in range(times):
         begun = time.perf_counter()
         work()
         taken.append((time.perf_counter() - begun) * 1000)
-    return statistics.median(taken)
+    return taken
+
+
+def rounds(path: Path, jobs: int) -> dict[str, list[float]]:
+    """Milliseconds, each time, of what `benchmarks.own_cost` asks: ``status``, ``claim 1``, ``claim 16``."""
+
+    def ask() -> None:
+        with reader(path) as connection:
+            status(connection)
+
+    result = {"status": each(ask)}
+    with Database.open(path) as database:
+        run_id = database.write(lambda c: runs.start_run(c, pid=1, host="h", boot_id=None, version="0", now=NOW))
+        claims = writes(run_id, jobs)
+        for name in ("claim 1", "claim 16"):
+            result[name] = each(lambda name=name: database.write(claims[name]))  # type: ignore[misc]
+    return result
 
 
 def measure(path: Path, jobs: int) -> dict[str, float]:

@@ -1,8 +1,13 @@
-"""The baseline: a straight script that opens each scan, predicts, and saves the mask. No queue, no record, no sync.
+"""The baselines: what a person would write instead of a service, and the model alone. No queue, no record, no sync.
 
-    python -m benchmarks.straight SEGMENTER INBOX OUTBOX
+    python -m benchmarks.straight SEGMENTER [MODEL_FOLDER]
 
-Prints seconds and CPU seconds for all scans, the model's loading not counted, as JSON.
+The model is loaded once; then each line of stdin asks for one round, as JSON: ``{"way": .., "inbox": .., "outbox": ..,
+"batch": ..}``. Each answer is a line of JSON: seconds and CPU seconds of the round, the loader's processes included.
+
+    script      open each scan, predict, save the mask, one after the other
+    dataloader  the same, decoded by two processes of torch's DataLoader, which live on between rounds
+    model       predict alone, in batches of ``batch`` frames that lie in memory: the limit
 """
 
 from __future__ import annotations
@@ -12,8 +17,10 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from watcherd.config import Model
@@ -21,26 +28,102 @@ from watcherd.inference import segmenters
 from watcherd.inference.base import Frame, Placement
 from watcherd.job import Options
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from watcherd.inference.base import Prediction, Segmenter
+
+OPTIONS = Options(prompt="Please segment the blood vessel.", draft="Sure, [SEG].")  # what the service says by default
+
 
 def main() -> None:
-    """Segment a folder."""
-    name, inbox, outbox = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    segmenter = segmenters.create(Model(segmenter=name))
+    """Load, then answer until stdin ends."""
+    name, *rest = sys.argv[1:]
+    segmenter = segmenters.create(Model(segmenter=name, path=Path(rest[0]) if rest else None))
     segmenter.load(Placement(), lambda *_: None)
-    options = Options()
-    began, cpu = time.perf_counter(), _cpu()
-    for path in sorted(inbox.iterdir()):
-        frame = Frame(pixels=np.asarray(Image.open(path)), options=options)
-        (prediction,) = segmenter.predict([frame])
-        assert prediction.probability is not None
-        mask = prediction.probability > options.threshold if prediction.mask is None else prediction.mask > 0
-        Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(outbox / f"{path.stem}.png")
-    print(json.dumps({"seconds": time.perf_counter() - began, "cpu_seconds": _cpu() - cpu}))
+    loader = Loader()
+    for line in sys.stdin:
+        print(json.dumps(answer(segmenter, loader, **json.loads(line))), flush=True)
 
 
-def _cpu() -> float:
+def answer(
+    segmenter: Segmenter, loader: Loader, *, way: str, inbox: str, outbox: str, batch: int = 1
+) -> dict[str, float]:
+    """One round over a folder."""
+    paths = sorted(Path(inbox).iterdir())
+    if way == "model":
+        frames = [Frame(pixels=opened(path), options=OPTIONS) for path in paths]
+        began, cpu = time.perf_counter(), cpu_seconds()
+        for start in range(0, len(frames), batch):
+            segmenter.predict(frames[start : start + batch])
+    else:
+        began, cpu = time.perf_counter(), cpu_seconds()
+        save_all(segmenter, loader.pictures(paths) if way == "dataloader" else map(opened, paths), paths, Path(outbox))
+    return {"seconds": time.perf_counter() - began, "cpu_seconds": cpu_seconds() - cpu}
+
+
+def save_all(segmenter: Segmenter, pictures: Iterable[NDArray[np.uint8]], paths: Iterable[Path], outbox: Path) -> None:
+    """Predict and save, one by one."""
+    for path, pixels in zip(paths, pictures, strict=True):
+        (prediction,) = segmenter.predict([Frame(pixels=pixels, options=OPTIONS)])
+        Image.fromarray(mask_of(prediction)).save(outbox / f"{path.stem}.png")
+
+
+def mask_of(prediction: Prediction) -> NDArray[np.uint8]:
+    """0 and 255."""
+    assert prediction.probability is not None
+    mask = prediction.probability > OPTIONS.threshold if prediction.mask is None else prediction.mask > 0
+    return mask.astype(np.uint8) * np.uint8(255)
+
+
+def opened(path: Path) -> NDArray[np.uint8]:
+    """Decoded."""
+    return np.asarray(Image.open(path))
+
+
+class Decoding:
+    """A data set whose indexes are paths."""
+
+    def __getitem__(self, path: Path) -> NDArray[np.uint8]:
+        return opened(path)
+
+
+class Loader:
+    """torch's DataLoader with two processes, made when it is first needed; it is shown new paths in every round."""
+
+    def __init__(self) -> None:
+        self._paths: list[Path] = []
+        self._loader: Any = None
+
+    def pictures(self, paths: list[Path]) -> Iterator[NDArray[np.uint8]]:
+        """Decoded, in this order."""
+        self._paths[:] = paths
+        if self._loader is None:
+            from torch.utils.data import DataLoader
+
+            self._loader = DataLoader(
+                Decoding(),  # type: ignore[arg-type]
+                batch_size=None,
+                sampler=self._paths,  # type: ignore[arg-type]
+                num_workers=2,
+                persistent_workers=True,
+                collate_fn=as_it_is,
+            )
+        return iter(self._loader)
+
+
+def as_it_is(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """No tensor is made of it."""
+    return picture
+
+
+def cpu_seconds() -> float:
+    """Of this process, its threads and the loader's processes."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    children = (child.cpu_times() for child in psutil.Process().children())
+    return usage.ru_utime + usage.ru_stime + sum(times.user + times.system for times in children)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,136 @@
+"""A daemon that is ready, scans to feed it with, and what the kernel says of it and its children."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.running import Running, small_scan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+SETTLE = 0.2
+"""Seconds until a file counts as complete; never part of a figure."""
+
+
+@contextmanager
+def daemon(
+    *, module: Sequence[str] = ("watcherd",), environment: Mapping[str, str] | None = None, **sections: dict[str, Any]
+) -> Iterator[Running]:
+    """A daemon that is ready, in a folder of its own; nothing is left of either.
+
+    Masks are the only output and nobody measures them, so that it does the work of the straight script; ``sections``
+    say otherwise.
+    """
+    values: dict[str, dict[str, Any]] = {
+        "inbox": {"settle_seconds": SETTLE},
+        "outbox": {"outputs": ["mask"], "measures": False},
+        "model": {"segmenter": "none"},
+        "log": {"level": "warning"},
+        "devices": {},
+    }
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    running = Running(folder, **{name: {**values[name], **sections.get(name, {})} for name in values})
+    try:
+        running.start(module=module, environment=environment)
+        running.ready()
+        yield running
+        if running.lives:
+            running.stop()
+    finally:
+        running.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def feed(running: Running, scans: Path) -> float:
+    """Move a folder of scans into the inbox and wait until all are archived; seconds, settling not counted.
+
+    The end is what the history says of the last scan, so that how often we look does not count.
+    """
+    files = sum(1 for _ in scans.iterdir())
+    done = running.totals().get("job.succeeded", 0)
+    began = time.time()
+    scans.rename(running.inbox / scans.name)
+    wait_for(running, done + files)
+    ((last,),) = running.rows("SELECT max(disposed_at) FROM arrival")
+    return moment(last) - began - SETTLE
+
+
+def wait_for(running: Running, files: int) -> None:
+    """Until so many scans in all are delivered, recorded and archived."""
+    running.wait(lambda: running.totals().get("job.succeeded", 0) >= files and running.at_rest(), 600, every=0.05)
+
+
+def moment(text: str) -> float:
+    """A time of the history in seconds."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+# -------------------------------------------------------------------------------------------------------------- scans
+
+
+def make_small(folder: Path, count: int, *, first: int = 0) -> Path:
+    """Scans of 24 x 16 pixels, all different."""
+    folder.mkdir(parents=True)
+    for index in range(first, first + count):
+        (folder / f"scan-{index:07d}.png").write_bytes(small_scan(index))
+    return folder
+
+
+def make_pictures(folder: Path, count: int, *, first: int = 0, side: int = 512) -> Path:
+    """Grey square JPEGs: the demo's angiograms, each shifted by its own way."""
+    folder.mkdir(parents=True)
+    demo = Path(__file__).parents[1] / "watcherd" / "demo"
+    paths = sorted(demo.glob("angiogram-*.jpg"))
+    pictures = [np.asarray(Image.open(path).convert("L").resize((side, side))) for path in paths]
+    for index in range(first, first + count):
+        pixels = np.roll(pictures[index % len(pictures)], (index, index // side), axis=(0, 1))
+        Image.fromarray(pixels).save(folder / f"frame_{index:06d}.jpg", quality=90)
+    return folder
+
+
+def make_runs(folder: Path, count: int, *, frames: int, first: int = 0) -> Path:
+    """Multi-page TIFFs of noise, 256 x 256."""
+    folder.mkdir(parents=True)
+    for index in range(first, first + count):
+        noise = np.random.default_rng(index).integers(0, 256, (frames, 256, 256), np.uint8)
+        pages = [Image.fromarray(page) for page in noise]
+        pages[0].save(folder / f"run-{index:06d}.tif", save_all=True, append_images=pages[1:])
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------------- processes
+
+
+def everyone(running: Running) -> list[int]:
+    """The main process, the replicas and the imaging workers."""
+    return [running.pid, *descendants(running.pid)]
+
+
+def descendants(pid: int) -> list[int]:
+    """Children and their children."""
+    found = []
+    with suppress(OSError):  # a thread, or the process, has just ended
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *descendants(int(child))]
+    return found
+
+
+def switches(pid: int) -> int:
+    """How often threads of the process gave up the CPU by themselves: each is woken again once."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):
+            text = (task / "status").read_text()
+            total += int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    return total

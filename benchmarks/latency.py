@@ -1,0 +1,191 @@
+"""How long one file waits beyond the settle time, at rest and behind others; how times grow with scans and replicas."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.feeding import (
+    SETTLE,
+    daemon,
+    everyone,
+    feed,
+    make_pictures,
+    make_runs,
+    make_small,
+    moment,
+    wait_for,
+)
+from benchmarks.figure import Figure, Target, number, quantile, slope
+from benchmarks.running import cpu_seconds, small_scan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from benchmarks.running import Running
+
+PAUSE = 0.03
+"""Seconds between two files that are timed."""
+
+PLACES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+
+
+def latency(runs: int, files: int, backlog: int) -> list[Figure]:
+    """Single files, first into an idle daemon, then into one that works through a backlog."""
+    result: list[Figure] = []
+    for where, behind in (("at rest", 0), (f"behind {backlog:,} jobs", backlog)):
+        queued: list[list[float]] = []
+        delivered: list[list[float]] = []
+        with daemon() as running:
+            for turn in range(runs):
+                times = one_by_one(running, turn, files, behind)
+                queued.append([early for early, _ in times])
+                delivered.append([late for _, late in times])
+        what = (
+            f"each of {files} small files in a run, one every {1000 * PAUSE:.0f} ms, less the settle time of {SETTLE} s"
+        )
+        what += f"; {behind:,} files came just before them" if behind else "; nothing else to do"
+        target = Target(most=100)
+        result += quantiles(f"closed to queued, {where}", queued, what, target)
+        result += quantiles(f"closed to delivered, {where}", delivered, what + "; segmenter none", None)
+    return result
+
+
+def quantiles(name: str, runs: Sequence[Sequence[float]], what: str, target: Target | None) -> list[Figure]:
+    """p50, p99 and the longest, run by run; p99 is what DESIGN speaks of."""
+    return [
+        Figure(
+            name=f"{name}, {label}",
+            unit="ms",
+            values=[quantile(run, place) for run in runs],
+            definition=what,
+            target=target if label == "p99" else None,
+        )
+        for label, place in PLACES.items()
+    ]
+
+
+def one_by_one(running: Running, turn: int, files: int, behind: int) -> list[tuple[float, float]]:
+    """Milliseconds until queued and until delivered, of every file."""
+    first = turn * (files + behind)
+    done = running.totals().get("job.succeeded", 0)
+    if behind:
+        scans = make_small(running.folder / "outside" / f"backlog-{turn}", behind, first=first)
+        scans.rename(running.inbox / scans.name)
+        time.sleep(2 * SETTLE)
+    closed = {}
+    for index in range(files):
+        name = f"single-{turn}-{index}.png"
+        (running.inbox / name).write_bytes(small_scan(first + behind + index))
+        closed[name] = time.time()
+        time.sleep(PAUSE)
+    wait_for(running, done + files + behind)
+    rows = running.rows("SELECT source, created_at, finished_at FROM job WHERE source LIKE ?", f"single-{turn}-%")
+    times = [(closed[source], moment(created), moment(finished)) for source, created, finished in rows]
+    return [(1000 * (early - began - SETTLE), 1000 * (late - began - SETTLE)) for began, early, late in times]
+
+
+# ------------------------------------------------------------------------------------------------------------- growth
+
+
+def growth(
+    runs: int, name: str, places: Sequence[int], make: Callable[[Path, int, int], object], against: str
+) -> list[Figure]:
+    """CPU and time of one scan by its size: ``make`` puts one scan of a size, with a number, into a folder."""
+    cpu: dict[float, list[float]] = {place: [] for place in places}
+    waits: dict[float, list[float]] = {place: [] for place in places}
+    index = 0
+    with daemon() as running:
+        pids = everyone(running)
+        for turn in range(-1, runs):  # the first warms up
+            for place in places:
+                index += 1
+                scans = running.folder / "outside" / f"scans-{index}"
+                make(scans, place, index)
+                before = sum(map(cpu_seconds, pids))
+                seconds = feed(running, scans)
+                if turn >= 0:
+                    cpu[place].append(1000 * (sum(map(cpu_seconds, pids)) - before))
+                    waits[place].append(1000 * seconds)
+    what = "one scan at a time, segmenter none, mask only; a straight line through each run's sizes"
+    return [
+        slope(
+            f"{name}, CPU", f"ms a {against}", cpu, of="ms of CPU of all processes", against=against, definition=what
+        ),
+        slope(
+            f"{name}, time",
+            f"ms a {against}",
+            waits,
+            of="ms from coming to archived, not settling",
+            against=against,
+            definition=what,
+        ),
+    ]
+
+
+def scan_sizes(runs: int, sides: Sequence[int]) -> list[Figure]:
+    """By pixels: square JPEGs."""
+    megapixels = {round(side * side / 1e6, 3): side for side in sides}
+
+    def make(folder: Path, place: int, index: int) -> None:
+        make_pictures(folder, 1, first=index, side=megapixels[place])
+
+    return growth(runs, "growth with image size", list(megapixels), make, "megapixel")  # type: ignore[arg-type]
+
+
+def run_lengths(runs: int, frames: Sequence[int]) -> list[Figure]:
+    """By frames: TIFFs of 256 x 256."""
+
+    def make(folder: Path, place: int, index: int) -> None:
+        make_runs(folder, 1, frames=place, first=index)
+
+    return growth(runs, "growth with frames", frames, make, "frame")
+
+
+def replicas(runs: int, files: int, counts: Sequence[int], seconds: float = 0.05) -> list[Figure]:
+    """Scans a second of a segmenter that only sleeps, by the number of its replicas."""
+    rates: dict[float, list[float]] = {count: [] for count in counts}
+    environment = {"WATCHERD_FAKE": json.dumps({"seconds": seconds})}
+    with ExitStack() as stack:
+        services: dict[int, Any] = {
+            count: stack.enter_context(
+                daemon(environment=environment, model={"segmenter": "fake", "batch": 1}, devices={"replicas": count})
+            )
+            for count in counts
+        }
+        for turn in range(-1, runs):  # the first warms up
+            for count, running in services.items():
+                scans = running.folder / "outside" / f"scans-{turn}"
+                taken = feed(running, make_small(scans, files, first=(turn + 1) * files))
+                if turn >= 0:
+                    rates[count].append(files / taken)
+    least = min(counts)
+    what = f"{files} small scans, the shipped fake segmenter sleeping {1000 * seconds:.0f} ms for each, taking turns"
+    result = [
+        Figure(
+            name=f"{count} replicas of a sleeping model: share of the limit",
+            unit="ratio",
+            values=[rate * seconds / count for rate in rates[count]],
+            definition=f"scans a second over {number(count / seconds)}, the limit; {what}",
+        )
+        for count in counts
+    ]
+    result += [
+        Figure(
+            name=f"  {count} replicas over {least}",
+            unit="ratio",
+            values=[many / one for many, one in zip(rates[count], rates[least], strict=True)],
+            definition=f"scans a second of the one over that of the other, round by round; {what}",
+        )
+        for count in counts
+        if count != least
+    ]
+    if len(counts) > 1:
+        what = f"a straight line through each round; {what}"
+        result.append(
+            slope("  growth with replicas", "1/s each", rates, of="scans a second", against="replicas", definition=what)
+        )
+    return result

@@ -1,0 +1,115 @@
+"""What the benchmarks decide without measuring: verdicts, slopes, the tables of the page, strace's counts."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as bench
+from benchmarks import report
+from benchmarks.figure import Figure, Target, number, quantile, slope
+from benchmarks.own_cost import calls
+
+ROOT = Path(__file__).parents[2]
+CHAPTERS = [*bench.chapters(), *bench.long()]
+
+STRACE = """\
+% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ----------------
+ 90.00    0.900000          10     90000       120 futex
+ 10.00    0.100000          10        56           fdatasync
+------ ----------- ----------- --------- --------- ----------------
+100.00    1.000000                 90056       120 total
+"""
+
+
+def figure(**changes: object) -> Figure:
+    values: dict[str, object] = {"name": "rate", "unit": "1/s", "values": [3.0, 1.0, 2.0], "definition": "so"}
+    return Figure(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def measured(**chapters: list[Figure]) -> dict[str, object]:
+    machine = {"cores": 2, "python": "3.11.7", "load_average": [0.4, 0, 0]}
+    named = {name: [each.as_json() for each in figures] for name, figures in chapters.items()}
+    return {"chapters": named, "machine": machine, "quick": False, "seconds": 500.0}
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "verdict"),
+    [
+        (Target(most=100), 100, "ok"),
+        (Target(most=100), 150, "MISSED by 50 %"),
+        (Target(least=0.95), 0.95, "ok"),
+        (Target(least=2000), 1000, "MISSED by 50 %"),
+    ],
+)
+def test_a_target_says_by_how_much_it_is_missed(target: Target, value: float, verdict: str) -> None:
+    assert verdict == target.verdict(value)
+
+
+def test_what_was_not_measured_reaches_no_target() -> None:
+    assert "not measured" == figure(values=[], target=Target(most=1)).verdict
+    assert "not measured" in report.line(figure(values=[]))
+
+
+def test_a_slope_is_that_of_each_run() -> None:
+    grows = slope("s", "ms", {1: [10.0, 1.0], 3: [14.0, 1.0]}, of="ms", against="frames", definition="so")
+    assert [2.0, 0.0] == grows.values
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (1234.5, "1,234"), (0.00123, "0.00123"), (12.345, "12.3")])
+def test_a_number_has_three_digits(value: float, text: str) -> None:
+    assert text == number(value)
+
+
+def test_a_quantile_is_one_of_the_values() -> None:
+    assert [50, 99, 100] == [quantile(range(1, 101), place) for place in (0.5, 0.99, 1.0)]
+
+
+def test_straces_table_is_read_with_and_without_errors() -> None:
+    assert {"futex": 90000, "fdatasync": 56} == calls(STRACE)
+
+
+def test_the_tables_of_the_page_come_from_the_json(tmp_path: Path) -> None:
+    """Other chapters and all prose stay; doing it twice changes nothing."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Prose\n<!-- bench: machine -->\n<!-- bench: end -->\nmore\n<!-- bench: job -->\nold\n<!-- bench: end -->\n"
+        "<!-- bench: idle -->\nkept\n<!-- bench: end -->\n"
+    )
+    (tmp_path / "bench.json").write_text(json.dumps(measured(job=[figure(target=Target(least=4))])))
+    bench.write_docs(tmp_path, page)
+    text = page.read_text()
+    assert "| rate | 2.00 1/s | 1.00 to 3.00 | 3 | at least 4: MISSED by 50 % |" in text
+    assert ("old" not in text, "kept" in text, "more" in text, "2 cores" in text) == (True,) * 4
+    bench.write_docs(tmp_path, page)
+    assert text == page.read_text()
+
+
+def test_a_chapter_without_a_place_on_the_page_is_refused() -> None:
+    with pytest.raises(ValueError, match="no place for 'job'"):
+        report.with_tables("# Empty\n", measured(job=[figure()]))
+
+
+def test_every_chapter_has_its_place_on_the_page() -> None:
+    places = re.findall(r"<!-- bench: ([\w-]+) -->", (ROOT / "docs" / "performance.md").read_text())
+    assert sorted(["machine", *CHAPTERS]) == sorted(name for name in places if name != "end")
+
+
+def test_quick_measures_the_same_chapters() -> None:
+    assert list(bench.chapters()) == list(bench.quick())
+
+
+def test_what_grows_is_drawn(tmp_path: Path) -> None:
+    grows = slope("s", "ms", {1: [10.0], 3: [14.0]}, of="ms", against="frames", definition="so")
+    bench.save(measured(frames=[grows, figure()]), tmp_path / "new")
+    assert {"bench.json", "bench.png"} == {path.name for path in (tmp_path / "new").iterdir()}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_every_module_can_be_imported(path: Path) -> None:
+    import_module(f"benchmarks.{path.stem}")
