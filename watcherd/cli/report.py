@@ -14,8 +14,10 @@ from watcherd.cli.history import parse_time
 from watcherd.cli.report_page import page
 from watcherd.errors import UnavailableError, UsageError
 from watcherd.report import figures, full_hour, gather
-from watcherd.store import reader
+from watcherd.store import reader, summary
 from watcherd.store.summary import Period
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def report(
@@ -34,7 +36,8 @@ def report(
     if not as_json:
         _refuse_unfit(out)
     with reader(settings.state.database) as connection:
-        found = gather(connection, Period(since=begun, until=now))
+        first = summary.begun_at(connection) or EPOCH  # there is nothing to show of the time before
+        found = gather(connection, Period(since=max(begun, first), until=now))
     answer = figures(found, hide_names=settings.privacy.names == "hidden")
     if as_json:
         print_json(answer)

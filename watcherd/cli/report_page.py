@@ -107,8 +107,8 @@ def _tiles(figures: Figures) -> str:
     return f'<dl class="tiles">{cells}</dl>'
 
 
-def _busiest(figures: Figures) -> int:
-    return max(row["succeeded"] + row["failed"] for row in figures["throughput"])
+def _busiest(figures: Figures) -> float:
+    return max((float(row["succeeded"] + row["failed"]) for row in figures["throughput"]), default=0.0)
 
 
 def _ended(ended: Mapping[str, int]) -> str:

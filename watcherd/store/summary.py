@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from watcherd.store.records import stamp
+from watcherd.store.records import moment, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,6 +114,13 @@ class Sample:
 
     step: int
     rows: list[Row]
+
+
+def begun_at(connection: Connection) -> datetime | None:
+    """When the history begins, to the hour; None when there is none."""
+    hours = "SELECT min(hour) AS begun FROM hour UNION SELECT min(substr(started_at, 1, 13)) FROM run"
+    hour = connection.exec_driver_sql(f"SELECT min(begun) FROM ({hours})").scalar()
+    return moment(f"{hour}:00:00.000Z") if hour else None
 
 
 def ended(connection: Connection, period: Period) -> dict[str, int]:
