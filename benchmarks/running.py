@@ -170,7 +170,7 @@ class Running:
 
     def totals(self) -> dict[str, int]:
         """How many arrivals of each fate and jobs in each state, as ``job.succeeded``."""
-        return dict(self.rows("SELECT name, count FROM total"))  # type: ignore[arg-type]
+        return dict(self.rows("SELECT name, count FROM total"))
 
     def at_rest(self) -> bool:
         """Whether no job, delivery or disposal is open, and no copy that nobody needs lies in the spool."""
