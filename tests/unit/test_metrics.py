@@ -1,12 +1,9 @@
-"""The figures read as Prometheus wants them, and docs, dashboard and alerts speak of figures that exist."""
+"""The figures for Prometheus: conventions, the client's own parser, and docs, dashboard and alerts that name them."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,263 +11,180 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from watcherd import metrics
-from watcherd.job import FINISHED, ErrorClass, State
-from watcherd.metrics import BUCKETS, METRICS, STAGES, Histogram, Sample, Tally
+from watcherd.job import ErrorClass
+from watcherd.metrics import BUCKETS, METRICS, STAGES, Histogram, Tally
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "monitoring.md").read_text()
-DASHBOARD = ROOT / "docs" / "monitoring" / "watcherd-dashboard.json"
-ALERTS = ROOT / "docs" / "monitoring" / "watcherd-alerts.yml"
-
-COUNTED = {name for name, _, _ in Tally().samples()} | {
-    "watcherd_device_busy_seconds_total",
-    "watcherd_device_memory_allocated_peak_bytes",
-    "watcherd_device_memory_reserved_peak_bytes",
-}
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "monitoring.md").read_text()
+DASHBOARD = DOCS / "monitoring" / "watcherd-dashboard.json"
+ALERTS = DOCS / "monitoring" / "watcherd-alerts.yml"
+UNITS = ("seconds", "bytes")
+OTHER_UNITS = ("ms", "milliseconds", "minutes", "mib", "gib", "kb", "mb", "percent", "ratio")
+PARTS_OF_A_HISTOGRAM = ("_bucket", "_sum", "_count")
+HOSTILE = 'RTX "A5000"\\\n{x="1"} 7'
 
 
-def tally() -> Tally:
-    """Three jobs and one device."""
-    made = Tally()
-    made.count_end("succeeded", None, {"queue": 20, "decode": 7, "inference": 300, "render": None, "total": 330})
-    made.count_end("succeeded", None, {"queue": 10_000_000, "total": 10_000_400})
-    made.count_end("failed", "input", {"queue": 20, "total": 30})
-    made.count_device(("GPU-1", 'A "card"\\'), busy_ms=300, allocated_bytes=2.0**30, reserved_bytes=None)
-    made.count_device(("GPU-1", 'A "card"\\'), busy_ms=200, allocated_bytes=2.0**29, reserved_bytes=None)
-    return made
+def families(content: bytes) -> dict[str, Any]:
+    """As a scraper reads it; counters are called without their ``_total`` by the parser."""
+    return {family.name: family for family in text_string_to_metric_families(content.decode())}
 
 
-def rest() -> Iterator[Sample]:
-    """A value for each metric that is not counted."""
-    for name, metric in METRICS.items():
-        if name not in COUNTED and metric.kind != "histogram":
-            yield name, tuple(f"a {label}" for label in metric.labels), 7.0
+def names_in(text: str) -> set[str]:
+    """Metrics that a text names, a histogram's parts as the histogram."""
+    found = set(re.findall(r"\bwatcherd_[a-z0-9_]+", text))
+    histograms = {name for name, metric in METRICS.items() if metric.kind == "histogram"}
+    for name in found & {f"{histogram}{part}" for histogram in histograms for part in PARTS_OF_A_HISTOGRAM}:
+        found.discard(name)
+        found.add(name.rpartition("_")[0])
+    return found
 
 
-def parsed(samples: Iterable[Sample] = (), counted: Tally | None = None) -> dict[str, Any]:
-    """What a scraper reads, by the name of the family."""
-    counted = counted or tally()
-    text = metrics.text([*counted.samples(), *samples], counted.stages).decode()
-    return {family.name: family for family in text_string_to_metric_families(text)}
-
-
-def values(families: dict[str, Any], name: str) -> dict[tuple[str, ...], float]:
-    """The samples called ``name`` by the values of their labels, which are sorted by their names."""
-    return {
-        tuple(sample.labels[label] for label in sorted(sample.labels)): sample.value
-        for family in families.values()
-        for sample in family.samples
-        if sample.name == name
-    }
-
-
-# ----------------------------------------------------------------------------------------------------------- the format
-
-
-def test_the_clients_own_parser_reads_every_metric_back() -> None:
-    """With kind, help and labels, and nothing besides."""
-    counted = tally()
-    counted.count_device(("GPU-1", "A card"), busy_ms=0, allocated_bytes=None, reserved_bytes=2.0**31)
-    families = parsed(rest(), counted)
-    expected = {
-        name.removesuffix("_total"): (metric.kind, metric.help, set(metric.labels)) for name, metric in METRICS.items()
-    }
-    found = {
-        name: (family.type, family.documentation, {label for s in family.samples for label in s.labels} - {"le"})
-        for name, family in families.items()
-    }
-    assert expected == found
+# ------------------------------------------------------------------------------------------------------- conventions
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_names_and_helps_are_as_promtool_wants_them(name: str) -> None:
-    """A prefix, base units in plural and last, ``_total`` on counters alone, one sentence of help."""
+def test_a_name_follows_the_conventions(name: str) -> None:
+    """Lower case, our prefix, base units; counters, and nothing else, end in ``_total``; a unit comes last."""
     metric = METRICS[name]
     assert re.fullmatch(r"watcherd(_[a-z]+)+", name)
-    assert name.endswith("_total") == (metric.kind == "counter")
-    words = set(name.split("_"))
-    assert not words & {
-        "ms",
-        "milliseconds",
-        "mib",
-        "minutes",
-        "percent",
-        "gauge",
-        "counter",
-        "histogram",
-        "count",
-        "sum",
-    }
-    bare = name.removesuffix("_total")
-    assert words.isdisjoint({"seconds", "bytes"}) or bare.endswith(("_seconds", "_bytes"))
-    assert re.fullmatch(r"[A-Z1].+[.]", metric.help)
-    assert "\n" not in metric.help
-    assert all(re.fullmatch("[a-z_]+", label) and label not in ("le", "quantile", "job") for label in metric.labels)
+    assert (metric.kind == "counter") == name.endswith("_total")
+    assert not name.endswith(PARTS_OF_A_HISTOGRAM)
+    parts = name.removesuffix("_total").split("_")
+    assert not set(parts) & set(OTHER_UNITS)
+    assert [part for part in parts if part in UNITS] in ([], parts[-1:])
+    assert re.match(r"[A-Z0-9].*[.]$", metric.help)
 
 
-def test_a_figure_that_is_not_in_the_list_cannot_be_exported() -> None:
-    """So that docs and list cannot fall behind."""
-    with pytest.raises(KeyError):
-        metrics.text([("watcherd_secret", (), 1.0)], {})
+def test_no_label_can_hold_a_files_name() -> None:
+    """Names hold patients' names, and each would be a time series of its own."""
+    labels = {label for metric in METRICS.values() for label in metric.labels}
+    bounded = {"version", "segmenter", "model_revision", "dtype", "state", "fate", "error_class", "stage", "phase"}
+    assert bounded | {"replica", "device", "name", "part", "folder", "target", "outcome"} == labels
 
 
-def test_what_has_no_value_is_left_out() -> None:
-    """Never 0 instead: a GPU that does not say, an inbox that was not looked at."""
-    assert "watcherd_device_memory_reserved_peak_bytes" not in parsed()
+# ---------------------------------------------------------------------------------------------------------- the text
 
 
-# -------------------------------------------------------------------------------------------------------- the counting
-
-
-def test_every_counter_is_there_before_it_first_counts() -> None:
-    """A rate over a series that appears with its first failure would miss that failure."""
-    families = parsed(counted=Tally())
-    ends = values(families, "watcherd_jobs_ended_total")
-    assert {state.value for state in FINISHED} == {state for _, state in ends}
-    assert {"", *map(str, ErrorClass)} == {error_class for error_class, _ in ends}
-    assert {0.0} == set(ends.values()) == set(values(families, "watcherd_retries_total").values())
-    assert {(stage,): 0.0 for stage in STAGES} == values(families, "watcherd_stage_duration_seconds_count")
-
-
-def test_ends_are_counted_by_state_and_class() -> None:
-    counted = {key: value for key, value in values(parsed(), "watcherd_jobs_ended_total").items() if value}
-    assert {("", "succeeded"): 2.0, ("input", "failed"): 1.0} == counted
-
-
-def test_a_class_of_an_earlier_attempt_is_none_of_a_success() -> None:
-    """It was retried, and cancelled or done since."""
-    made = Tally()
-    made.count_end("cancelled", "transient", {})
-    made.count_end("succeeded", "memory", {})
-    counted = {key: value for key, value in made.ended.items() if value}
-    assert {("cancelled", ""): 1, ("succeeded", ""): 1} == counted
-
-
-def test_only_an_end_is_counted_as_one() -> None:
-    with pytest.raises(ValueError, match="does not end as"):
-        Tally().count_end(State.RUNNING, None, {})
-
-
-def test_durations_go_into_cumulative_buckets() -> None:
-    """In seconds, with those beyond the last bound in +Inf; stages that were not reached, and failures, in none."""
-    families = parsed()
-    buckets = values(families, "watcherd_stage_duration_seconds_bucket")
-    queue = {float(bound): count for (bound, stage), count in buckets.items() if stage == "queue"}
-    assert [*BUCKETS, float("inf")] == list(queue)
-    assert (0.0, 1.0, 1.0, 2.0) == (queue[0.01], queue[0.025], queue[7200.0], queue[float("inf")])
-    counts = values(families, "watcherd_stage_duration_seconds_count")
-    assert {"queue": 2, "decode": 1, "inference": 1, "render": 0, "total": 2} == {
-        stage: count for (stage,), count in counts.items()
-    }
-    assert 10_000.02 == pytest.approx(values(families, "watcherd_stage_duration_seconds_sum")["queue",])
-
-
-def test_a_duration_on_a_bound_belongs_below_it() -> None:
-    """``le`` means less or equal."""
-    histogram = Histogram()
-    histogram.add(BUCKETS[0])
-    assert (repr(BUCKETS[0]), 1.0) == histogram.cumulative()[0]
-
-
-def test_a_devices_peak_is_its_largest_and_its_work_adds_up() -> None:
-    """Whatever characters the card's name has."""
-    families = parsed()
-    card = ("GPU-1", 'A "card"\\')
-    assert {card: 2.0**30} == values(families, "watcherd_device_memory_allocated_peak_bytes")
-    assert {card: 0.5} == values(families, "watcherd_device_busy_seconds_total")
-
-
-def test_the_client_is_imported_only_when_figures_are_asked_for() -> None:
-    """It would cost every start time and memory."""
-    code = "import sys, watcherd.daemon, watcherd.exporter; print('prometheus_client' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "False" == found.stdout.strip()
-
-
-# ------------------------------------------------------------------------------------------- docs, dashboard and alerts
-
-
-def test_every_metric_is_documented_as_it_is() -> None:
-    """One row each, in order, with kind, labels and meaning."""
-    rows = re.findall(r"^\| `(watcherd_\w+)` \| (\w+) \| (.*?) ?\| (.+?) \|$", PAGE, re.MULTILINE)
-    expected = [
-        (name, metric.kind, ", ".join(f"`{label}`" for label in metric.labels), metric.help.rstrip("."))
-        for name, metric in METRICS.items()
+def test_what_is_written_can_be_read_by_prometheus() -> None:
+    """Type, meaning, labels and value of each, by the client's own parser."""
+    samples = [
+        (name, tuple("x" for _ in metric.labels), 3.0) for name, metric in METRICS.items() if metric.kind != "histogram"
     ]
-    assert expected == rows
+    found = families(metrics.text(samples, Tally().stages))
+    assert {name.removesuffix("_total") for name in METRICS} == found.keys()
+    for name, metric in METRICS.items():
+        family = found[name.removesuffix("_total")]
+        assert (metric.kind, metric.help) == (family.type, family.documentation)
+        if metric.kind != "histogram":
+            assert [(name, dict.fromkeys(metric.labels, "x"), 3.0)] == [sample[:3] for sample in family.samples]
 
 
-def expressions() -> Iterator[str]:
-    """Every expression in the dashboard, in the alerts and on the page."""
-
-    def of(value: Any) -> Iterator[str]:
-        if isinstance(value, dict):
-            yield from (text for key in ("expr", "definition") if isinstance(text := value.get(key), str))
-            for part in value.values():
-                yield from of(part)
-        elif isinstance(value, list):
-            for part in value:
-                yield from of(part)
-
-    yield from of(json.loads(DASHBOARD.read_text()))
-    yield from re.findall(r"expr: (?:>\n)?((?:.+\n)(?:          .+\n)*)", ALERTS.read_text())
-    for block in re.findall(r"```promql\n(.*?)```", PAGE, re.DOTALL):
-        yield from (line for line in block.splitlines() if not line.startswith("#"))
+def test_a_label_may_hold_anything() -> None:
+    """A card's name comes from its driver: quotes, backslashes and line breaks come back as they were."""
+    content = metrics.text([("watcherd_device_busy_seconds_total", ("GPU-1", HOSTILE), 1)], {})
+    (sample,) = families(content)["watcherd_device_busy_seconds"].samples
+    assert {"device": "GPU-1", "name": HOSTILE} == sample.labels
 
 
-EXPRESSIONS = list(expressions())
-SERIES = {
-    name if metric.kind != "histogram" else f"{name}{end}": (*metric.labels, *(("le",) if end == "_bucket" else ()))
-    for name, metric in METRICS.items()
-    for end in (("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",))
-}
-"""Every series that there is, with its labels."""
-ADDED = {"job", "instance"}
-"""Labels that Prometheus adds."""
+def test_a_figure_that_is_not_listed_cannot_be_written() -> None:
+    with pytest.raises(KeyError, match="watcherd_secret"):
+        metrics.text([("watcherd_secret", (), 1)], {})
 
 
-@pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_every_expression_asks_for_series_that_exist(expression: str) -> None:
-    """And for labels that these have, also when it groups by them."""
-    names = re.findall(r"\b(watcherd_\w+)", expression)
-    assert names
-    assert set() == set(names) - SERIES.keys()
-    for name, selector in re.findall(r"(watcherd_\w+)\{([^}]*)\}", expression):
-        labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", selector))
-        assert labels <= {*SERIES[name], *ADDED}, expression
-    known = {label for name in names for label in SERIES[name]}
-    for grouped in re.findall(r"\b(?:by|without) \(([^)]*)\)", expression):
-        assert set(re.split(r",\s*", grouped)) <= known | ADDED, expression
+def test_a_duration_is_counted_in_each_bucket_that_holds_it() -> None:
+    """At a bound it belongs to it; beyond the last bound only to ``+Inf``."""
+    histogram = Histogram()
+    for seconds in (0.005, 0.006, BUCKETS[-1] + 1):
+        histogram.add(seconds)
+    (family,) = families(metrics.text([], {"queue": histogram})).values()
+    values = {sample.labels.get("le", sample.name.rpartition("_")[2]): sample.value for sample in family.samples}
+    assert [1, 2, 2, 3, 3] == [values[key] for key in ("0.005", "0.01", "7200.0", "+Inf", "count")]
+    assert pytest.approx(BUCKETS[-1] + 1.011) == values["sum"]
 
 
-def test_the_expressions_are_found() -> None:
-    """So that the test above has something to look at."""
-    assert 40 < len(EXPRESSIONS)
+# ---------------------------------------------------------------------------------------------------------- counting
 
 
-def test_states_and_classes_in_expressions_exist() -> None:
-    """A misspelt state would silently match nothing."""
-    words = {
-        "state": set(map(str, State)),
-        "error_class": set(map(str, ErrorClass)),
-        "stage": set(STAGES),
-        "phase": {"starting", "idle", "busy", "down", "stopped"},
-        "outcome": {"called", "failed", "given-up"},
-    }
-    for expression in EXPRESSIONS:
-        for label, pattern in re.findall(r'\b(\w+)(?:=~|!=|=)"([^"$]*)"', expression):
-            assert set(pattern.split("|")) <= words[label], expression
+def test_counters_are_there_before_they_count() -> None:
+    """A rate over a counter that appears with 1 would miss the first."""
+    samples = {(name, labels): value for name, labels, value in Tally().samples()}
+    for error_class in ErrorClass:
+        assert 0 == samples["watcherd_jobs_ended_total", ("failed", error_class.value)]
+        assert 0 == samples["watcherd_retries_total", (error_class.value,)]
+    assert 0 == samples["watcherd_jobs_ended_total", ("succeeded", "")]
+    assert {*STAGES} == Tally().stages.keys()
 
 
-def test_every_metric_is_of_use() -> None:
-    """All but those about the figures themselves are on the dashboard or in an alert."""
-    asked = set(re.findall(r"watcherd_\w+", "\n".join(EXPRESSIONS)))
-    used = {name for name in METRICS if asked & {name, f"{name}_bucket", f"{name}_sum"}}
-    assert set() == METRICS.keys() - used
+def test_durations_of_failures_are_not_among_those_of_results() -> None:
+    """And what succeeded bears no error class, though an earlier attempt failed."""
+    tally = Tally()
+    tally.count_end("succeeded", "memory", {"queue": 1500, "decode": None})
+    tally.count_end("failed", "input", {"queue": 9000})
+    assert (1.5, 0.0) == (tally.stages["queue"].sum, tally.stages["decode"].sum)
+    assert (1, 1) == (tally.ended["succeeded", ""], tally.ended["failed", "input"])
+    with pytest.raises(ValueError, match="running"):
+        tally.count_end("running", None, {})
+
+
+def test_a_peak_is_the_largest_and_the_unknown_stays_unknown() -> None:
+    tally = Tally()
+    for allocated in (5.0, 9.0, None, 7.0):
+        tally.count_device(("GPU-1", "Card"), busy_ms=500, allocated_bytes=allocated, reserved_bytes=None)
+    assert ({("GPU-1", "Card"): 9.0}, {}) == (tally.allocated_peak, tally.reserved_peak)
+    assert 2.0 == tally.busy_seconds["GPU-1", "Card"]
+
+
+# --------------------------------------------------------------------------------------------- docs, dashboard, alerts
+
+
+def test_every_metric_has_its_row_in_the_docs() -> None:
+    """With kind, labels and meaning; and there is no row of one that does not exist."""
+    rows = re.findall(r"^\| `(watcherd_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
+    labels = {name: ", ".join(f"`{label}`" for label in metric.labels) for name, metric in METRICS.items()}
+    assert [(name, metric.kind, labels[name], metric.help.removesuffix(".")) for name, metric in METRICS.items()] == [
+        (name, kind, found.strip(), meaning) for name, kind, found, meaning in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    "file", [DOCS / "monitoring.md", DOCS / "hooks.md", DASHBOARD, ALERTS], ids=lambda file: file.name
+)
+def test_only_metrics_that_exist_are_named(file: Path) -> None:
+    """A graph of nothing looks like a service without load."""
+    named = names_in(file.read_text())
+    assert named
+    assert named <= METRICS.keys()
+
+
+def test_the_labels_that_are_asked_for_exist() -> None:
+    """In the dashboard and the alerts; ``job`` and ``instance`` are Prometheus' own, ``le`` the histogram's."""
+    for text in (DASHBOARD.read_text().replace('\\"', '"'), ALERTS.read_text()):
+        for name, matchers in re.findall(r"\b(watcherd_[a-z_]+)\{([^}]*)\}", text):
+            (metric,) = (METRICS[known] for known in names_in(name))
+            asked = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
+            assert asked <= {*metric.labels, "job", "instance", "le"}, name
+
+
+def test_the_dashboard_is_one() -> None:
+    """JSON with panels that ask; each has a title, and none lies upon another."""
+    dashboard = json.loads(DASHBOARD.read_text())
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    assert panels
+    places = [
+        (panel["gridPos"]["x"] + x, panel["gridPos"]["y"] + y)
+        for panel in dashboard["panels"]
+        for x in range(panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["h"])
+    ]
+    assert len(places) == len(set(places))
+    for panel in panels:
+        assert panel["title"]
+        assert all(target["expr"] for target in panel["targets"])
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
 def test_every_alert_is_explained() -> None:
-    """On the page, with what to do."""
-    names = re.findall(r"- alert: (\w+)", ALERTS.read_text())
-    assert names == re.findall(r"^\| `(Watcherd\w+)` \| .+ \| .+ \|$", PAGE, re.MULTILINE)
-    assert len(names) == ALERTS.read_text().count("summary:") == ALERTS.read_text().count("description:")
+    """With what to do; and no alert is explained that is not there."""
+    alerts = re.findall(r"- alert: (\w+)", ALERTS.read_text())
+    assert alerts
+    assert alerts == re.findall(r"^\| `(Watcherd\w+)` \|", PAGE, re.MULTILINE)
