@@ -46,6 +46,7 @@ th { color: var(--quiet); font-weight: 600; font-size: 13px; border-bottom: 1px 
 th, td { padding: 5px 14px 5px 0; text-align: left; vertical-align: top; }
 td { border-bottom: 1px solid var(--rule); overflow-wrap: anywhere; }
 tr:last-child td { border-bottom: 0; }
+.w { min-width: 5em; }
 .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 th:last-child, td:last-child { padding-right: 0; }
 .legend { list-style: none; display: flex; flex-wrap: wrap;
