@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import typer
 
 from watcherd import config as configuration
 from watcherd import exporter, hooks
 from watcherd.cli.common import ConfigOption, JsonOption, print_fields, print_json
+from watcherd.inference.segmenters import BUILT_IN, FOLLOW_RUNS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from watcherd.config import Config
 
 config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
 
@@ -24,6 +31,8 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         print_json({"path": str(path), "config": json.loads(settings.model_dump_json())})
         return
     typer.echo(f"{path} is right.")
+    for warning in _without_effect(settings):
+        typer.echo(f"warning: {warning}", err=True)
     print_fields(
         {
             "inbox": settings.inbox.path,
@@ -35,3 +44,12 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             "profiles": ", ".join(settings.profiles),
         }
     )
+
+
+def _without_effect(settings: Config) -> Iterator[str]:
+    """What is set and does nothing, as far as can be known without loading the model."""
+    segmenter = settings.model.segmenter
+    if segmenter in BUILT_IN and segmenter not in FOLLOW_RUNS:
+        for name, profile in settings.profiles.items():
+            if profile.group_frames:
+                yield f"profiles.{name}.group_frames has no effect: the segmenter {segmenter!r} follows no runs."

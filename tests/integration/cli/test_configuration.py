@@ -29,7 +29,7 @@ def test_a_right_one_is_called_right_with_what_it_comes_to(watcherd: CommandLine
     ("text", "words"),
     [
         ("[outbox]\nlayout = 'per-year'", ("outbox.layout = 'per-year'", "allowed", "per-kind", "per-scan")),
-        ("[outbox]\nouputs = []", ("outbox.ouputs", "no such key", "layout, outputs, path")),
+        ("[outbox]\nouputs = []", ("outbox.ouputs", "no such key", "layout, measures, outputs, path")),
         ("[devices]\nreplicas = 0", ("devices.replicas = 0", "auto", "greater than 0")),
         ("[privacy]\nnames = 1\n[retention]\nbackups = 'all'", ("privacy.names = 1", "retention.backups = 'all'")),
         ("[outbox", ("is not TOML",)),
@@ -46,6 +46,19 @@ def test_a_wrong_one_is_told_with_key_value_and_what_is_allowed(
         assert str(watcherd.config_file) in said.err
         for word in words:
             assert word in said.err, word
+
+
+def test_runs_that_the_model_cannot_follow_are_warned_of(
+    watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration is right all the same, and what a script reads stays clean."""
+    watcherd.configure('[profiles.cine]\nfolder = "cine"\ngroup_frames = true\n')
+    said = watcherd("config", "check")
+    assert 0 == said.code
+    assert "profiles.cine.group_frames has no effect: the segmenter 'fake' follows no runs." in said.err
+    assert "warning" not in said.out
+    monkeypatch.setenv("WATCHERD_MODEL__SEGMENTER", "sa2va")
+    assert "" == watcherd("config", "check").err
 
 
 def test_folders_inside_one_another_are_refused(watcherd: CommandLine) -> None:

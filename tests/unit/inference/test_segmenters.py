@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.sa2va_folder import DATA
 from tests.unit.inference.fakes import Told
 from watcherd.config import Model
 from watcherd.errors import ConfigError, UnavailableError
 from watcherd.inference import segmenters
+from watcherd.inference.base import RunSegmenter
 
 if TYPE_CHECKING:
     from watcherd.inference.base import Segmenter
@@ -68,3 +70,16 @@ def test_a_name_that_two_packages_claim_is_refused(plugged_in: list[EntryPoint])
 def test_a_plug_in_that_fails_is_told_from_a_fault_of_ours(plugged_in: object, name: str, said: str) -> None:
     with pytest.raises(UnavailableError, match=said):
         segmenters.create(Model(segmenter=name))
+
+
+def test_which_follow_runs_is_known_without_loading_any() -> None:
+    """`watcherd config check` warns of ``group_frames`` by this list."""
+    from watcherd.inference.segmenters.semantic.segmenter import SemanticSegmenter
+
+    made: dict[str, object] = {
+        name: segmenters.create(Model(segmenter=name)) for name in segmenters.BUILT_IN.keys() - {"sa2va", "semantic"}
+    }
+    made["sa2va"] = segmenters.create(Model(segmenter="sa2va", path=DATA / "layer-norm"))
+    following = {name for name, segmenter in made.items() if isinstance(segmenter, RunSegmenter)}
+    assert segmenters.FOLLOW_RUNS == following
+    assert not hasattr(SemanticSegmenter, "predict_run")

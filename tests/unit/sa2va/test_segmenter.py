@@ -15,12 +15,17 @@ from tests.sa2va_folder import DATA
 from tests.sa2va_tiny import tiny_engine
 from watcherd.errors import InputError, UnavailableError
 from watcherd.inference.base import Frame, Prediction
+from watcherd.inference.batching import Probe
+from watcherd.inference.messages import WorkItem
 from watcherd.inference.segmenters.sa2va import compiled, video
 from watcherd.inference.segmenters.sa2va.segmenter import FLIPS, Sa2vaSegmenter, average, mirrored, unmirror
+from watcherd.inference.vram import Meter
+from watcherd.inference.work import segment
 from watcherd.job import Options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from watcherd.inference.segmenters.sa2va.engine import Engine
 
@@ -189,6 +194,34 @@ def test_a_run_is_read_a_window_at_a_time_and_its_memory_stays_the_same(
         assert prediction.probability is not None
         assert given <= number + 2
     assert [(2, 2), (3, 3), (4, 4), (5, 5), (5, 6), (5, 6), (5, 6)] == kept
+
+
+def test_single_files_of_a_run_get_the_masks_of_one_scan_bit_for_bit(
+    segmenter: Sa2vaSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One frame prompted, two tracked with memory: as three files, and as one scan of three frames."""
+    monkeypatch.setattr(video, "CONDITIONING", 1)
+    monkeypatch.setattr(video, "WINDOW", 1)
+
+    def glance(current_vision_features: torch.Tensor, memory: torch.Tensor, **_: Any) -> torch.Tensor:
+        """All that is remembered, without attention over it, which takes seconds on a CPU."""
+        return current_vision_features + memory.mean(0).repeat(1, 4)
+
+    monkeypatch.setattr(segmenter.engine.network.sam2.memory_attention, "forward", glance)
+    pixels = RNG.integers(0, 256, (3, 40, 56), dtype=np.uint8)
+
+    def item(job: int, frames: Any, run: str) -> WorkItem:
+        np.save(tmp_path / f"{job}.npy", frames)
+        options = replace(FORCED, outputs=("mask", "probability"))
+        names = {"decoded": tmp_path / f"{job}.npy", "target": tmp_path / str(job)}
+        return WorkItem(job_id=job, frames=len(frames), options=options, run=run, **names)
+
+    items = [*(item(number, pixels[number : number + 1], "a_#.png") for number in range(3)), item(9, pixels, "")]
+    steps = segment(segmenter, items, Probe(batch_size=1), Meter(("cpu",)), lambda _jobs: None)
+    assert [True] * 3 + [False] == [getattr(step.finish(), "followed", None) for step in steps]
+    for kind in ("mask", "probability"):
+        singles = np.concatenate([np.load(tmp_path / f"{number}-{kind}.npy") for number in range(3)])
+        assert np.array_equal(np.load(tmp_path / f"9-{kind}.npy"), singles)
 
 
 def test_a_run_without_seg_has_no_masks_and_one_answer(segmenter: Sa2vaSegmenter) -> None:

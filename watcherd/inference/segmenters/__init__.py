@@ -30,6 +30,9 @@ BUILT_IN = {
 }
 """Where the built-in ones are made. Their names cannot be taken by others."""
 
+FOLLOW_RUNS = frozenset({"sa2va"})
+"""Those of them that follow the frames of a run (`watcherd.inference.base.RunSegmenter`), known without loading any."""
+
 
 def names() -> tuple[str, ...]:
     """Every name that ``model.segmenter`` may have here."""
