@@ -331,6 +331,16 @@ def test_no_more_calls_than_allowed_run_at_a_time(bench: Bench) -> None:
     assert 0 == sum(thread.name.startswith("hook-") for thread in threading.enumerate())
 
 
+def test_a_call_under_way_is_not_made_a_second_time(bench: Bench) -> None:
+    """However often somebody looks, and though there is room."""
+    hooks = bench.hooks(command=["sh", "-c", f"echo x >> {bench.folder}/began; sleep 600"], at_once=3)
+    bench.end_a_job()
+    for _ in range(3):
+        hooks.turn()
+    assert 1 == sum(thread.name.startswith("hook-") for thread in threading.enumerate())
+    hooks.stop(within=0.0)
+
+
 def test_a_call_that_went_well_is_not_repeated_because_the_disk_is_full(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
