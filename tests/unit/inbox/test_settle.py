@@ -36,6 +36,17 @@ def test_a_file_that_stays_as_it_is_settles_after_the_settle_time():
     assert look(watched, 12.0, file()) == [b"scan"]
 
 
+def test_a_file_is_expected_until_it_was_taken_or_is_gone():
+    """By the beginning of its path; being given away does not end it, for it may come back."""
+    watched = settler()
+    watched.observe(file(b"x/a_frame_1.png"), 10.0)
+    assert [True, False, False] == [watched.expects(name) for name in (b"x/a_frame_", b"x/b_frame_", b"a_frame_")]
+    assert look(watched, 12.0, file(b"x/a_frame_1.png")) == [b"x/a_frame_1.png"]
+    assert watched.expects(b"x/a_frame_")
+    watched.gone(b"x/a_frame_1.png")
+    assert not watched.expects(b"x/a_frame_")
+
+
 @pytest.mark.parametrize("changed", [{"size": 2}, {"mtime_ns": 5}, {"ctime_ns": 5}])
 def test_every_change_starts_the_quiet_time_again(changed):
     watched = settler()

@@ -176,10 +176,14 @@ def test_a_run_of_more_files_than_may_be_open_is_followed(tmp_path: Path) -> Non
 
 
 def test_errors_that_poison_the_process_go_through(tmp_path: Path) -> None:
+    """Nothing is tried again in it, even if that would seem to work."""
     frames = pictures(2)
     frames[1] = marked(frames[1], "sticky")
     with pytest.raises(RuntimeError, match="CUDA error"):
-        work(FollowingFake({}), [save(tmp_path, number, frame) for number, frame in enumerate(frames)])
+        work(
+            FollowingFake({"once": str(tmp_path / "once")}),
+            [save(tmp_path, number, frame) for number, frame in enumerate(frames)],
+        )
 
 
 def test_a_refused_frame_by_itself_is_bad_input() -> None:
