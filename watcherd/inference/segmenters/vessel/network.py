@@ -57,6 +57,15 @@ def inputs(grey: Tensor, field: Tensor, is_xray: Tensor) -> Tensor:
 
 def _box(values: Tensor) -> Tensor:
     """The mean over a square neighbourhood, row by row and column by column (zeros count outside)."""
-    half = NEIGHBOURHOOD // 2
-    rows = functional.avg_pool2d(values, (1, NEIGHBOURHOOD), 1, (0, half))
-    return functional.avg_pool2d(rows, (NEIGHBOURHOOD, 1), 1, (half, 0))
+    return _mean_along(_mean_along(values, -1), -2)
+
+
+def _mean_along(values: Tensor, dim: int) -> Tensor:
+    """By differences of running sums, of which the neighbourhood's width costs nothing; in float64, for running sums
+    of float32 would lose what the differences are made of."""
+    before, after = NEIGHBOURHOOD // 2 + 1, NEIGHBOURHOOD // 2
+    around = (before, after) if dim == -1 else (0, 0, before, after)
+    sums = functional.pad(values, around).cumsum(dim, dtype=torch.float64)
+    size = values.shape[dim]
+    means = (sums.narrow(dim, NEIGHBOURHOOD, size) - sums.narrow(dim, 0, size)) / NEIGHBOURHOOD
+    return means.to(values.dtype)

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from watcherd.inference.base import Mark, Placement
     from watcherd.inference.segmenters.vessel.picture import Kind
     from watcherd.inference.segmenters.vessel.recipe import Manner
+
+Answers: TypeAlias = "dict[tuple[tuple[int, int], int], Tensor]"
+"""Logits by the size of the network's input and the network."""
 
 PACKAGED = Path(__file__).parent
 MARGIN = 0.012
@@ -171,12 +174,17 @@ class VesselSegmenter:
         field = torch.stack([torch.tensor(sight.field)[None] for sight in sights]).to(self._device).float()
         sizes = sights[0].sizes(manner)
         inverted = [False] * len(sights)
+        known: Answers = {}
         if kind == "xray":
-            inverted = self._bright_vessels(grey, field, min(sizes), manner.members[:1])
+            key = (min(sizes), manner.members[0])
+            dark, bright = (self._logits(turned, field, key[0], kind, key[1:]) for turned in (grey, 1 - grey))
+            inverted = _bright_vessels(dark, bright)
             grey = torch.where(torch.tensor(inverted, device=grey.device).view(-1, 1, 1, 1), 1 - grey, grey)
+            if not any(inverted):
+                known[key] = dark
         size = max(sizes)
         logits = torch.stack(
-            [scaled(self._logits(grey, field, at, kind, manner.members, tta=tta), size) for at in sizes]
+            [scaled(self._logits(grey, field, at, kind, manner.members, known, tta=tta), size) for at in sizes]
         ).mean(0)
         # A frame of one single level shows nothing, and networks dream when they are shown nothing.
         shows = (grey.amax((2, 3), keepdim=True) > grey.amin((2, 3), keepdim=True)).float()
@@ -185,16 +193,6 @@ class VesselSegmenter:
         full = scaled(probability, (grey.shape[-2], grey.shape[-1])).clamp(0, 1)
         return list(full[:, 0].cpu().numpy()), inverted
 
-    def _bright_vessels(
-        self, grey: Tensor, field: Tensor, size: tuple[int, int], members: tuple[int, ...]
-    ) -> list[bool]:
-        """Whether each frame shows vessels brighter than what is around them."""
-        dark, bright = (
-            (torch.sigmoid(self._logits(turned, field, size, "xray", members)) - 0.5).clamp_min(0).mean((1, 2, 3))
-            for turned in (grey, 1 - grey)
-        )
-        return [bool(b > INVERTED * d + 0.002) for d, b in zip(dark.tolist(), bright.tolist(), strict=True)]
-
     def _logits(
         self,
         grey: Tensor,
@@ -202,15 +200,18 @@ class VesselSegmenter:
         size: tuple[int, int],
         kind: Kind,
         members: tuple[int, ...],
+        known: Answers | None = None,
         *,
         tta: bool = False,
     ) -> Tensor:
-        """The networks' mean answer at one scale, (batch, 1, *size)."""
+        """The networks' mean answer at one scale, (batch, 1, *size). ``known``: answers that need no computing."""
         flag = torch.full((len(grey),), float(kind == "xray"), device=grey.device)
         given = inputs(scaled(grey, size), scaled(field, size, nearest=True), flag).to(self._dtype)
         flips: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3)) if tta else ((),)
         answers = [
-            self._windows(given.flip(flip).contiguous(memory_format=self._layout), member).float().flip(flip)
+            known[size, member]
+            if known and not flip and (size, member) in known
+            else self._windows(given.flip(flip).contiguous(memory_format=self._layout), member).float().flip(flip)
             for flip in flips
             for member in members
         ]
@@ -234,6 +235,12 @@ class VesselSegmenter:
         told = "as its profile says" if frame.options.kind != "auto" else "found out by itself"
         note = f"taken as {sight.kind}, {told}" + ("; vessels brighter than their surroundings" if inverted else "")
         return Prediction(probability=probability, mask=mask.astype(np.uint8), labels=("vessel",), note=note)
+
+
+def _bright_vessels(dark: Tensor, bright: Tensor) -> list[bool]:
+    """Whether each frame shows vessels brighter than what is around them: logits of the frames and of their inverse."""
+    d, b = ((torch.sigmoid(logits) - 0.5).clamp_min(0).mean((1, 2, 3)).tolist() for logits in (dark, bright))
+    return [shown > INVERTED * expected + 0.002 for expected, shown in zip(d, b, strict=True)]
 
 
 def scaled(values: Tensor, size: tuple[int, int], *, nearest: bool = False) -> Tensor:
