@@ -66,7 +66,7 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def keys_in(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from keys_in(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
