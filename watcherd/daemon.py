@@ -270,7 +270,7 @@ class Daemon:
         self._pipeline.hold_frames = intake.hold
         self._delivery.inbox_online = lambda: intake.state.online
         self._delivery.source_left = intake.folder_emptied
-        self._delivery.scans_finished = intake.scans_finished
+        self._delivery.scans_finished = self._scans_finished
         self._thread("intake", intake.run)
         self._thread("feed", self._pipeline.feed)
         self._thread("finish", self._pipeline.finish)
@@ -285,6 +285,12 @@ class Daemon:
                 return history.spool_names(connection, names)
 
         self._spool.clean(known)
+
+    def _scans_finished(self) -> None:
+        """Some scans are done with: their copies may go, and whoever has a hook is told."""
+        assert self._intake is not None
+        self._intake.scans_finished()
+        self._hooks.wake()
 
     def _queued(self) -> None:
         self._pipeline.wake()

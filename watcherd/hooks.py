@@ -41,8 +41,8 @@ PAUSES = (10.0, 60.0, 300.0, 1200.0, 3600.0)
 """Seconds after the first, second, ... failure of a call; the last one also after all others."""
 JITTER = 0.2
 """A pause is made longer or shorter by up to this part, so that not everybody comes back at once."""
-LOOK_SECONDS = 1.0
-"""Between two looks for calls that are due."""
+LOOK_SECONDS = 5.0
+"""Between two looks for calls that are due, when nobody says that there are some."""
 NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 """Variables that systemd means for the daemon alone."""
 
@@ -113,6 +113,10 @@ class Hooks:
                 self._wake.wait(LOOK_SECONDS)
             else:
                 self._wake.wait()
+
+    def wake(self) -> None:
+        """Jobs have ended: there may be something to call."""
+        self._wake.set()
 
     def turn(self) -> None:
         """Begin the calls that are due, as far as there is room for them."""
