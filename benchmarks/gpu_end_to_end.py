@@ -19,9 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +83,8 @@ class Settings:
 def run(place: Path, settings: Settings, scans: int, workers: str) -> dict[str, Any]:
     """Drop the scans, run the service until all are done, and read what the history says."""
     (place / "inbox").mkdir(parents=True)
-    for number in range(scans):
-        Image.fromarray(picture(number)).save(place / "inbox" / f"scan-{number:05}.jpg", quality=90)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as drawing:
+        list(drawing.map(partial(save_picture, place / "inbox"), range(scans), chunksize=100))
     (place / "config.toml").write_text(
         "\n".join(
             [
@@ -139,6 +142,11 @@ def _watched(process: subprocess.Popen[bytes], place: Path) -> float:
     if process.returncode:
         raise SystemExit(f"watcherd ended with {process.returncode}:\n{(place / 'log').read_text()[-2000:]}")
     return used
+
+
+def save_picture(folder: Path, number: int) -> None:
+    """One scan."""
+    Image.fromarray(picture(number)).save(folder / f"scan-{number:05}.jpg", quality=90)
 
 
 def picture(number: int) -> Any:

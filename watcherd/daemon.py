@@ -274,6 +274,7 @@ class Daemon:
         self._thread("intake", intake.run)
         self._thread("feed", self._pipeline.feed)
         self._thread("finish", self._pipeline.finish)
+        self._thread("dispose", self._pipeline.dispose)
         self._pipeline.look_for_arrivals()
         self._become("running")
         self._notifier.ready(self._status_line())
@@ -350,6 +351,7 @@ class Daemon:
                     pool.kill()
         self._pipeline.no_more(DRAIN_SECONDS, self._hurry)
         self._join("finish", DRAIN_SECONDS)
+        self._join("dispose", DRAIN_SECONDS)
         self._join("intake", 30.0)
         with contextlib.suppress(WatcherdError):
             self._pipeline.release_all()

@@ -58,7 +58,7 @@ MEASURED = (
 
 
 class Delivery:
-    """What happens to a scan after its results are drawn. One thread uses it."""
+    """What happens to a scan after its results are drawn. One thread uses it, and one more for `dispose`."""
 
     def __init__(self, config: Config, database: Database, outbox: Outbox, pauses: Pauses) -> None:
         self._config = config
@@ -214,13 +214,13 @@ class Delivery:
 
     # ------------------------------------------------------------------------- other names, notes of failures, sources
 
-    def tidy(self) -> None:
-        """Deliver to names whose job has ended, then take sources out of the inbox."""
-        while True:
-            due = self._read(lambda c: deliveries.arrivals_to_deliver(c, AT_ONCE))
-            if not due:
-                break
+    def deliver_to_names(self) -> None:
+        """Deliver to names whose job has ended."""
+        while due := self._read(lambda c: deliveries.arrivals_to_deliver(c, AT_ONCE)):
             self._deliver_to_names(due)
+
+    def dispose(self) -> None:
+        """Take sources whose scans are done with out of the inbox; may run beside all else that is done here."""
         while self.inbox_online():
             ended = self._read(lambda c: deliveries.arrivals_to_dispose(c, DISPOSED_AT_ONCE))
             if not ended:

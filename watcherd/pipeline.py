@@ -1,7 +1,8 @@
 """The way of one scan, from the queue to the outbox: claim, decode, segment, render, deliver, record, dispose.
 
-Two threads work here, so that the model never waits for a file: while the replicas compute one batch, `feed` decodes
-the next and `finish` delivers the last. The replicas answer through the methods named in ``inference.pool.Listener``.
+Three threads work here, so that the model never waits for a file: while the replicas compute one batch, `feed` decodes
+the next, `finish` delivers the last and `dispose` clears the inbox of those before. The replicas answer through the
+methods named in ``inference.pool.Listener``.
 """
 
 from __future__ import annotations
@@ -95,6 +96,8 @@ class Pipeline:
         self._seconds_per_scan = 0.0
         self._retry_at = float("inf")
         self._ending = threading.Event()
+        self._ended = threading.Event()
+        self._left = threading.Event()
         self.held = threading.Event()
         """Set while a person has paused the work."""
         self.hold_frames: Callable[[], Hold] = Hold
@@ -278,7 +281,7 @@ class Pipeline:
         crash_point("render.done")
         self._results.put(Drawn(flight, rendered, segmented))
 
-    # ------------------------------------------------------------------------- deliver, record, dispose: one thread
+    # ----------------------------------------------------------- deliver and record: one thread; dispose: another one
 
     def finish(self) -> None:
         """Deliver and record until `no_more` was called and everything is done."""
@@ -286,6 +289,20 @@ class Pipeline:
         try:
             while more or not self._results.empty():
                 more = self._finish_once()
+        except StoppedError:
+            return
+        finally:
+            self._ended.set()
+            self._left.set()
+
+    def dispose(self) -> None:
+        """Take the sources of what `finish` has recorded out of the inbox, until that has ended."""
+        try:
+            while not self._ended.is_set():
+                self._left.wait()
+                self._left.clear()
+                self._delivery.dispose()
+            self._delivery.dispose()  # what was recorded while the last look was taken
         except StoppedError:
             return
 
@@ -301,7 +318,8 @@ class Pipeline:
         for result in came:
             if isinstance(result, Failed):
                 self._fail(result)
-        self._delivery.tidy()
+        self._delivery.deliver_to_names()
+        self._left.set()
         return not self._ending.is_set()
 
     def look_for_arrivals(self) -> None:

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from watcherd.inference.base import Frame, Placeable, Placement, Prediction, RunSegmenter, Segmenter
+from watcherd.inference.base import (
+    AsyncSegmenter,
+    Frame,
+    Placeable,
+    Placement,
+    Prediction,
+    RunSegmenter,
+    Segmenter,
+)
 from watcherd.job import Options
 
 if TYPE_CHECKING:
@@ -99,6 +107,18 @@ class SegmenterContract:
         _must(len(together) == len(frames), f"{len(together)} predictions for {len(frames)} frames")
         for frame, prediction in zip(frames, together, strict=True):
             self._must_agree(self._one(frame), prediction, "computed in a batch")
+
+    def test_two_batches_may_be_under_way(self) -> None:
+        """If it can be given a batch while it computes another: each gives what it gives by itself."""
+        segmenter = self._segmenter()
+        if not isinstance(segmenter, AsyncSegmenter):
+            return
+        frames = [_frame(self.sizes[0], seed, colour=False, options=self.options) for seed in range(4)]
+        batches = [segmenter.dispatch(frames[:2]), segmenter.dispatch(frames[2:])]
+        found = [prediction for batch in batches for prediction in batch.result()]
+        _must(all(batch.done() for batch in batches), "a batch whose result is there is not done")
+        for frame, prediction in zip(frames, found, strict=True):
+            self._must_agree(self._one(frame), prediction, "computed while another batch was under way")
 
     def test_frames_are_not_written_to(self) -> None:
         """Pixels are mapped from a file, read-only."""

@@ -9,13 +9,10 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from tests.unit.inference.fakes import Told
+from tests.unit.inference.fakes import Told, answers
 from watcherd.imaging.decode import DecodeLimits, decode
 from watcherd.imaging.encode import RenderRequest, render
-from watcherd.inference.batching import Probe
 from watcherd.inference.messages import Segmented, WorkItem
-from watcherd.inference.vram import Meter
-from watcherd.inference.work import segment
 from watcherd.job import Options
 
 if TYPE_CHECKING:
@@ -66,8 +63,7 @@ def mask_of(path: Path) -> np.ndarray:
         options=Options(outputs=("mask",)),
         target=path.with_name("answer"),
     )
-    [step] = segment(Told(), [item], Probe(batch_size=1), Meter(("cpu",)), lambda jobs: None)
-    answer = step.finish()
+    [answer] = answers(Told(), [item])
     assert isinstance(answer, Segmented)
     request = RenderRequest(pixels=found.path, mask=answer.mask, folder=path.parent, stem="result", kinds=("mask",))
     [file] = render(request).files

@@ -117,6 +117,30 @@ class Segmenter(Protocol):
         """A frame with its known mask; None when only the model's own first answer can be compared."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pending:
+    """A batch that was started. ``done``: whether the devices have computed it. ``result``: waits for it and gives
+    what `Segmenter.predict` gives, or raises what that raises; called once."""
+
+    done: Callable[[], bool]
+    result: Callable[[], list[Prediction]]
+
+
+@runtime_checkable
+class AsyncSegmenter(Protocol):
+    """A segmenter whose devices compute while the host does something else: `Segmenter.predict` in two halves.
+
+    The replica finishes the masks of one batch and prepares the next while a batch is on the devices. One that lacks
+    this is as good on a CPU, where the host is the device.
+    """
+
+    def dispatch(self, frames: Sequence[Frame]) -> Pending:
+        """Start a batch. At most one more is started before its result is asked for.
+
+        Raises what `Segmenter.predict` raises; the devices' memory is allocated here.
+        """
+
+
 @runtime_checkable
 class RunSegmenter(Protocol):
     """A segmenter that also follows vessels through the frames of a run, with memory."""

@@ -1,4 +1,8 @@
-"""What the main process and a replica's process say to each other. Paths cross, pixels do not."""
+"""What the main process and a replica's process say to each other. Paths cross, pixels do not.
+
+The replica is sent lists of `WorkItem`, and None at the end; it answers with lists of `FromReplica`: what came together
+crosses together.
+"""
 
 from __future__ import annotations
 

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
+    from watcherd.inference.messages import FromReplica
+
 STACK_SECONDS = 1.0
 """How long a hung process gets to write its stack before it is killed."""
 HEALTHY_SECONDS = 300.0
@@ -328,14 +330,13 @@ class _Member:
         self._process, self._connection = process, ours
         self._become(phase=Phase.STARTING, pid=process.pid, ready=None, marked_at=self._clock(), stage="starting")
         self._pool.listener.replica_starting(self._spec.number, process.pid or 0)
-        while True:
-            message = self._receive(self._load_seconds, "loading")
-            if isinstance(message, Ready):
-                self._become(phase=Phase.IDLE, ready=message, stage="", fraction=None)
-                self._pool.listener.replica_ready(self._spec.number, message)
-                return
-            if isinstance(message, LoadFailed):
-                raise _CannotLoadError(message)
+        while self.status.ready is None:
+            for message in self._receive(self._load_seconds, "loading"):
+                if isinstance(message, Ready):
+                    self._become(phase=Phase.IDLE, ready=message, stage="", fraction=None)
+                    self._pool.listener.replica_ready(self._spec.number, message)
+                elif isinstance(message, LoadFailed):
+                    raise _CannotLoadError(message)
 
     def wake(self) -> None:
         """There is a batch in the queue."""
@@ -382,16 +383,16 @@ class _Member:
         self._pool.listener.batch_taken()
 
     def _hear(self) -> None:
-        """One message of the process at work, or word that there is more for it to do."""
-        message = self._receive(self._batch_seconds, "computing a batch", heed_wake=self._may_have_another())
-        if isinstance(message, BatchEnded):
-            self._batch_ended()
-        elif isinstance(message, Poisoned):
-            raise _Ended(f"its device context broke: {message.error}")
-        elif isinstance(message, Marked):
-            self._begun(message.jobs)
-        elif isinstance(message, Segmented | NotSegmented) and self._waits(message.job_id):
-            self._pool.listener.scan_answered(self._spec.number, message)
+        """What the process at work says, or word that there is more for it to do."""
+        for message in self._receive(self._batch_seconds, "computing a batch", heed_wake=self._may_have_another()):
+            if isinstance(message, BatchEnded):
+                self._batch_ended()
+            elif isinstance(message, Poisoned):
+                raise _Ended(f"its device context broke: {message.error}")
+            elif isinstance(message, Marked):
+                self._begun(message.jobs)
+            elif isinstance(message, Segmented | NotSegmented) and self._waits(message.job_id):
+                self._pool.listener.scan_answered(self._spec.number, message)
 
     def _waits(self, job: int) -> bool:
         """Whether nothing was said of a scan before: what stops a whole batch is said of all of them."""
@@ -412,8 +413,8 @@ class _Member:
         else:
             self._become(phase=Phase.IDLE, jobs=(), stage="")
 
-    def _receive(self, seconds: float, doing: str, *, heed_wake: bool = False) -> Any:
-        """The next message; a silence longer than ``seconds`` is a hang. None when `wake` was heeded first."""
+    def _receive(self, seconds: float, doing: str, *, heed_wake: bool = False) -> Sequence[FromReplica]:
+        """The next messages; a silence longer than ``seconds`` is a hang. None came when `wake` was heeded first."""
         assert self._connection is not None
         assert self._process is not None
         sources: list[Any] = [self._connection, self._process.sentinel]
@@ -423,18 +424,19 @@ class _Member:
             raise self._kill_hung(f"no sign of life for {seconds:g} s while {doing}")
         if ready == [self._wake]:
             os.eventfd_read(self._wake)
-            return None
+            return ()
         try:
             if self._connection in ready or self._connection.poll():
-                message = self._connection.recv()
+                messages: list[FromReplica] = self._connection.recv()
             else:
                 raise self._ended()
         except (EOFError, OSError):
             raise self._ended() from None
         self._become(marked_at=self._clock())
-        if isinstance(message, Marked):
-            self._become(stage=message.stage, fraction=message.fraction)
-        return message
+        for message in messages:
+            if isinstance(message, Marked):
+                self._become(stage=message.stage, fraction=message.fraction)
+        return messages
 
     def _ended(self) -> _Ended:
         assert self._process is not None

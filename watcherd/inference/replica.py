@@ -1,7 +1,6 @@
 """The inside of a replica's process: load, check, say ready, then one batch after the other.
 
-`main`'s thread owns the devices, and every sign of life comes from it; what a frame still needs when it is computed is
-done by a second one (`finishing`), so that the devices need not wait for files.
+`main`'s thread owns the devices and does everything else as well, so that every sign of life comes from it: see `work`.
 """
 
 from __future__ import annotations
@@ -9,24 +8,13 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import os
-import resource
 import signal
 import sys
-import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from watcherd.errors import WatcherdError
-from watcherd.inference.messages import (
-    BatchEnded,
-    LoadFailed,
-    Marked,
-    NotSegmented,
-    Poisoned,
-    Ready,
-    ReplicaSpec,
-    WorkItem,
-)
+from watcherd.inference.messages import LoadFailed, Marked, Poisoned, Ready, ReplicaSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,10 +22,11 @@ if TYPE_CHECKING:
 
     from watcherd.inference.base import Segmenter
     from watcherd.inference.messages import FromReplica
+    from watcherd.inference.work import Work
 
 PR_SET_PDEATHSIG = 1
-SWITCH_SECONDS = 0.001
-"""The thread that finishes scans gives way to the one that owns the devices after so long, not after Python's 5 ms."""
+LOOK_SECONDS = 0.001
+"""How often is looked whether the devices are done, while nothing else is to be done."""
 
 
 def main(spec: ReplicaSpec, connection: Connection[Any, Any]) -> None:
@@ -53,7 +42,7 @@ def main(spec: ReplicaSpec, connection: Connection[Any, Any]) -> None:
             worker = _Worker(spec, connection)
             worker.load()
         except WatcherdError as error:
-            connection.send(LoadFailed(message=error.message, hint=error.hint, exit_code=error.exit_code))
+            connection.send([LoadFailed(message=error.message, hint=error.hint, exit_code=error.exit_code)])
             return
         try:
             worker.serve()
@@ -69,15 +58,13 @@ class _Worker:
 
         self._spec = spec
         self._connection = connection
-        self._sending = threading.Lock()
         self._segmenter: Segmenter = segmenters.create(spec.model)
 
-    def _send(self, message: FromReplica) -> None:
-        with self._sending:
-            self._connection.send(message)
+    def _send(self, messages: Sequence[FromReplica]) -> None:
+        self._connection.send(messages)
 
     def mark(self, stage: str, fraction: float | None = None) -> None:
-        self._send(Marked(stage=stage, fraction=fraction))
+        self._send([Marked(stage=stage, fraction=fraction)])
 
     def load(self) -> None:
         from watcherd.inference import batching, checks, vram
@@ -95,46 +82,45 @@ class _Worker:
         checks.golden(self._segmenter, self._spec.cache)
         self.mark("measuring the batch size")
         self._probe = batching.probe(self._segmenter, self._spec.model, self._spec.placement, self._spec.cache)
-        self._send(
-            Ready(
-                info=self._segmenter.info(),
-                load_ms=round((time.monotonic() - began) * 1000),
-                batch_size=self._probe.batch_size,
-                weights=weights,
-                host_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                follows_runs=isinstance(self._segmenter, RunSegmenter),
-            )
+        ready = Ready(
+            info=self._segmenter.info(),
+            load_ms=round((time.monotonic() - began) * 1000),
+            batch_size=self._probe.batch_size,
+            weights=weights,
+            host_rss_mib=self._meter.host_peak_rss_mib(),
+            follows_runs=isinstance(self._segmenter, RunSegmenter),
         )
+        self._send([ready])
 
     def serve(self) -> None:
-        from watcherd.inference.finishing import Finisher, Step
-        from watcherd.inference.work import segment
+        from watcherd.inference import batching
+        from watcherd.inference.work import Work
 
-        finisher = Finisher(self._send)
-        sys.setswitchinterval(SWITCH_SECONDS)
+        work = Work(self._segmenter, self._probe, self._meter, self._send, self._working_on)
         while (items := self._connection.recv()) is not None:
             try:
-                for step in segment(self._segmenter, items, self._probe, self._meter, self._working_on):
-                    finisher.put(step)
+                work.take(items)
+                self._rest_or_more(work)
             except Exception as error:
-                finisher.drain()
-                self._answer_for(items, error)
-            finisher.put(Step(BatchEnded))
-        finisher.drain()
+                if batching.is_sticky(error):
+                    self._end_poisoned(error)
+                work.give_up(error)
+
+    def _rest_or_more(self, work: Work) -> None:
+        """While the devices compute the last batch, wait for more; what comes is begun before that one is finished."""
+        while not self._connection.poll(0 if work.computed() else LOOK_SECONDS):
+            if work.computed():
+                work.rest()
+                return
 
     def _working_on(self, jobs: tuple[int, ...]) -> None:
-        self._send(Marked(stage="segmenting", jobs=jobs))
+        self._send([Marked(stage="segmenting", jobs=jobs)])
 
-    def _answer_for(self, items: Sequence[WorkItem], error: Exception) -> None:
-        """An error that belongs to no single scan: a broken device context ends the process, the rest is told."""
-        from watcherd.inference import batching
-
-        if batching.is_sticky(error):
-            self._send(Poisoned(error=f"{type(error).__name__}: {error}"))
-            self._connection.close()
-            os._exit(70)
-        for item in items:
-            self._send(NotSegmented.of(item.job_id, error))
+    def _end_poisoned(self, error: Exception) -> NoReturn:
+        """A broken device context: no other result may come from this process."""
+        self._send([Poisoned(error=f"{type(error).__name__}: {error}")])
+        self._connection.close()
+        os._exit(70)
 
 
 def _bind_to_parent() -> None:

@@ -2,12 +2,15 @@
 
 Allocated is reproducible; reserved depends on what the process did before; what the driver says also counts the
 CUDA context and other programs. All are recorded, None where unknown, never 0 in its place.
+
+torch's allocator counts when memory is asked for, not when a device gets to use it: its figures are complete once a
+batch is dispatched, and nothing here waits for a device.
 """
 
 from __future__ import annotations
 
 import os
-import resource
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -38,13 +41,12 @@ class Meter:
         gpus = [name for name in names if name != "cpu"]
         self._gpus = [_Gpu(name, uuid) for name, uuid in zip(gpus, _padded(uuids, len(gpus)), strict=True)]
         self._before: list[float] = []
-        self._per_batch_rss = False
         if self._gpus and uuids:
             _hold_nvml()
 
     def before(self) -> None:
         """Note what is allocated and start the peaks anew."""
-        self._per_batch_rss = _reset_peak_rss()
+        _reset_peak_rss()
         self._before = [gpu.reset() for gpu in self._gpus]
 
     def after(self) -> tuple[DeviceUse, ...]:
@@ -54,10 +56,11 @@ class Meter:
         return tuple(gpu.use(before) for gpu, before in zip(self._gpus, self._before, strict=True))
 
     def host_peak_rss_mib(self) -> float | None:
-        """The process's peak resident memory since `before`; since its start where the kernel cannot begin anew."""
-        if self._per_batch_rss and (peak := _status_mib("VmHWM")) is not None:
-            return peak
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        """The process's peak resident memory since `before`; since its start where the kernel cannot begin anew.
+
+        None where the kernel does not say: getrusage(2) would give the size of whoever started the process, if larger.
+        """
+        return _status_mib("VmHWM")
 
 
 class _Gpu:
@@ -76,14 +79,12 @@ class _Gpu:
     def reset(self) -> float:
         import torch
 
-        torch.cuda.synchronize(self._name)
         torch.cuda.reset_peak_memory_stats(self._name)
         return torch.cuda.memory_allocated(self._name) / MIB
 
     def use(self, before: float) -> DeviceUse:
         import torch
 
-        torch.cuda.synchronize(self._name)
         return DeviceUse(
             device=self._label,
             name=self._card,
@@ -107,12 +108,9 @@ def _hold_nvml() -> None:
         return
 
 
-def _reset_peak_rss() -> bool:
-    try:
+def _reset_peak_rss() -> None:
+    with suppress(OSError):  # then the peak is that since the process began
         CLEAR_REFS.write_text(RESET_PEAK_RSS)
-    except OSError:
-        return False
-    return True
 
 
 def _status_mib(key: str) -> float | None:

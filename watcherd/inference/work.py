@@ -1,15 +1,15 @@
-"""Segment a batch of scans inside a replica: read their frames, compute, write their masks.
+"""Segment scans inside a replica: read their frames, compute, write their masks.
 
 Frames of all the scans go through the model together, a bounded window at a time, so that a long run needs no more
-memory than a short one; a scan is answered for as soon as its last frame is done.
+memory than a short one; a scan is answered for when its last frame is done.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -17,22 +17,25 @@ from watcherd.errors import JobError, NoMaskError, TransientError
 from watcherd.frames import FrameWriter
 from watcherd.inference import batching
 from watcherd.inference.base import Frame, Prediction, RunSegmenter
-from watcherd.inference.batching import FrameOutcome
+from watcherd.inference.batching import Batches, FrameOutcome
 from watcherd.inference.faults import give_back_memory
-from watcherd.inference.finishing import Step
-from watcherd.inference.messages import DeviceUse, NotSegmented, Outcome, Segmented, WorkItem
+from watcherd.inference.messages import BatchEnded, DeviceUse, NotSegmented, Outcome, Segmented, WorkItem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from watcherd.inference.base import Segmenter
-    from watcherd.inference.batching import Probe
+    from watcherd.inference.batching import Outcomes, Probe
     from watcherd.inference.vram import Meter
 
 WINDOW = 64
 """Frames that are held in memory at once, unless one batch needs more."""
+TOGETHER_SECONDS = 0.02
+"""Answers of one batch are told together, but none waits longer for the others' masks to be written."""
+
+Told: TypeAlias = Outcome | BatchEnded
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ class _Scan:
     batch_size: int = 0
     devices: dict[str, DeviceUse] = field(default_factory=dict)
     host_peak_rss_mib: float | None = None
+    begun: bool = False
     answered: bool = False
     followed: bool = False
     besides: str = ""
@@ -84,48 +88,167 @@ class _Scan:
                 writer.discard()
 
 
-def segment(
-    segmenter: Segmenter,
-    items: Sequence[WorkItem],
-    probe: Probe,
-    meter: Meter,
-    working_on: Callable[[tuple[int, ...]], None],
-) -> Iterator[Step]:
-    """Compute every frame, and yield what then remains to be done for it: one of a scan's steps gives its outcome.
+class Work:
+    """Scans that a segmenter is busy with: `take` them, list by list, and hear through ``tell`` what became of each.
 
-    Steps are to be finished in order, in this thread or in another one while the next frames are computed. Errors
-    that poison the process (see `batching.is_sticky`) go through.
+    ``tell`` is given what came together: outcomes, and a `BatchEnded` for each list when its last scan is answered for.
+    ``working_on`` hears which jobs are at hand. Where the segmenter leaves a batch on its devices
+    (`batching.Batches`), its last outcomes come with the next list, or by `rest`. One thread calls it all: a second
+    one would make the first wait for Python's lock at every kernel that it launches.
     """
-    singles: list[_Scan] = []
-    for _, run in groupby(items, key=lambda item: item.run or item.job_id):
-        scans = [_Scan(item=item, besides=item.note) for item in run]
-        if not isinstance(segmenter, RunSegmenter):
-            singles += _by_themselves(scans, "this model follows no runs") if len(scans) > 1 else scans
-        elif len(scans) > 1:
-            singles += yield from _follow(segmenter, scans, meter, working_on)
-        elif scans[0].item.frames > 1:
-            yield Step(partial(_same, _run(segmenter, scans[0], meter, working_on)))
-        else:
-            singles += scans
-    todo = [(scan, index) for scan in singles for index in range(scan.item.frames)]
-    window = max(WINDOW, probe.batch_size)
-    for start in range(0, len(todo), window):
-        part = [(scan, index) for scan, index in todo[start : start + window] if not scan.answered]
-        working_on(tuple(dict.fromkeys(scan.item.job_id for scan, _ in part)))
-        frames = [scan.frame(index) for scan, index in part]
-        for position, outcome in batching.run(segmenter, frames, probe, meter):
-            scan, index = part[position]
-            yield Step(partial(_take, scan, index, outcome), _bytes_of(outcome))
 
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        probe: Probe,
+        meter: Meter,
+        tell: Callable[[Sequence[Told]], None],
+        working_on: Callable[[tuple[int, ...]], None],
+    ) -> None:
+        self._segmenter = segmenter
+        self._probe = probe
+        self._meter = meter
+        self._tell = tell
+        self._working_on = working_on
+        self._begin()
 
-def _same(outcome: Outcome) -> Outcome:
-    return outcome
+    def _begin(self) -> None:
+        self._batches: Batches[tuple[_Scan, int]] = Batches(self._segmenter, self._probe, self._meter)
+        self._lists: deque[list[_Scan]] = deque()
+        """Those taken that have not ended, the oldest first."""
 
+    def take(self, items: Sequence[WorkItem]) -> None:
+        """Compute every frame. Errors that poison the process (see `batching.is_sticky`) go through."""
+        scans = [_Scan(item=item, besides=item.note) for item in items]
+        self._lists.append(scans)
+        singles: list[_Scan] = []
+        for _, run in groupby(scans, key=lambda scan: scan.item.run or scan.item.job_id):
+            singles += self._runs(list(run))
+        todo = [(scan, index) for scan in singles for index in range(scan.item.frames)]
+        window = max(WINDOW, self._probe.batch_size)
+        for start in range(0, len(todo), window):
+            part = [(scan, index) for scan, index in todo[start : start + window] if not scan.answered]
+            for scan, _ in part:
+                scan.begun = True
+            self._working_on(tuple(scan.item.job_id for scan in self._open() if scan.begun))
+            for outcomes in self._batches.feed([((scan, index), scan.frame(index)) for scan, index in part]):
+                self._finish(outcomes)
 
-def _bytes_of(outcome: FrameOutcome) -> int:
-    if isinstance(outcome.result, JobError):
-        return 0
-    return sum(array.nbytes for array in (outcome.result.probability, outcome.result.mask) if array is not None)
+    def computed(self) -> bool:
+        """Whether the devices have nothing more to do: the time for `rest`."""
+        return self._batches.computed()
+
+    def rest(self) -> None:
+        """Answer for all that was taken."""
+        for outcomes in self._batches.rest():
+            self._finish(outcomes)
+
+    def give_up(self, error: Exception) -> None:
+        """What nobody foresaw has stopped everything: it is the failure of all that was taken."""
+        told: list[Told] = []
+        for scan in self._open():
+            scan.discard()
+            told.append(NotSegmented.of(scan.item.job_id, error))
+        told += [BatchEnded()] * len(self._lists)
+        self._begin()
+        self._tell(told)
+
+    def _open(self) -> list[_Scan]:
+        """Those taken that are not answered for."""
+        return [scan for scans in self._lists for scan in scans if not scan.answered]
+
+    def _finish(self, outcomes: Outcomes[tuple[_Scan, int]]) -> None:
+        """Write a batch's masks, and tell of the scans for which they were the last."""
+        told: list[Told] = []
+        since = batching.clock()
+        for (scan, index), outcome in outcomes:
+            if (answer := _take(scan, index, outcome)) is not None:
+                told += self._answered(scan, answer)
+            if told and batching.clock() - since > TOGETHER_SECONDS:
+                self._tell(told)
+                told, since = [], batching.clock()
+        if told:
+            self._tell(told)
+
+    def _answered(self, scan: _Scan, answer: Outcome) -> list[Told]:
+        """The outcome of a scan, and the end of its list if it was the last."""
+        scan.answered = True
+        told: list[Told] = [answer]
+        while self._lists and all(scan.answered for scan in self._lists[0]):
+            self._lists.popleft()
+            told.append(BatchEnded())
+        return told
+
+    def _runs(self, scans: list[_Scan]) -> list[_Scan]:
+        """Follow the frames of one run, be they one file or many; returns the scans that are left for batches."""
+        several = len(scans) > 1
+        if not several and scans[0].item.frames == 1:
+            return scans
+        if not isinstance(self._segmenter, RunSegmenter):
+            return _by_themselves(scans, "this model follows no runs") if several else scans
+        self.rest()
+        if several:
+            return self._follow(self._segmenter, scans)
+        self._tell(self._answered(scans[0], self._run(self._segmenter, scans[0])))
+        return []
+
+    def _follow(self, segmenter: RunSegmenter, scans: list[_Scan]) -> list[_Scan]:
+        """Single files as the frames of one run, each answered for when its own mask is there.
+
+        Returns the files that are left when the run breaks off: one bad frame must not cost the others their masks.
+        Only the frames that the model was given and has not answered are under suspicion if the process dies.
+        """
+        given = answered = 0
+
+        def frames() -> Iterator[Frame]:
+            nonlocal given
+            for scan in scans:
+                given += 1
+                self._working_on(tuple(each.item.job_id for each in scans[answered:given]))
+                yield scan.frame(0)
+
+        predictions = segmenter.predict_run(frames())
+        for scan in scans:
+            outcome = _next(predictions, scan, self._meter)
+            if isinstance(outcome, JobError):
+                return _by_themselves(scans[answered:], f"it broke off ({outcome.message})")
+            answered += 1
+            scan.followed = True
+            self._finish([((scan, 0), outcome)])
+        return []
+
+    def _run(self, segmenter: RunSegmenter, scan: _Scan) -> Outcome:
+        """A whole run as video, with the model's memory from frame to frame."""
+        began = batching.clock()
+        self._meter.before()
+        failure: Exception | None = None
+
+        def frames() -> Iterator[Frame]:
+            for index in range(scan.item.frames):
+                self._working_on((scan.item.job_id,))  # a sign of life: a long run is one message otherwise
+                yield scan.frame(index)
+
+        try:
+            for index, prediction in enumerate(segmenter.predict_run(frames())):
+                batching.check([scan.frame(index)], [prediction])
+                _store(scan, index, prediction)
+            scan.close()
+            if scan.done != scan.item.frames:
+                raise TransientError(f"The model answered {scan.done} of the run's {scan.item.frames} frames.")  # noqa: TRY301
+        except Exception as error:
+            if batching.is_sticky(error):
+                raise
+            failure = error.with_traceback(None)
+        if failure is not None:  # outside the except block: nothing holds the tensors of the failed frame any more
+            scan.discard()
+            reason = batching.as_job_error(failure, self._meter.after(), self._meter.host_peak_rss_mib())
+            give_back_memory()
+            return NotSegmented.of(scan.item.job_id, reason)
+        scan.inference_ms = (batching.clock() - began) * 1000
+        scan.batch_size = 1
+        scan.devices = {use.device: use for use in self._meter.after()}
+        scan.host_peak_rss_mib = self._meter.host_peak_rss_mib()
+        return _answer(scan)
 
 
 def _by_themselves(scans: list[_Scan], why: str) -> list[_Scan]:
@@ -133,34 +256,6 @@ def _by_themselves(scans: list[_Scan], why: str) -> list[_Scan]:
     for scan in scans:
         scan.besides = f"segmented by itself, apart from its run: {why}"
     return scans
-
-
-def _follow(
-    segmenter: RunSegmenter, scans: list[_Scan], meter: Meter, working_on: Callable[[tuple[int, ...]], None]
-) -> Generator[Step, None, list[_Scan]]:
-    """Single files as the frames of one run, each answered for when its own mask is there.
-
-    Returns the files that are left when the run breaks off: one bad frame must not cost the others their masks. Only
-    the frames that the model was given and has not answered are under suspicion if the process dies.
-    """
-    given = answered = 0
-
-    def frames() -> Iterator[Frame]:
-        nonlocal given
-        for scan in scans:
-            given += 1
-            working_on(tuple(each.item.job_id for each in scans[answered:given]))
-            yield scan.frame(0)
-
-    predictions = segmenter.predict_run(frames())
-    for scan in scans:
-        outcome = _next(predictions, scan, meter)
-        if isinstance(outcome, JobError):
-            return _by_themselves(scans[answered:], f"it broke off ({outcome.message})")
-        answered += 1
-        scan.followed = True
-        yield Step(partial(_take, scan, 0, outcome), _bytes_of(outcome))
-    return []
 
 
 def _next(predictions: Iterator[Prediction], scan: _Scan, meter: Meter) -> FrameOutcome | JobError:
@@ -185,40 +280,6 @@ def _next(predictions: Iterator[Prediction], scan: _Scan, meter: Meter) -> Frame
     assert prediction is not None
     took_ms = (batching.clock() - began) * 1000
     return FrameOutcome(result=prediction, batch_size=1, inference_ms=took_ms, devices=uses, host_peak_rss_mib=rss)
-
-
-def _run(segmenter: RunSegmenter, scan: _Scan, meter: Meter, working_on: Callable[[tuple[int, ...]], None]) -> Outcome:
-    """A whole run as video, with the model's memory from frame to frame."""
-    began = batching.clock()
-    meter.before()
-    failure: Exception | None = None
-
-    def frames() -> Iterator[Frame]:
-        for index in range(scan.item.frames):
-            working_on((scan.item.job_id,))  # a sign of life: a long run is one message otherwise
-            yield scan.frame(index)
-
-    try:
-        for index, prediction in enumerate(segmenter.predict_run(frames())):
-            batching.check([scan.frame(index)], [prediction])
-            _store(scan, index, prediction)
-        scan.close()
-        if scan.done != scan.item.frames:
-            raise TransientError(f"The model answered {scan.done} of the run's {scan.item.frames} frames.")  # noqa: TRY301
-    except Exception as error:
-        if batching.is_sticky(error):
-            raise
-        failure = error.with_traceback(None)
-    if failure is not None:  # outside the except block: nothing holds the tensors of the failed frame any more
-        scan.discard()
-        reason = batching.as_job_error(failure, meter.after(), meter.host_peak_rss_mib())
-        give_back_memory()
-        return NotSegmented.of(scan.item.job_id, reason)
-    scan.inference_ms = (batching.clock() - began) * 1000
-    scan.batch_size = 1
-    scan.devices = {use.device: use for use in meter.after()}
-    scan.host_peak_rss_mib = meter.host_peak_rss_mib()
-    return _answer(scan)
 
 
 def _take(scan: _Scan, index: int, outcome: FrameOutcome) -> Outcome | None:

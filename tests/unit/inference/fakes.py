@@ -6,11 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from watcherd.inference.base import Frame, Golden, Mark, ModelInfo, Placement, Prediction
+from watcherd.inference.base import Frame, Golden, Mark, ModelInfo, Pending, Placement, Prediction
+from watcherd.inference.batching import Probe
+from watcherd.inference.messages import BatchEnded
+from watcherd.inference.vram import Meter
+from watcherd.inference.work import Told as Saying
+from watcherd.inference.work import Work
 from watcherd.job import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
+
+    from watcherd.inference.base import Segmenter
+    from watcherd.inference.messages import Outcome, WorkItem
 
 
 def frame(value: int = 0, shape: tuple[int, ...] = (4, 6)) -> Frame:
@@ -41,3 +49,38 @@ class Told:
 
     def golden(self) -> Golden | None:
         return self.known
+
+
+class Slow(Told):
+    """Computes when it is waited for, as a GPU does; ``log`` shows in which order batches begin and end."""
+
+    def __init__(self, before: Callable[[Sequence[Frame]], None] = lambda frames: None) -> None:
+        super().__init__(before)
+        self.log: list[str] = []
+        self.computed = True
+
+    def dispatch(self, frames: Sequence[Frame]) -> Pending:
+        first = int(frames[0].pixels.max())
+        self.log.append(f"begin {first}")
+
+        def predictions() -> list[Prediction]:
+            self.log.append(f"end {first}")
+            return self.predict(frames)
+
+        return Pending(done=lambda: self.computed, result=predictions)
+
+
+def answers(
+    segmenter: Segmenter,
+    items: Sequence[WorkItem],
+    size: int = 1,
+    working_on: Callable[[tuple[int, ...]], None] = lambda jobs: None,
+) -> list[Outcome]:
+    """What a replica says of these scans, in the order in which it does; then it says that the list has ended."""
+    told: list[Saying] = []
+    work = Work(segmenter, Probe(batch_size=size), Meter(("cpu",)), told.extend, working_on)
+    work.take(items)
+    work.rest()
+    *outcomes, ended = told
+    assert BatchEnded() == ended
+    return [outcome for outcome in outcomes if not isinstance(outcome, BatchEnded)]

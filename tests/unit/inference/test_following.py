@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.unit.inference.fakes import Told
+from tests.unit.inference.fakes import Told, answers
 from watcherd.errors import InputError
 from watcherd.inference.base import Frame, Prediction, RunSegmenter
-from watcherd.inference.batching import Probe
 from watcherd.inference.fake import FollowingFake, marked
 from watcherd.inference.messages import NotSegmented, Segmented, WorkItem
-from watcherd.inference.vram import Meter
-from watcherd.inference.work import segment
 from watcherd.job import Options
 
 if TYPE_CHECKING:
@@ -53,8 +50,7 @@ def work(
     segmenter: Segmenter, items: list[WorkItem], marks: Callable[[tuple[int, ...]], None] = lambda jobs: None
 ) -> list[Outcome]:
     """The outcomes in the order in which they come."""
-    steps = segment(segmenter, items, Probe(batch_size=4), Meter(("cpu",)), marks)
-    return [outcome for step in steps if (outcome := step.finish()) is not None]
+    return answers(segmenter, items, 4, marks)
 
 
 def masks(outcomes: Iterable[Outcome], folder: Path) -> NDArray[np.uint16]:

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.unit.inference.fakes import Told
+from tests.unit.inference.fakes import Slow, Told, answers
 from watcherd.frames import FrameFile
 from watcherd.inference.base import Frame, Prediction
 from watcherd.inference.batching import Probe
-from watcherd.inference.messages import NotSegmented, Outcome, Segmented, WorkItem
+from watcherd.inference.messages import BatchEnded, NotSegmented, Outcome, Segmented, WorkItem
 from watcherd.inference.vram import Meter
-from watcherd.inference.work import segment
+from watcherd.inference.work import Told as Saying
+from watcherd.inference.work import Work
 from watcherd.job import ErrorClass, Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from watcherd.inference.base import Segmenter
@@ -48,8 +49,7 @@ def scan(folder: Path, job: int, frames: int = 3, outputs: tuple[str, ...] = ("m
 
 
 def work(segmenter: Segmenter, items: list[WorkItem]) -> list[Outcome]:
-    steps = segment(segmenter, items, Probe(batch_size=2), Meter(("cpu",)), lambda jobs: None)
-    return [outcome for step in steps if isinstance(outcome := step.finish(), Segmented | NotSegmented)]
+    return answers(segmenter, items, 2)
 
 
 def written(folder: Path) -> list[str]:
@@ -112,3 +112,73 @@ def test_a_run_that_is_not_answered_whole_gives_no_mask(tmp_path: Path) -> None:
     assert isinstance(answer, NotSegmented)
     assert "2 of the run's 3 frames" in answer.error
     assert [] == written(tmp_path)
+
+
+def single(folder: Path, job: int) -> WorkItem:
+    """A scan of one frame of the value ``job``."""
+    decoded = folder / f"{job}.npy"
+    np.save(decoded, np.full((1, 8, 6), job, np.uint8))
+    return WorkItem(job_id=job, decoded=decoded, frames=1, options=Options(), target=folder / f"{job}")
+
+
+class Desk:
+    """A replica's work, and what it has said so far: jobs, and ``end`` for a list that has ended."""
+
+    def __init__(self, segmenter: Segmenter, size: int = 2) -> None:
+        self.said: list[int | str] = []
+        self.shown: list[tuple[int, ...]] = []
+        self.work = Work(segmenter, Probe(batch_size=size), Meter(("cpu",)), self._hear, self.shown.append)
+
+    def _hear(self, told: Sequence[Saying]) -> None:
+        for each in told:
+            if isinstance(each, BatchEnded):
+                self.said.append("end")
+            else:
+                self.said.append(each.job_id if isinstance(each, Segmented) else -each.job_id)
+
+
+def test_a_batch_computes_while_the_next_is_begun_and_the_last_is_finished(tmp_path: Path) -> None:
+    """Also from one list to the next: the devices never wait for a mask to be written."""
+    segmenter = Slow()
+    desk = Desk(segmenter)
+    desk.work.take([single(tmp_path, job) for job in (1, 2, 3, 4)])
+    assert ["begin 1", "begin 3", "end 1"] == segmenter.log
+    assert [1, 2] == desk.said
+    desk.work.take([single(tmp_path, job) for job in (5, 6)])
+    assert ["begin 5", "end 3"] == segmenter.log[3:]
+    assert [1, 2, 3, 4, "end"] == desk.said
+    desk.work.rest()
+    assert [1, 2, 3, 4, "end", 5, 6, "end"] == desk.said
+
+
+def test_the_jobs_at_hand_are_those_begun_and_not_answered(tmp_path: Path) -> None:
+    """They are the suspects when the process dies."""
+    desk = Desk(Slow())
+    desk.work.take([single(tmp_path, job) for job in (1, 2)])
+    desk.work.take([single(tmp_path, job) for job in (3, 4)])
+    assert [(1, 2), (1, 2, 3, 4)] == desk.shown
+
+
+def test_a_batch_that_fails_on_the_devices_costs_its_bad_scan_only(tmp_path: Path) -> None:
+    def before(frames: Sequence[Frame]) -> None:
+        if any(frame.pixels.max() == 2 for frame in frames):
+            raise ValueError("bad")
+
+    desk = Desk(Slow(before))
+    desk.work.take([single(tmp_path, job) for job in (1, 2, 3, 4)])
+    desk.work.rest()
+    assert [1, -2, 3, 4, "end"] == desk.said
+
+
+def test_what_nobody_foresaw_fails_all_that_was_taken_and_nothing_that_comes_after(tmp_path: Path) -> None:
+    desk = Desk(Slow())
+    desk.work.take([single(tmp_path, job) for job in (1, 2)])
+    missing = single(tmp_path, 3)
+    missing.decoded.unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        desk.work.take([missing])
+    desk.work.give_up(caught.value)
+    assert [-1, -2, -3, "end", "end"] == desk.said
+    desk.work.take([single(tmp_path, 4)])
+    desk.work.rest()
+    assert [4, "end"] == desk.said[5:]

@@ -13,14 +13,12 @@ import torch
 
 from tests.sa2va_folder import DATA
 from tests.sa2va_tiny import tiny_engine
+from tests.unit.inference.fakes import answers
 from watcherd.errors import InputError, UnavailableError
 from watcherd.inference.base import Frame, Prediction
-from watcherd.inference.batching import Probe
 from watcherd.inference.messages import WorkItem
 from watcherd.inference.segmenters.sa2va import compiled, video
 from watcherd.inference.segmenters.sa2va.segmenter import FLIPS, Sa2vaSegmenter, average, mirrored, unmirror
-from watcherd.inference.vram import Meter
-from watcherd.inference.work import segment
 from watcherd.job import Options
 
 if TYPE_CHECKING:
@@ -120,13 +118,13 @@ class Sloping:
     """An engine whose maps follow the picture and rise from left to right, so that mirrored views differ."""
 
     def segment(self, frames: list[Frame]) -> list[Any]:
-        return [SimpleNamespace(reply=self.reply, probability=partial(self.maps, one.pixels)) for one in frames]
+        return [SimpleNamespace(reply=self.reply, maps=partial(self.slope, one.pixels)) for one in frames]
 
     reply = SimpleNamespace(text="yes", decode="verified", labels=("object 1",))
 
     @staticmethod
-    def maps(pixels: Any, height: int, width: int) -> Any:
-        return (pixels / 510 + np.linspace(0, 0.5, width)[None]).astype(np.float32)
+    def slope(pixels: Any, height: int, width: int) -> Any:
+        return torch.from_numpy((pixels / 510 + np.linspace(0, 0.5, width)[None]).astype(np.float32))[None]
 
 
 def test_test_time_augmentation_averages_the_mirrored_views(segmenter: Sa2vaSegmenter) -> None:
@@ -135,7 +133,7 @@ def test_test_time_augmentation_averages_the_mirrored_views(segmenter: Sa2vaSegm
     one = frame(60, 90)
     averaged, plain = segmenter.predict([Frame(pixels=one.pixels, options=replace(FORCED, tta=True)), one])
     np.testing.assert_allclose(averaged.probability, one.pixels / 510 + 0.25, atol=1e-6)
-    np.testing.assert_allclose(plain.probability, Sloping.maps(one.pixels, 60, 90))
+    np.testing.assert_allclose(plain.probability, Sloping.slope(one.pixels, 60, 90)[0])
     assert averaged.note == "averaged over 4 of 4 views"
     assert plain.note is None
 
@@ -217,8 +215,7 @@ def test_single_files_of_a_run_get_the_masks_of_one_scan_bit_for_bit(
         return WorkItem(job_id=job, frames=len(frames), options=options, run=run, **names)
 
     items = [*(item(number, pixels[number : number + 1], "a_#.png") for number in range(3)), item(9, pixels, "")]
-    steps = segment(segmenter, items, Probe(batch_size=1), Meter(("cpu",)), lambda _jobs: None)
-    assert [True] * 3 + [False] == [getattr(step.finish(), "followed", None) for step in steps]
+    assert [True] * 3 + [False] == [getattr(answer, "followed", None) for answer in answers(segmenter, items)]
     for kind in ("mask", "probability"):
         singles = np.concatenate([np.load(tmp_path / f"{number}-{kind}.npy") for number in range(3)])
         assert np.array_equal(np.load(tmp_path / f"9-{kind}.npy"), singles)

@@ -61,11 +61,14 @@ class Found:
     reply: Reply
     logits: torch.Tensor
 
+    def maps(self, height: int, width: int) -> torch.Tensor | None:
+        """Probabilities at the picture's size, on the device: float32 (n, height, width); None for no mask."""
+        return probability(self.logits, height, width) if len(self.logits) else None
+
     def probability(self, height: int, width: int) -> NDArray[np.float32] | None:
-        """The maps at the picture's size: (height, width), or (n, height, width) for several; None for none."""
-        if not len(self.logits):
-            return None
-        return shape_maps(probability(self.logits, height, width))
+        """The same on the host: (height, width), or (n, height, width) for several."""
+        maps = self.maps(height, width)
+        return None if maps is None else shape_maps(maps.cpu().numpy())
 
 
 class Engine:
@@ -201,10 +204,9 @@ class Engine:
         ]
 
 
-def shape_maps(maps: torch.Tensor) -> NDArray[np.float32]:
-    """Maps (n, height, width) on the host; a single one without its first axis."""
-    array: NDArray[np.float32] = maps.cpu().numpy()
-    return array[0] if len(array) == 1 else array
+def shape_maps(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Maps (n, height, width); a single one without its first axis."""
+    return maps[0] if len(maps) == 1 else maps
 
 
 def _parts(vectors: torch.Tensor, size: int) -> list[tuple[int, torch.Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, islice, tee
 from typing import TYPE_CHECKING
 
@@ -11,16 +11,17 @@ import torch
 
 from watcherd.errors import UnavailableError
 from watcherd.inference import checks
-from watcherd.inference.base import Frame, ModelInfo, Prediction
+from watcherd.inference.base import Frame, ModelInfo, Pending, Prediction
 from watcherd.inference.segmenters.sa2va import config as configuration
 from watcherd.inference.segmenters.sa2va.checkpoint import Checkpoint, fingerprint
 from watcherd.inference.segmenters.sa2va.compiled import compile_encoders
-from watcherd.inference.segmenters.sa2va.engine import Engine
+from watcherd.inference.segmenters.sa2va.engine import Engine, shape_maps
 from watcherd.inference.segmenters.sa2va.network import NO_SPLIT, skeleton
 from watcherd.inference.segmenters.sa2va.prompt import Words
 from watcherd.inference.segmenters.sa2va.tiling import count_tiles
 from watcherd.inference.segmenters.sa2va.video import follow
 from watcherd.inference.segmenters.sa2va.weights import load
+from watcherd.inference.transfer import to_host
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -107,26 +108,42 @@ class Sa2vaSegmenter:
 
     def predict(self, frames: Sequence[Frame]) -> list[Prediction]:
         """One prediction for each frame. Raises `InputError` for a prompt or a draft that cannot be used."""
-        predictions = self._predict_view(frames, ())
-        augmented = [number for number, frame in enumerate(frames) if frame.options.tta]
-        if augmented:
-            views = [self._predict_view([frames[number] for number in augmented], axes) for axes in FLIPS[1:]]
-            for place, number in enumerate(augmented):
-                predictions[number] = average(predictions[number], [view[place] for view in views])
-        return predictions
+        return self.dispatch(frames).result()
 
-    def _predict_view(self, frames: Sequence[Frame], axes: tuple[int, ...]) -> list[Prediction]:
+    def dispatch(self, frames: Sequence[Frame]) -> Pending:
+        """`predict` in two halves: the first waits for the answers, the second for the masks."""
+        pictures = self._view(frames, ())
+        augmented = [number for number, frame in enumerate(frames) if frame.options.tta]
+        if not augmented:
+            return pictures
+        views = [self._view([frames[number] for number in augmented], axes) for axes in FLIPS[1:]]
+
+        def averaged() -> list[Prediction]:
+            predictions, others = pictures.result(), [view.result() for view in views]
+            for place, number in enumerate(augmented):
+                predictions[number] = average(predictions[number], [other[place] for other in others])
+            return predictions
+
+        return Pending(done=views[-1].done, result=averaged)
+
+    @torch.inference_mode()
+    def _view(self, frames: Sequence[Frame], axes: tuple[int, ...]) -> Pending:
         """Predictions for the mirrored frames, mirrored back."""
         found = self.engine.segment([mirrored(frame, axes) for frame in frames])
-        return [
-            _prediction(
-                each.reply.text,
-                each.reply.decode,
-                each.reply.labels,
-                unmirror(each.probability(*frame.pixels.shape[:2]), axes),
-            )
-            for each, frame in zip(found, frames, strict=True)
-        ]
+        maps = [each.maps(*frame.pixels.shape[:2]) for each, frame in zip(found, frames, strict=True)]
+        copies = to_host([each for each in maps if each is not None])
+        # What waits for the copies holds no tensor: the device's memory is free for the next batch.
+        said = [partial(_prediction, each.reply.text, each.reply.decode, each.reply.labels) for each in found]
+        empty = [each is None for each in maps]
+
+        def predictions() -> list[Prediction]:
+            arrays = iter(copies.result())
+            return [
+                prediction(None if none else unmirror(shape_maps(next(arrays)), axes))
+                for prediction, none in zip(said, empty, strict=True)
+            ]
+
+        return Pending(done=copies.done, result=predictions)
 
     def predict_run(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
         """One prediction for each frame of a run, which SAM2 follows with its memory.

@@ -68,7 +68,8 @@ def follow(engine: Engine, frames: Iterable[Frame]) -> Iterator[Tracked]:
         features = engine.encode([frame.pixels for frame in window])
         for place, frame in enumerate(window):
             logits = tracker.step(features.pick([place])).logits
-            yield Tracked(reply=reply, probability=shape_maps(probability(logits, *frame.pixels.shape[:2])))
+            maps = probability(logits, *frame.pixels.shape[:2]).cpu().numpy()
+            yield Tracked(reply=reply, probability=shape_maps(maps))
         window = list(islice(rest, WINDOW))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from watcherd.errors import UnavailableError
 from watcherd.inference import loading, transfer
-from watcherd.inference.base import Frame, ModelInfo, Prediction
+from watcherd.inference.base import Frame, ModelInfo, Pending, Prediction
 from watcherd.inference.segmenters.semantic.classes import Classes
 from watcherd.inference.segmenters.semantic.network import Network, describe
 from watcherd.inference.segmenters.semantic.recipe import Geometry, Recipe
@@ -79,6 +79,10 @@ class SemanticSegmenter:
 
     def predict(self, frames: Sequence[Frame]) -> list[Prediction]:
         """One prediction for each frame. Raises `InputError` for pixels that are not 8-bit grey or RGB."""
+        return self.dispatch(frames).result()
+
+    def dispatch(self, frames: Sequence[Frame]) -> Pending:
+        """`predict` in two halves: start, and wait."""
         import torch
 
         if self._network is None:
@@ -134,21 +138,26 @@ class SemanticSegmenter:
             for one, size in zip(found, sizes, strict=True)
         ]
 
-    def _predictions(self, maps: Sequence[torch.Tensor]) -> list[Prediction]:
+    def _predictions(self, maps: Sequence[torch.Tensor]) -> Pending:
         """One class becomes a probability map, to be cut at the threshold; of several the likeliest of all classes."""
-        findings = list(self._classes.findings)
+        names, findings = self._classes.names, list(self._classes.findings)
         if len(findings) == 1:
-            found = transfer.to_host([each[findings[0]] for each in maps])
-            return [Prediction(probability=each, labels=self._classes.names) for each in found]
+            one = transfer.to_host([each[findings[0]] for each in maps])
+            return Pending(
+                done=one.done, result=lambda: [Prediction(probability=each, labels=names) for each in one.result()]
+            )
         values = maps[0].new_zeros(len(maps[0]), dtype=loading.torch_dtype("uint8"))
         for value, number in enumerate(findings, start=1):
             values[number] = value
         masks = transfer.to_host([values[each.argmax(dim=0)] for each in maps])
         found = transfer.to_host([each[findings] for each in maps])
-        return [
-            Prediction(probability=probability, mask=mask, labels=self._classes.names)
-            for probability, mask in zip(found, masks, strict=True)
-        ]
+        return Pending(
+            done=found.done,
+            result=lambda: [
+                Prediction(probability=probability, mask=mask, labels=names)
+                for probability, mask in zip(found.result(), masks.result(), strict=True)
+            ],
+        )
 
     def golden(self) -> Golden | None:
         """None: a model that somebody trained has no mask that we know."""

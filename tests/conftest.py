@@ -1,0 +1,20 @@
+"""What holds for all tests: how they share the machine."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several test processes share the cores: threads that wait for one another would spin on what another one needs.
+    # Said before anything loads torch or numpy.
+    for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(_name, "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes are begun first, or one process would be busy with them when the others have ended."""
+    items.sort(key=lambda item: item.get_closest_marker("heavy") is None)
