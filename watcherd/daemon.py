@@ -23,7 +23,7 @@ from watcherd import config as configuration
 from watcherd import exporter, hooks, live, logs, steering
 from watcherd.crash_points import crash_point
 from watcherd.delivery import Delivery
-from watcherd.errors import ConfigError, StoreError, UnavailableError, UsageError, WatcherdError
+from watcherd.errors import BusyError, ConfigError, StoreError, UnavailableError, UsageError, WatcherdError
 from watcherd.exporter import Exporter
 from watcherd.hooks import Hooks
 from watcherd.imaging.pool import ImagingPool
@@ -39,7 +39,7 @@ from watcherd.notify import Notifier
 from watcherd.outbox.deliver import Outbox
 from watcherd.pauses import Pauses, StoppedError, is_passing
 from watcherd.pipeline import Pipeline
-from watcherd.steering import Command, JobSteering
+from watcherd.steering import PAUSED_SINCE, Command, JobSteering
 from watcherd.store import CorruptDatabaseError, Database, ModelIdentity, backup, history, runs
 from watcherd.store import queue as jobs
 
@@ -202,6 +202,21 @@ class Daemon:
         )
         self._delivery.job_requeued = self._pipeline.wake
         self._steering = JobSteering(config, database, self._spool)
+        self._stay_paused(database)
+
+    def _stay_paused(self, database: Database) -> None:
+        """A person's pause holds until that person ends it. Raises `BusyError` with ``--once``, which would not end."""
+        with database.reader() as connection:
+            since = runs.setting(connection, PAUSED_SINCE)
+        if since is None:
+            return
+        if self._once:
+            raise BusyError(
+                f"The work has been paused by a person since {since}, and nothing new is begun.",
+                hint="Let it go on: watcherd resume",
+            )
+        self._pipeline.held.set()
+        self._log.warning("still_paused", reason=f"paused by a person since {since}; watcherd resume ends it")
 
     def _plan(self) -> Plan:
         config = self._config
@@ -493,12 +508,13 @@ class Daemon:
         if command.verb == "pause":
             self._pipeline.held.set()
             self._show_now()
-            return "paused: nothing new is begun"
+            return self._steering.carry_out(command)
         if command.verb == "resume":
+            said = self._steering.carry_out(command)
             self._pipeline.held.clear()
             self._pipeline.wake()
             self._show_now()
-            return "resumed"
+            return said
         if command.verb == "reload":
             return self._reread()
         if command.verb == "sweep" and self._intake is not None:

@@ -25,6 +25,7 @@ from watcherd.housekeeping import prune
 from watcherd.inbox.spool import BLOCK, Spool
 from watcherd.store import Database, leftovers, runs
 from watcherd.store import queue as jobs
+from watcherd.store.records import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from watcherd.config import Config
 
+PAUSED_SINCE = "paused_since"
+"""The setting that keeps a person's pause, with its time: it outlives the daemon."""
 MOST_JOBS = 100_000
 LOCK_TRIES = 50
 LOCK_PAUSE_SECONDS = 0.02
@@ -109,6 +112,12 @@ class JobSteering:
         """Do it; what was done, in words. Raises `UsageError` for what cannot be done."""
         ids = _ids(command.arguments.get("jobs", []))
         now = datetime.now(UTC)
+        if command.verb == "pause":
+            self._database.write(lambda c: runs.set_setting(c, PAUSED_SINCE, stamp(now)))
+            return "paused: nothing new is begun until `watcherd resume`"
+        if command.verb == "resume":
+            self._database.write(lambda c: runs.set_setting(c, PAUSED_SINCE, None))
+            return "resumed"
         if command.verb == "retry":
             return self._retry(ids, now)
         if command.verb == "cancel":

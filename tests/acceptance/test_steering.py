@@ -81,10 +81,26 @@ def test_commands_with_the_daemon_down(service: Service) -> None:
     assert service.states() == {"succeeded": 1, "cancelled": 1}
     assert service.once() == 0
     assert check_invariants(service) == []
-    for verb in ("pause", "resume", "reload"):
-        answer = service.command(verb)
-        assert answer.returncode == 69, verb
-        assert "not running" in answer.stderr
+    answer = service.command("reload")
+    assert answer.returncode == 69
+    assert "not running" in answer.stderr
+
+
+def test_a_pause_holds_until_it_is_ended_whatever_restarts(service: Service) -> None:
+    """Said while the daemon is down, found by its starts; one that is to end with its work refuses to begin."""
+    assert "paused" in service.json("pause")["outcome"]
+    service.drop("scan.png", png(1))
+    assert service.once() == 75
+    assert "paused by a person" in service.tail()
+    for _ in range(2):
+        service.start()
+        service.ready()
+        service.wait(lambda: service.states() == {"queued": 1}, "the scan to be queued")
+        assert service.live()["held"] is True
+        service.stop()
+    assert service.json("resume")["outcome"] == "resumed"
+    assert service.once() == 0
+    assert service.states() == {"succeeded": 1}
 
 
 def test_a_scan_is_asked_for_again_after_its_copy_is_gone(service: Service) -> None:

@@ -62,13 +62,13 @@ def prioritise(
 
 
 def pause(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Begin nothing new until `resume`; scans are taken in and wait."""
-    _steer(load_config(config), "pause", {}, as_json=as_json, needs_daemon=True)
+    """Begin nothing new until `resume`, also after a restart; scans are taken in and wait."""
+    _steer(load_config(config), "pause", {}, as_json=as_json)
 
 
 def resume(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Go on after `pause`."""
-    _steer(load_config(config), "resume", {}, as_json=as_json, needs_daemon=True)
+    _steer(load_config(config), "resume", {}, as_json=as_json)
 
 
 def reload(config: ConfigOption = None, as_json: JsonOption = False) -> None:

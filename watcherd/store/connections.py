@@ -26,6 +26,10 @@ PATIENCE_MS = 5000
 
 KEPT_OPEN = 3
 """Reading connections that the daemon keeps: its threads seldom read at the same time."""
+KEPT_CACHE_KIB = 256
+"""Pages that each of them keeps: with every commit of the writer SQLite drops them anyway, but not their memory."""
+KEPT_STATEMENTS = 32
+"""Prepared statements that each of them keeps: lists of ids make many that differ in their length alone."""
 
 _PASSING = {
     sqlite3.SQLITE_PERM,
@@ -132,15 +136,29 @@ def pooled_readers(path: Path) -> Engine:
 
     Threads may share it. `Engine.dispose` closes them, and must come before the file can leave WAL mode.
     """
-    return _readers(path, poolclass=QueuePool, pool_size=KEPT_OPEN, max_overflow=-1, pool_use_lifo=True)
+    return _readers(
+        path,
+        cache_kib=KEPT_CACHE_KIB,
+        statements=KEPT_STATEMENTS,
+        poolclass=QueuePool,
+        pool_size=KEPT_OPEN,
+        max_overflow=-1,
+        pool_use_lifo=True,
+    )
 
 
-def _readers(path: Path, **options: Any) -> Engine:
+def _readers(path: Path, *, cache_kib: int = 2000, statements: int = 128, **options: Any) -> Engine:
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(
-            address(path), uri=True, isolation_level=None, timeout=PATIENCE_MS / 1000, check_same_thread=False
+            address(path),
+            uri=True,
+            isolation_level=None,
+            timeout=PATIENCE_MS / 1000,
+            check_same_thread=False,
+            cached_statements=statements,
         )
         connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(f"PRAGMA cache_size = -{cache_kib}")
         return connection
 
     engine = create_engine("sqlite+pysqlite://", creator=connect, **options)
