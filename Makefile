@@ -28,7 +28,7 @@ lint: setup
 	$(BIN)/lint-imports --no-cache
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow_soak and not gpu" $(addprefix --ignore=,$(BOXED))
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow_soak and not gpu" $(addprefix --ignore=,$(BOXED))
 
 # A real systemd and a real smbd, in namespaces of their own: needs root, and minutes.
 test-systemd: setup

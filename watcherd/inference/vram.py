@@ -10,7 +10,6 @@ batch is dispatched, and nothing here waits for a device.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -108,9 +107,13 @@ def _hold_nvml() -> None:
         return
 
 
-def _reset_peak_rss() -> None:
-    with suppress(OSError):  # then the peak is that since the process began
+def _reset_peak_rss() -> bool:
+    """Begin the peak anew; False where the kernel refuses: it is then that since the process began."""
+    try:
         CLEAR_REFS.write_text(RESET_PEAK_RSS)
+    except OSError:
+        return False
+    return True
 
 
 def _status_mib(key: str) -> float | None:
