@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from watcherd.store import Answer, ClaimedJob, DeviceUse, FrameMeasure, Measured
@@ -44,7 +45,8 @@ class Flight:
     """A claimed job, with what has come of it so far. ``render_ms`` and ``decode_ms``: time in the worker.
 
     ``place``: of a frame in its run; ``together``: the name of the run with whose other frames it is followed;
-    ``note``: what the record has to say of that.
+    ``note``: what the record has to say of that. ``stem``: what its files in the run folder are called; no other flight
+    has the same, for a job that went back to the queue may be claimed before its last flight is cleared away.
     """
 
     job: ClaimedJob
@@ -57,11 +59,17 @@ class Flight:
     place: Place | None = None
     together: str = ""
     note: str = ""
+    number: int = field(default_factory=count().__next__)
 
     @property
     def id(self) -> int:
         """The job's id."""
         return self.job.id
+
+    @property
+    def stem(self) -> str:
+        """Of its files in the run folder."""
+        return f"{self.id}-{self.number}"
 
     def measured(self) -> Measured:
         """What was measured so far."""

@@ -193,7 +193,7 @@ class Pipeline:
         return self._imaging.run(
             timed_decode,
             source,
-            self._scratch / f"{flight.id}.npy",
+            self._scratch / f"{flight.stem}.npy",
             bounds,
             self._config.privacy.dicom_tags,
             seconds=limits.decode_seconds,
@@ -216,7 +216,7 @@ class Pipeline:
             decoded=flight.decoded.path,
             frames=flight.decoded.frames,
             options=flight.job.options,
-            target=self._scratch / str(flight.id),
+            target=self._scratch / flight.stem,
             run=flight.together,
             note=flight.note,
         )
@@ -255,7 +255,7 @@ class Pipeline:
             return
         limits = self._config.limits
         request = RenderRequest(
-            pixels=self._scratch / f"{flight.id}.npy",
+            pixels=self._scratch / f"{flight.stem}.npy",
             mask=segmented.mask,
             probability=segmented.probability,
             folder=folder,
@@ -389,11 +389,15 @@ class Pipeline:
         self._retry_at = min(self._retry_at, time.monotonic() + max(0.0, seconds))
 
     def _land(self, flights: Iterable[Flight]) -> None:
-        """These jobs are recorded: nothing of them is kept in the run folder or in mind."""
+        """These are recorded: nothing of them is kept in the run folder or in mind.
+
+        A job that was put back into the queue may be under way again by now: that flight is another one, and stays.
+        """
         for flight in flights:
             with self._lock:
-                self._flights.pop(flight.id, None)
-            for name in (f"{flight.id}.npy", f"{flight.id}-mask.npy", f"{flight.id}-probability.npy"):
+                if self._flights.get(flight.id) is flight:
+                    del self._flights[flight.id]
+            for name in (f"{flight.stem}.npy", f"{flight.stem}-mask.npy", f"{flight.stem}-probability.npy"):
                 (self._scratch / name).unlink(missing_ok=True)
         self._wake.set()
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from watcherd.config import Config
+from watcherd.flight import Flight
 from watcherd.pipeline import BATCHES_UNDER_WAY, Pipeline
 
 CAPACITY = 4
@@ -25,7 +27,7 @@ class OneReplica:
         return [None]
 
 
-def pipeline() -> Pipeline:
+def pipeline(scratch: Path = Path("/nowhere")) -> Pipeline:
     nothing = cast("Any", None)
     return Pipeline(
         Config(),
@@ -35,7 +37,7 @@ def pipeline() -> Pipeline:
         nothing,
         nothing,
         run_id=1,
-        scratch=Path("/nowhere"),
+        scratch=scratch,
         spool_path=Path,
         stopping=threading.Event(),
     )
@@ -49,3 +51,19 @@ def test_a_fast_model_does_not_fill_the_run_folder() -> None:
     assert line._has_room()
     line._flights[most] = cast("Any", None)
     assert not line._has_room()
+
+
+def test_a_job_claimed_again_before_its_last_flight_is_cleared_away_stays_under_way(tmp_path: Path) -> None:
+    """Handed back by a dying replica it is claimed at once: clearing up after the old flight must not touch the new."""
+    line = pipeline(tmp_path)
+    job = cast("Any", SimpleNamespace(id=7))
+    old, new = Flight(job), Flight(job)
+    for flight in (old, new):
+        (tmp_path / f"{flight.stem}.npy").touch()
+    line._flights[7] = new
+    line._land([old])
+    assert {7: new} == line._flights
+    assert [f"{new.stem}.npy"] == [path.name for path in tmp_path.iterdir()]
+    line._land([new])
+    assert not line.busy
+    assert [] == list(tmp_path.iterdir())
