@@ -102,6 +102,8 @@ def test_a_daemon_that_comes_late_is_waited_for(service: Service) -> None:
     scan = outside(service, "good.png", png(1))
     command = [sys.executable, "-m", "watcherd", "submit", scan, "--wait", "--config", service.config]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        assert "watcherd is not running: the scans wait" in waiting.stderr.readline()
         service.start(crash_at="claim.committed")
         assert service.ended() == -signal.SIGKILL
         assert waiting.poll() is None
@@ -109,7 +111,6 @@ def test_a_daemon_that_comes_late_is_waited_for(service: Service) -> None:
         out, err = waiting.communicate(timeout=120)
     assert waiting.returncode == 0, err
     assert "good.png: succeeded" in out
-    assert "watcherd is not running: the scans wait" in err
     service.finished(1)
     assert check_invariants(service) == []
     assert [] == list(service.inbox.glob(".watcherd*"))
