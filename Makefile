@@ -27,6 +27,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# In the order that tests/conftest.py gives: what takes minutes is begun first.
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow_soak and not gpu" $(addprefix --ignore=,$(BOXED))
 

@@ -505,13 +505,12 @@ class Daemon:
 
     def _carry_out(self, command: Command) -> str:
         self._log.info("command_received", kind=command.verb)
-        if command.verb == "pause":
-            self._pipeline.held.set()
-            self._show_now()
-            return self._steering.carry_out(command)
-        if command.verb == "resume":
+        if command.verb in ("pause", "resume"):
             said = self._steering.carry_out(command)
-            self._pipeline.held.clear()
+            if command.verb == "pause":
+                self._pipeline.held.set()
+            else:
+                self._pipeline.held.clear()
             self._pipeline.wake()
             self._show_now()
             return said

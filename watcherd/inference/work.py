@@ -35,7 +35,7 @@ WINDOW = 64
 TOGETHER_SECONDS = 0.02
 """Answers of one batch are told together, but none waits longer for the others' masks to be written."""
 
-Told: TypeAlias = Outcome | BatchEnded
+Said: TypeAlias = Outcome | BatchEnded
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ class Work:
         segmenter: Segmenter,
         probe: Probe,
         meter: Meter,
-        tell: Callable[[Sequence[Told]], None],
+        tell: Callable[[Sequence[Said]], None],
         working_on: Callable[[tuple[int, ...]], None],
     ) -> None:
         self._segmenter = segmenter
@@ -145,7 +145,7 @@ class Work:
 
     def give_up(self, error: Exception) -> None:
         """What nobody foresaw has stopped everything: it is the failure of all that was taken."""
-        told: list[Told] = []
+        told: list[Said] = []
         for scan in self._open():
             scan.discard()
             told.append(NotSegmented.of(scan.item.job_id, error))
@@ -159,7 +159,7 @@ class Work:
 
     def _finish(self, outcomes: Outcomes[tuple[_Scan, int]]) -> None:
         """Write a batch's masks, and tell of the scans for which they were the last."""
-        told: list[Told] = []
+        told: list[Said] = []
         since = batching.clock()
         for (scan, index), outcome in outcomes:
             if (answer := _take(scan, index, outcome)) is not None:
@@ -170,10 +170,10 @@ class Work:
         if told:
             self._tell(told)
 
-    def _answered(self, scan: _Scan, answer: Outcome) -> list[Told]:
+    def _answered(self, scan: _Scan, answer: Outcome) -> list[Said]:
         """The outcome of a scan, and the end of its list if it was the last."""
         scan.answered = True
-        told: list[Told] = [answer]
+        told: list[Said] = [answer]
         while self._lists and all(scan.answered for scan in self._lists[0]):
             self._lists.popleft()
             told.append(BatchEnded())

@@ -10,8 +10,7 @@ from watcherd.inference.base import Frame, Golden, Mark, ModelInfo, Pending, Pla
 from watcherd.inference.batching import Probe
 from watcherd.inference.messages import BatchEnded
 from watcherd.inference.vram import Meter
-from watcherd.inference.work import Told as Saying
-from watcherd.inference.work import Work
+from watcherd.inference.work import Said, Work
 from watcherd.job import Options
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def answers(
     working_on: Callable[[tuple[int, ...]], None] = lambda jobs: None,
 ) -> list[Outcome]:
     """What a replica says of these scans, in the order in which it does; then it says that the list has ended."""
-    told: list[Saying] = []
+    told: list[Said] = []
     work = Work(segmenter, Probe(batch_size=size), Meter(("cpu",)), told.extend, working_on)
     work.take(items)
     work.rest()

@@ -15,8 +15,7 @@ from watcherd.inference.base import Frame, Prediction
 from watcherd.inference.batching import Probe
 from watcherd.inference.messages import BatchEnded, NotSegmented, Outcome, Segmented, WorkItem
 from watcherd.inference.vram import Meter
-from watcherd.inference.work import Told as Saying
-from watcherd.inference.work import Work
+from watcherd.inference.work import Said, Work
 from watcherd.job import ErrorClass, Options
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ class Desk:
         self.shown: list[tuple[int, ...]] = []
         self.work = Work(segmenter, Probe(batch_size=size), Meter(("cpu",)), self._hear, self.shown.append)
 
-    def _hear(self, told: Sequence[Saying]) -> None:
+    def _hear(self, told: Sequence[Said]) -> None:
         for each in told:
             if isinstance(each, BatchEnded):
                 self.said.append("end")
