@@ -7,8 +7,10 @@ disk would end the process with SIGBUS, a replica with its loaded model too, in 
 from __future__ import annotations
 
 import io
+import mmap
 import os
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import DTypeLike, NDArray
+
+
+PREFIX = 12
+"""Bytes before an ``.npy`` file's header, which is a line of text: the magic number, the version, the length."""
+LONGEST_HEADER = 4096
 
 
 def write_frames(path: Path, frames: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: DTypeLike) -> None:
@@ -104,12 +111,16 @@ class FrameFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         with path.open("rb") as file:
-            version = npy.read_magic(file)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            self.shape, fortran, self.dtype = read(file)
-            self._start = file.tell()
+            beginning = file.read(LONGEST_HEADER)
+        self.shape, fortran, self.dtype, self._start = _header(beginning[: beginning.index(b"\n", PREFIX) + 1])
         if fortran:
             raise ValueError(f"{path} is in Fortran order")
+
+    def mapped(self) -> NDArray[Any]:
+        """All frames as one read-only array, whose pages are read when they are used."""
+        with self._path.open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(content, self.dtype, int(np.prod(self.shape)), self._start).reshape(self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -124,3 +135,14 @@ class FrameFile:
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         return (self[index] for index in range(len(self)))
+
+
+@lru_cache
+def _header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether in Fortran order, dtype, and where the content starts.
+
+    numpy parses it as Python, which takes longer than to read a small frame; most scans are of the same few sizes.
+    """
+    file = io.BytesIO(header)
+    read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    return *read(file), file.tell()

@@ -135,6 +135,11 @@ class Options:
             values["outputs"] = tuple(values["outputs"])
         return cls(**values)
 
+    @property
+    def asks_for_probability(self) -> bool:
+        """Whether the model's probabilities are wanted besides the mask that is made of them."""
+        return "probability" in self.outputs
+
     def key(self, model_key: str) -> str:
         """What makes two jobs on the same bytes the same job: these options and the model, as SHA-256 in hex."""
         return hashlib.sha256(f"{self.to_json()}\n{model_key}".encode()).hexdigest()

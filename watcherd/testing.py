@@ -11,6 +11,7 @@ Without it, ``SegmenterContract.run(create)`` does the same and raises `Assertio
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
@@ -92,6 +93,15 @@ class SegmenterContract:
         for frame in self._frames():
             _check_prediction(frame, self._one(frame))
 
+    def test_a_mask_is_the_same_with_and_without_probabilities(self) -> None:
+        """They may be left out beside a mask where nobody asks for them."""
+        for frame in self._frames():
+            quiet = replace(frame, options=self.options)
+            one, other = self._one(frame), self._one(quiet)
+            _check_prediction(quiet, other)
+            same = np.array_equal(_label(frame, one), _label(quiet, other))
+            _must(same, "the mask depends on whether probabilities are asked for")
+
     def test_the_same_frame_gives_the_same_answer(self) -> None:
         """Nothing of one frame stays behind for the next."""
         first, *others = self._frames()
@@ -102,7 +112,7 @@ class SegmenterContract:
 
     def test_a_batch_gives_what_its_frames_give_alone(self) -> None:
         """In the order of the frames."""
-        frames = [_frame(self.sizes[0], seed, colour=False, options=self.options) for seed in range(3)]
+        frames = [_frame(self.sizes[0], seed, colour=False, options=self._asking) for seed in range(3)]
         together = self._segmenter().predict(frames)
         _must(len(together) == len(frames), f"{len(together)} predictions for {len(frames)} frames")
         for frame, prediction in zip(frames, together, strict=True):
@@ -113,7 +123,7 @@ class SegmenterContract:
         segmenter = self._segmenter()
         if not isinstance(segmenter, AsyncSegmenter):
             return
-        frames = [_frame(self.sizes[0], seed, colour=False, options=self.options) for seed in range(4)]
+        frames = [_frame(self.sizes[0], seed, colour=False, options=self._asking) for seed in range(4)]
         batches = [segmenter.dispatch(frames[:2]), segmenter.dispatch(frames[2:])]
         found = [prediction for batch in batches for prediction in batch.result()]
         _must(all(batch.done() for batch in batches), "a batch whose result is there is not done")
@@ -155,13 +165,17 @@ class SegmenterContract:
         segmenter = self._segmenter()
         if not isinstance(segmenter, RunSegmenter):
             return
-        frames = [_frame(self.sizes[0], seed, colour=False, options=self.options) for seed in range(4)]
+        frames = [_frame(self.sizes[0], seed, colour=False, options=self._asking) for seed in range(4)]
         found = list(segmenter.predict_run(iter(frames)))
         _must(len(found) == len(frames), f"{len(found)} predictions for a run of {len(frames)} frames")
         for frame, prediction in zip(frames, found, strict=True):
             _check_prediction(frame, prediction)
 
     # How they are checked
+
+    @property
+    def _asking(self) -> Options:
+        return replace(self.options, outputs=(*self.options.outputs, "probability"))
 
     def _segmenter(self) -> Segmenter:
         """One loaded segmenter for all tests of the class."""
@@ -179,7 +193,7 @@ class SegmenterContract:
     def _frames(self, seed: int = 0) -> Iterator[Frame]:
         for size in self.sizes:
             for colour in (False, True):
-                yield _frame(size, seed, colour=colour, options=self.options)
+                yield _frame(size, seed, colour=colour, options=self._asking)
 
     def _must_agree(self, one: Prediction, other: Prediction, how: str) -> None:
         if one.probability is None or other.probability is None:
@@ -215,10 +229,21 @@ def _check_prediction(frame: Frame, prediction: Prediction) -> None:
                 len(prediction.labels) == len(probability), f"{len(prediction.labels)} labels, {len(probability)} maps"
             )
     if mask is not None:
-        _must(probability is not None, "there is a mask but no probability")
+        asked = frame.options.asks_for_probability
+        _must(probability is not None or not asked, "there is a mask but no probability, which was asked for")
         _must(mask.shape == size and mask.dtype == np.uint8, f"the mask is {mask.dtype} {mask.shape} for {size}")
         highest = int(mask.max(initial=0))
         _must(not prediction.labels or highest <= len(prediction.labels), f"the mask has {highest}, which has no name")
+
+
+def _label(frame: Frame, prediction: Prediction) -> NDArray[np.uint8]:
+    """The label values that are written; all 0 for an answer without a mask."""
+    if prediction.mask is not None:
+        return prediction.mask
+    if prediction.probability is None:
+        return np.zeros(frame.pixels.shape[:2], np.uint8)
+    maps = prediction.probability.reshape(-1, *frame.pixels.shape[:2])
+    return np.where(maps.max(axis=0) > frame.options.threshold, maps.argmax(axis=0) + 1, 0).astype(np.uint8)
 
 
 def _must(kept: bool, broken: str) -> None:

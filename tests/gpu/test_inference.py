@@ -290,8 +290,11 @@ def semantic(folder: Path, placement: Placement) -> Any:
     return segmenter
 
 
+ASKING = Options(outputs=("mask", "probability"))
+
+
 def noise(seed: int, shape: tuple[int, ...] = (512, 512)) -> Frame:
-    return Frame(pixels=np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8), options=Options())
+    return Frame(pixels=np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8), options=ASKING)
 
 
 def test_the_semantic_segmenter_gives_on_the_card_what_it_gives_on_the_cpu(folder: Path) -> None:

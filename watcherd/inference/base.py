@@ -40,10 +40,11 @@ class Frame:
 class Prediction:
     """What the model computed for one frame, at the frame's own size.
 
-    ``probability``: float32 in 0..1, (height, width) for one class or (classes, height, width) for several;
-    None when the model gave no mask, which is never replaced by anything.
+    ``probability``: float32 in 0..1, (height, width) for one class or (classes, height, width) for several. It may be
+    left out beside a mask unless the frame's options ask for it (`Options.asks_for_probability`).
     ``mask``: uint8 (height, width) of label values, 0 for background, when the segmenter decides itself
-    (its own clean-up); None: the pixels whose probability is greater than the options' threshold.
+    (its own clean-up, or a device that is quicker); None: the pixels whose probability is greater than the options'
+    threshold. With neither the model gave no mask, which is never replaced by anything.
     ``labels``: the names of the label values 1, 2, ...
     ``answer``: the model's own words, if it speaks.
     ``decode``: how the answer came about: ``verified``, ``generated`` or ``forced``.

@@ -14,7 +14,7 @@ import numpy as np
 
 from watcherd.errors import JobError, OutOfMemoryError, TransientError
 from watcherd.inference.base import AsyncSegmenter
-from watcherd.inference.faults import give_back_memory, is_memory_error, is_sticky
+from watcherd.inference.faults import give_back_memory, is_memory_error, is_sticky, not_numbers
 from watcherd.inference.probing import Probe, measured_reserve_gib, probe
 
 if TYPE_CHECKING:
@@ -230,7 +230,9 @@ def check(frames: Sequence[Frame], predictions: Sequence[Prediction]) -> None:
             if array is not None and array.shape[-2:] != size:
                 raise TransientError(f"The segmenter gave a {what} of {array.shape} for a frame of {size}.")
         if prediction.probability is not None and not np.isfinite(prediction.probability).all():
-            raise TransientError("The model computed values that are not numbers.", hint='Try model.dtype = "float32".')
+            raise not_numbers()
+        if prediction.probability is None and prediction.mask is not None and frame.options.asks_for_probability:
+            raise TransientError("The segmenter gave a mask without the probabilities that were asked for.")
 
 
 def as_job_error(error: Exception, uses: Sequence[DeviceUse], rss: float | None) -> JobError:

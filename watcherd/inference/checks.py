@@ -139,7 +139,7 @@ def _test_picture() -> Frame:
         distance = np.abs(columns - shift - 25 * np.sin(rows / 40 + shift))
         picture -= 80 * np.exp(-((distance / width) ** 2))
     speech = Sa2va()
-    options = Options(prompt=speech.prompt, draft=speech.draft, decode="forced")
+    options = Options(prompt=speech.prompt, draft=speech.draft, decode="forced", outputs=("probability",))
     return Frame(pixels=picture.clip(0, 255).astype(np.uint8), options=options)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import sys
 
+from watcherd.errors import TransientError
+
 _MEMORY_WORDS = (
     "out of memory",
     "CUDNN_STATUS_ALLOC_FAILED",
@@ -43,6 +45,11 @@ def is_sticky(error: BaseException) -> bool:
     if accelerator_error is not None and isinstance(error, accelerator_error):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _STICKY_WORDS)
+
+
+def not_numbers() -> TransientError:
+    """What became of a frame whose answer holds values that are not numbers: they must not become a mask."""
+    return TransientError("The model computed values that are not numbers.", hint='Try model.dtype = "float32".')
 
 
 def give_back_memory() -> None:

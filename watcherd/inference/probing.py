@@ -26,13 +26,18 @@ if TYPE_CHECKING:
     from watcherd.config import Model
     from watcherd.inference.base import Placement, Segmenter
 
+METHOD = 2
+"""Raised whenever a card would be measured to another batch size: records of earlier methods are not found then."""
 CPU_BATCH = 4
 """Larger batches do not make a CPU faster, they only hold more memory."""
 MAX_BATCH = 64
 FILL = 0.85
 """Part of a device's free memory that a batch may take; the rest is for fragmentation and larger scans."""
 WORTHWHILE = 1.05
-"""A batch is doubled as long as that gives so many times the frames per second."""
+"""A batch is doubled as long as that gives so many times the frames per second..."""
+HOST_SHARE = 0.25
+"""...or the host needs more than this part of a batch's time to launch it: it must write the masks of another one
+meanwhile, and kernels take equally long to launch for a batch of any size."""
 LONG_SECONDS = 10.0
 """Batches that take longer are not doubled: the scans in them have waited enough."""
 SIDE = 1024
@@ -80,7 +85,7 @@ class _Record:
     batch_mib: float = 0.0
 
     def path(self, cache: Path) -> Path:
-        subject = (self.revision, self.dtype, self.card, self.devices, self.wanted)
+        subject = (METHOD, self.revision, self.dtype, self.card, self.devices, self.wanted)
         return cache / f"probe-{hashlib.sha256(repr(subject).encode()).hexdigest()[:16]}.json"
 
     def write(self, cache: Path) -> None:
@@ -98,6 +103,15 @@ class _Record:
             return cls(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
             return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """A batch's memory in MiB on the device that needs most, its seconds, and those after which the host is free."""
+
+    mib: float
+    seconds: float
+    launch_seconds: float
 
 
 def probe(segmenter: Segmenter, model: Model, placement: Placement, cache: Path) -> Probe:
@@ -136,26 +150,33 @@ def measured_reserve_gib(cache: Path, revision: str, dtype: str, cards: Collecti
 def _measure(segmenter: Segmenter, frame: Frame, gpus: Sequence[str], wanted: int | str, record: _Record) -> _Record:
     """Double the batch while it fits, is worth it and does not take long; a wanted size is taken if it fits."""
     try:
-        single_mib, seconds = _cost(segmenter, frame, 1, gpus)
+        cost = _cost(segmenter, frame, 1, gpus)
     except (RuntimeError, WatcherdError) as error:
         raise UnavailableError(
             f"The model is loaded, but cannot compute one frame: {error}",
             hint="Use a larger device, more GPUs per replica (devices.per_replica), or another model.",
         ) from error
-    size, batch_mib, rate = 1, single_mib, 1 / seconds
+    size, single_mib = 1, cost.mib
     largest = MAX_BATCH if wanted == "auto" else int(wanted)
     while size < largest:
         larger = min(size * 2, largest)
-        if larger * single_mib > FILL * _free_mib(gpus) or (wanted == "auto" and size / rate > LONG_SECONDS):
+        if larger * single_mib > FILL * _free_mib(gpus) or (wanted == "auto" and cost.seconds > LONG_SECONDS):
             break
-        cost = _try_cost(segmenter, frame, larger, gpus)
-        if cost is None or (wanted == "auto" and larger / cost[1] < WORTHWHILE * rate):
+        more = _try_cost(segmenter, frame, larger, gpus)
+        if more is None or (wanted == "auto" and not _is_worthwhile(larger / more.seconds, size / cost.seconds, cost)):
             break
-        size, batch_mib, rate = larger, cost[0], larger / cost[1]
-    return replace(record, batch_size=size, reserve_mib=round(single_mib, 1), batch_mib=round(batch_mib, 1))
+        size, cost = larger, more
+    return replace(record, batch_size=size, reserve_mib=round(single_mib, 1), batch_mib=round(cost.mib, 1))
 
 
-def _try_cost(segmenter: Segmenter, frame: Frame, size: int, gpus: Sequence[str]) -> tuple[float, float] | None:
+def _is_worthwhile(rate: float, before: float, cost: Cost) -> bool:
+    """Whether a larger batch than one of this cost is better: frames per second with it, and ``before``."""
+    if rate >= WORTHWHILE * before:
+        return True
+    return rate * WORTHWHILE >= before and cost.launch_seconds > HOST_SHARE * cost.seconds
+
+
+def _try_cost(segmenter: Segmenter, frame: Frame, size: int, gpus: Sequence[str]) -> Cost | None:
     try:
         return _cost(segmenter, frame, size, gpus)
     except RuntimeError as error:
@@ -165,8 +186,8 @@ def _try_cost(segmenter: Segmenter, frame: Frame, size: int, gpus: Sequence[str]
     return None
 
 
-def _cost(segmenter: Segmenter, frame: Frame, size: int, gpus: Sequence[str]) -> tuple[float, float]:
-    """MiB on the device that needs most and seconds for a batch of so many equal frames.
+def _cost(segmenter: Segmenter, frame: Frame, size: int, gpus: Sequence[str]) -> Cost:
+    """What a batch of so many equal frames costs.
 
     Two batches follow each other as they do at work: a segmenter that can begin the second while the first is
     computed is timed with the devices never idle.
@@ -178,11 +199,14 @@ def _cost(segmenter: Segmenter, frame: Frame, size: int, gpus: Sequence[str]) ->
     for gpu in gpus:
         torch.cuda.reset_peak_memory_stats(gpu)
     segmenter.predict([frame] * size)  # the first batch of a size allocates, makes workspaces and picks kernels
+    launch_seconds = 0.0
     began = time.perf_counter()
     if isinstance(segmenter, AsyncSegmenter):
-        pending = [segmenter.dispatch([frame] * size) for _ in range(2)]
-        for batch in pending:
-            batch.result()
+        first = segmenter.dispatch([frame] * size)
+        launch_seconds = time.perf_counter() - began
+        second = segmenter.dispatch([frame] * size)
+        first.result()
+        second.result()
     else:
         for _ in range(2):
             segmenter.predict([frame] * size)
@@ -191,7 +215,7 @@ def _cost(segmenter: Segmenter, frame: Frame, size: int, gpus: Sequence[str]) ->
         max(torch.cuda.max_memory_allocated(gpu) - allocated, torch.cuda.max_memory_reserved(gpu) - reserved)
         for gpu, (allocated, reserved) in before.items()
     )
-    return max(taken) / MIB, max(seconds, 1e-9)
+    return Cost(mib=max(taken) / MIB, seconds=max(seconds, 1e-9), launch_seconds=launch_seconds)
 
 
 def _free_mib(gpus: Sequence[str]) -> float:

@@ -20,14 +20,14 @@ class Copies:
     result: Callable[[], list[NDArray[Any]]]
 
 
-def to_host(tensors: Sequence[torch.Tensor]) -> Copies:
-    """Start to copy the tensors.
+def to_host(tensors: Sequence[torch.Tensor] | torch.Tensor) -> Copies:
+    """Start to copy the tensors, or those of which one is made up.
 
     From a GPU those of one shape are copied together into page-locked memory, which is several times faster than one
     by one into ordinary memory, and goes on while the host does something else. The memory comes from torch's cache
     of such memory and goes back there when the last of its arrays is dropped.
     """
-    if not tensors or tensors[0].device.type != "cuda":
+    if not len(tensors) or tensors[0].device.type != "cuda":
         arrays = [tensor.cpu().numpy() for tensor in tensors]
         return Copies(lambda: True, lambda: arrays)
     if len({tensor.shape for tensor in tensors}) > 1:
@@ -36,10 +36,10 @@ def to_host(tensors: Sequence[torch.Tensor]) -> Copies:
     return _locked(tensors)
 
 
-def _locked(tensors: Sequence[torch.Tensor]) -> Copies:
+def _locked(tensors: Sequence[torch.Tensor] | torch.Tensor) -> Copies:
     import torch
 
-    together = torch.stack(list(tensors))
+    together = tensors if isinstance(tensors, torch.Tensor) else torch.stack(list(tensors))
     host = torch.empty(together.shape, dtype=together.dtype, pin_memory=True)
     host.copy_(together, non_blocking=True)
     copied = torch.cuda.Event()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from watcherd.errors import JobError, NoMaskError, TransientError
-from watcherd.frames import FrameWriter
+from watcherd.frames import FrameFile, FrameWriter
 from watcherd.inference import batching
 from watcherd.inference.base import Frame, Prediction, RunSegmenter
 from watcherd.inference.batching import Batches, FrameOutcome
@@ -67,7 +67,7 @@ class _Scan:
         """A map of the decoded file: a window of large scans is read as it is used and not held in memory. Opened when
         it is needed: a run may come as more files than a process may have open."""
         if self.mapped is None:
-            self.mapped = np.load(self.item.decoded, mmap_mode="r")
+            self.mapped = FrameFile(self.item.decoded).mapped()
         return self.mapped
 
     def frame(self, index: int) -> Frame:
@@ -318,7 +318,8 @@ def _store(scan: _Scan, index: int, prediction: Prediction) -> None:
     height, width = scan.pixels.shape[1:3]
     scan.answer = prediction.answer if scan.answer is None else scan.answer
     scan.decode, scan.note, scan.labels = prediction.decode, prediction.note, prediction.labels
-    if prediction.probability is None:
+    label, probability = prediction.mask, prediction.probability
+    if label is None and probability is None:
         if options.no_mask != "empty":
             raise NoMaskError(
                 f"The model gave no mask. It answered: {prediction.answer!r}",
@@ -328,24 +329,29 @@ def _store(scan: _Scan, index: int, prediction: Prediction) -> None:
         scan.note = 'the model gave no mask; an empty one was asked for by no_mask = "empty"'
         label = np.zeros((height, width), np.uint8)
         probability = np.zeros((height, width), np.float32)
-    else:
-        probability = prediction.probability
-        label = prediction.mask if prediction.mask is not None else _threshold(probability, options.threshold)
-    if probability.ndim == 3:
-        scan.classes = max(scan.classes, probability.shape[0])
+    elif label is None:
+        assert probability is not None
+        label = _threshold(probability, options.threshold)
+    scan.classes = max(scan.classes, len(prediction.labels), _maps(probability))
     _files(scan, height, width)
     assert scan.mask is not None
     scan.mask.write(index, label)
     if scan.probability is not None:
+        assert probability is not None
         strongest = probability.max(axis=0) if probability.ndim == 3 else probability
         scan.probability.write(index, np.round(strongest * 65535).astype(np.uint16))
     scan.done += 1
 
 
+def _maps(probability: NDArray[np.float32] | None) -> int:
+    """For how many classes there are probabilities."""
+    return len(probability) if probability is not None and probability.ndim == 3 else 0
+
+
 def _threshold(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
     """Label values: 1 where one class's probability is greater than the threshold; of several the likeliest."""
     if probability.ndim == 2:
-        return (probability > threshold).astype(np.uint8)
+        return (probability > threshold).view(np.uint8)
     label = probability.argmax(axis=0).astype(np.uint8) + 1
     return np.where(probability.max(axis=0) > threshold, label, 0).astype(np.uint8)
 
@@ -356,7 +362,7 @@ def _files(scan: _Scan, height: int, width: int) -> None:
     shape = (scan.item.frames, height, width)
     target = scan.item.target
     scan.mask = FrameWriter(target.with_name(target.name + "-mask.npy"), shape, np.uint8)
-    if "probability" in scan.item.options.outputs:
+    if scan.item.options.asks_for_probability:
         scan.probability = FrameWriter(target.with_name(target.name + "-probability.npy"), shape, np.uint16)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from watcherd.inference import batching
 from watcherd.inference.base import Frame, Prediction
 from watcherd.inference.batching import FrameOutcome, Probe
 from watcherd.inference.vram import Meter
+from watcherd.job import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -168,6 +170,18 @@ def test_a_frame_without_a_mask_is_an_answer_too() -> None:
     (outcome,) = run(Silent(), [frame()])
     assert isinstance(outcome.result, Prediction)
     assert outcome.result.answer == "I see no vessel."
+
+
+def test_probabilities_may_be_left_out_beside_a_mask_unless_they_were_asked_for() -> None:
+    class Terse(Told):
+        def predict(self, frames: Sequence[Frame]) -> list[Prediction]:
+            return [Prediction(probability=None, mask=np.zeros((4, 6), np.uint8)) for _ in frames]
+
+    asking = replace(frame(), options=Options(outputs=("mask", "probability")))
+    quiet, asked = run(Terse(), [frame(), asking])
+    assert isinstance(quiet.result, Prediction)
+    assert isinstance(asked.result, JobError)
+    assert "asked for" in asked.result.message
 
 
 STICKY = [

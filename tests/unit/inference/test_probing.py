@@ -12,7 +12,7 @@ from watcherd.config import Model
 from watcherd.errors import UnavailableError
 from watcherd.inference import probing
 from watcherd.inference.base import Placement
-from watcherd.inference.probing import CPU_BATCH, MAX_BATCH, measured_reserve_gib, probe
+from watcherd.inference.probing import CPU_BATCH, MAX_BATCH, Cost, measured_reserve_gib, probe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,21 +24,24 @@ GPU = Placement(devices=("cuda:0",), device_map={"": "cuda:0"}, dtype="bfloat16"
 
 
 class Card:
-    """A GPU on which a frame takes 100 MiB, and a batch of n takes (overhead + n * each) seconds."""
+    """A GPU on which a frame takes 100 MiB, and a batch of n takes (overhead + n * each) seconds, ``launch`` of them
+    until the host is free again."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, free: float, overhead: float, each: float) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, free: float, overhead: float, each: float, launch: float = 0.0
+    ) -> None:
         self.measured: list[int] = []
-        self.free, self.overhead, self.each = free, overhead, each
+        self.free, self.overhead, self.each, self.launch = free, overhead, each, launch
         self.fails_from = 10_000
         monkeypatch.setattr(probing, "_card", lambda gpu: "Card")
         monkeypatch.setattr(probing, "_free_mib", lambda gpus: self.free)
         monkeypatch.setattr(probing, "_cost", self.cost)
 
-    def cost(self, segmenter: Told, frame: Frame, size: int, gpus: Sequence[str]) -> tuple[float, float]:
+    def cost(self, segmenter: Told, frame: Frame, size: int, gpus: Sequence[str]) -> Cost:
         self.measured.append(size)
         if size >= self.fails_from:
             raise RuntimeError("CUDA out of memory")
-        return 100.0 * size, self.overhead + self.each * size
+        return Cost(mib=100.0 * size, seconds=self.overhead + self.each * size, launch_seconds=self.launch)
 
 
 def test_a_cpu_has_a_fixed_batch_and_nothing_is_measured(tmp_path: Path) -> None:
@@ -58,6 +61,21 @@ def test_the_batch_grows_only_while_that_pays(tmp_path: Path, monkeypatch: pytes
     card = Card(monkeypatch, free=1e6, overhead=0.01, each=0.05)
     assert probe(Told(), Model(), GPU, tmp_path).batch_size == 2
     assert card.measured == [1, 2, 4]
+
+
+def test_the_batch_grows_until_the_host_has_time_for_more_than_launching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Card(monkeypatch, free=1e6, overhead=0.0, each=0.002, launch=0.03)
+    assert probe(Told(), Model(), GPU, tmp_path).batch_size == MAX_BATCH
+    Card(monkeypatch, free=1e6, overhead=0.0, each=0.008, launch=0.03)
+    assert probe(Told(), Model(batch="auto"), Placement(devices=GPU.devices), tmp_path).batch_size == 16
+
+
+def test_a_slower_batch_is_not_taken_for_the_sake_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card(monkeypatch, free=1e6, overhead=-0.08, each=0.1, launch=1.0)
+    assert probe(Told(), Model(), GPU, tmp_path).batch_size == 1
+    assert card.measured == [1, 2]
 
 
 def test_the_batch_ends_at_a_memory_error_or_the_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from torch.nn.functional import interpolate
 
 from tests.unit.inference.semantic_folders import BUILDERS, NAMES, SIDE, build, save, segformer, segformer_backbone
 from watcherd.config import Model, Semantic
-from watcherd.errors import ConfigError, InputError, UnavailableError
-from watcherd.inference.base import Frame, Placeable, Placement, Prediction
+from watcherd.errors import ConfigError, InputError, TransientError, UnavailableError
+from watcherd.inference.base import Frame, Placeable, Placement
 from watcherd.inference.segmenters import semantic
 from watcherd.job import Options
 from watcherd.testing import SegmenterContract
@@ -47,7 +48,7 @@ def loaded(folder: Path, **settings: Any) -> Segmenter:
 
 def picture(*shape: int, seed: int = 0, tta: bool = False) -> Frame:
     pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-    return Frame(pixels=pixels, options=Options(tta=tta))
+    return Frame(pixels=pixels, options=Options(tta=tta, outputs=("mask", "probability")))
 
 
 def answer(segmenter: Segmenter, frame: Frame) -> NDArray[np.float32]:
@@ -96,11 +97,49 @@ def test_masks_with_classes_become_one_map_per_class(folders: dict[str, Path]) -
     assert found == pytest.approx(expected[1:].numpy(), abs=1e-5)
 
 
-def test_one_class_is_left_to_the_threshold(folders: dict[str, Path]) -> None:
-    (found,) = loaded(folders["segformer"], classes=("Vein",)).predict([picture(SIDE, SIDE)])
-    assert isinstance(found, Prediction)
-    assert found.probability is not None
-    assert (found.probability.ndim, found.mask, found.labels) == (2, None, ("vein",))
+def test_one_class_is_cut_at_each_frames_own_threshold(folders: dict[str, Path]) -> None:
+    segmenter = loaded(folders["segformer"], classes=("Vein",))
+    frames = []
+    for shape, share in (((SIDE, SIDE), 0.2), ((SIDE, SIDE), 0.6), ((30, 40), 0.4)):
+        threshold = float(np.quantile(answer(segmenter, picture(*shape)), share))
+        options = Options(threshold=threshold, outputs=("mask", "probability"))
+        frames.append(replace(picture(*shape), options=options))
+    for some in (frames, frames[:2], frames[:1]):
+        for frame, found in zip(some, segmenter.predict(some), strict=True):
+            assert found.probability is not None
+            assert found.mask is not None
+            assert (found.probability.ndim, found.mask.dtype, found.labels) == (2, np.uint8, ("vein",))
+            assert np.array_equal(found.probability > frame.options.threshold, found.mask)
+            assert 0 < found.mask.mean() < 1
+
+
+@pytest.mark.parametrize("classes", [(), ("vein",)])
+def test_probabilities_stay_on_the_device_unless_a_frame_asks(
+    folders: dict[str, Path], classes: tuple[str, ...]
+) -> None:
+    segmenter = loaded(folders["segformer"], classes=classes)
+    asking = picture(SIDE, SIDE)
+    quiet = replace(asking, options=Options())
+    (alone,), (wanted,) = segmenter.predict([quiet]), segmenter.predict([asking])
+    assert alone.probability is None
+    assert wanted.probability is not None
+    assert np.array_equal(alone.mask, wanted.mask)
+
+
+@pytest.mark.parametrize("classes", [(), ("vein",)])
+def test_values_that_are_not_numbers_become_no_mask(folders: dict[str, Path], classes: tuple[str, ...]) -> None:
+    segmenter = loaded(folders["segformer"], classes=classes)
+    network = segmenter._network
+    sound = network.probability
+
+    def broken(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        maps = sound(scores, size)
+        maps[-1, -1, 3, 5] = torch.nan
+        return maps
+
+    network.probability = broken
+    with pytest.raises(TransientError, match="not numbers"):
+        segmenter.predict([replace(picture(SIDE, SIDE), options=Options()) for _ in range(2)])
 
 
 def test_classes_become_label_values_in_the_configured_order(folders: dict[str, Path]) -> None:
@@ -271,4 +310,4 @@ def test_class_0_of_unnamed_classes_is_the_background(tmp_path: Path) -> None:
     torch.manual_seed(0)
     folder = save(segformer(("LABEL_0", "LABEL_1")), tmp_path / "unnamed")
     (found,) = loaded(folder).predict([picture(SIDE, SIDE)])
-    assert (found.labels, found.mask) == (("LABEL_1",), None)
+    assert found.labels == ("LABEL_1",)

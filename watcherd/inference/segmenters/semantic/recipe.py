@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-    from numpy.typing import NDArray
 
     from watcherd.config import Semantic
     from watcherd.inference.base import Frame
@@ -106,37 +106,43 @@ class Recipe:
         """
         import torch
 
-        mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=device).view(1, -1, 1, 1)
+        mean, std = _on_device(self.mean, device), _on_device(self.std, device)
         shapes = {frame.pixels.shape for frame in frames}
         groups = [frames] if len(shapes) == 1 else [[frame] for frame in frames]
-        scaled = [self._scaled(_pixels(group), size, device) for group in groups]
+        scaled = [self._scaled(_pixels(group, device), size, device) for group in groups]
         if len(groups) > 1:
             scaled = [each.expand(-1, 3, -1, -1) for each in scaled]  # some may be grey, others in colour
         pictures = torch.cat(scaled) * self.scale
         return ((pictures - mean) / std).expand(-1, 3, -1, -1).to(dtype)
 
-    def _scaled(self, pixels: NDArray[np.uint8], size: tuple[int, int], device: torch.device) -> torch.Tensor:
-        import torch
+    def _scaled(self, pixels: torch.Tensor, size: tuple[int, int], device: torch.device) -> torch.Tensor:
         from torch.nn.functional import interpolate
 
-        tensor = torch.from_numpy(pixels)
-        if device.type == "cuda":
-            tensor = tensor.pin_memory()
-        pictures = tensor.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+        pictures = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
         if pictures.shape[-2:] == size:
             return pictures
         mode = "bicubic" if self.bicubic else "bilinear"
         return interpolate(pictures, size=size, mode=mode, antialias=True).clamp_(0, 255)
 
 
-def _pixels(frames: Sequence[Frame]) -> NDArray[np.uint8]:
-    """Frames of one shape as (frames, height, width, 1 or 3)."""
+def _pixels(frames: Sequence[Frame], device: torch.device) -> torch.Tensor:
+    """Frames of one shape as (frames, height, width, 1 or 3), in memory that a GPU reads by itself if it is for one."""
+    import torch
+
     shape = frames[0].pixels.shape
     if frames[0].pixels.dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)):
         raise InputError(f"A frame of {frames[0].pixels.dtype} {shape} is neither grey nor RGB in 8 bits.")
-    stacked = np.stack([frame.pixels for frame in frames])
+    stacked = torch.empty((len(frames), *shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    np.stack([frame.pixels for frame in frames], out=stacked.numpy())
     return stacked if stacked.ndim == 4 else stacked[..., None]
+
+
+@cache
+def _on_device(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """A value for each channel, as (1, channels, 1, 1). Kept: to send them anew would wait for the batch under way."""
+    import torch
+
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def _multiple(pixels: float) -> int:

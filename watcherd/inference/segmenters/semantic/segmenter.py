@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from watcherd.errors import UnavailableError
 from watcherd.inference import loading, transfer
 from watcherd.inference.base import Frame, ModelInfo, Pending, Prediction
+from watcherd.inference.faults import not_numbers
 from watcherd.inference.segmenters.semantic.classes import Classes
 from watcherd.inference.segmenters.semantic.network import Network, describe
 from watcherd.inference.segmenters.semantic.recipe import Geometry, Recipe
@@ -96,7 +97,7 @@ class SemanticSegmenter:
             for axes in views[1:]:
                 others = self._view(self._network, pictures, geometry, sizes, axes)
                 maps = [one + other for one, other in zip(maps, others, strict=True)]
-            return self._predictions([each / len(views) if len(views) > 1 else each for each in maps])
+            return self._predictions(frames, [each / len(views) if len(views) > 1 else each for each in maps])
 
     def _view(
         self,
@@ -106,15 +107,18 @@ class SemanticSegmenter:
         sizes: Sequence[tuple[int, int]],
         axes: tuple[int, ...],
     ) -> list[torch.Tensor]:
-        """Probabilities (classes, height, width) of each mirrored picture, mirrored back, at the frame's own size."""
+        """Probabilities of the mirrored pictures, mirrored back, at the frames' own sizes.
+
+        In order as (frames, classes, height, width): all together if their sizes are equal, else each by itself.
+        """
         seen = pictures.flip(axes) if axes else pictures
         if geometry.sliding:
             return self._slide(network, seen, sizes, axes)
         scores = network.scores(seen)
         scores = scores.flip(axes) if axes else scores
         if len(set(sizes)) == 1:
-            return list(network.probability(scores, sizes[0]))
-        return [network.probability(scores[i : i + 1], size)[0] for i, size in enumerate(sizes)]
+            return [network.probability(scores, sizes[0])]
+        return [network.probability(scores[i : i + 1], size) for i, size in enumerate(sizes)]
 
     def _slide(
         self, network: Network, pictures: torch.Tensor, sizes: Sequence[tuple[int, int]], axes: tuple[int, ...]
@@ -133,31 +137,56 @@ class SemanticSegmenter:
             mode="gaussian",
         )
         found = found.flip(axes) if axes else found
+        if {found.shape[-2:]} == set(sizes):
+            return [found]
         return [
-            one if one.shape[-2:] == size else interpolate(one[None], size=size, mode="bilinear")[0]
-            for one, size in zip(found, sizes, strict=True)
+            one if one.shape[-2:] == size else interpolate(one, size=size, mode="bilinear")
+            for one, size in zip(found.split(1), sizes, strict=True)
         ]
 
-    def _predictions(self, maps: Sequence[torch.Tensor]) -> Pending:
-        """One class becomes a probability map, to be cut at the threshold; of several the likeliest of all classes."""
-        names, findings = self._classes.names, list(self._classes.findings)
+    def _predictions(self, frames: Sequence[Frame], maps: Sequence[torch.Tensor]) -> Pending:
+        """Masks of the maps that `_view` gave, made where these are; probabilities come along when a frame asks.
+
+        A hundred and fifty classes of one frame are more than a hundred masks to copy.
+        """
+        parts, start = [], 0
+        for each in maps:
+            parts.append(self._masks(frames[start : start + len(each)], each))
+            start += len(each)
+        return Pending(done=parts[-1].done, result=lambda: [found for part in parts for found in part.result()])
+
+    def _masks(self, frames: Sequence[Frame], maps: torch.Tensor) -> Pending:
+        """The same for frames of one size: ``maps`` are (frames, classes, height, width)."""
+        asked = any(frame.options.asks_for_probability for frame in frames)
+        findings = list(self._classes.findings)
+        finite = transfer.to_host(maps.flatten(1).sum(dim=1).isfinite())
         if len(findings) == 1:
-            one = transfer.to_host([each[findings[0]] for each in maps])
-            return Pending(
-                done=one.done, result=lambda: [Prediction(probability=each, labels=names) for each in one.result()]
-            )
-        values = maps[0].new_zeros(len(maps[0]), dtype=loading.torch_dtype("uint8"))
-        for value, number in enumerate(findings, start=1):
-            values[number] = value
-        masks = transfer.to_host([values[each.argmax(dim=0)] for each in maps])
-        found = transfer.to_host([each[findings] for each in maps])
-        return Pending(
-            done=found.done,
-            result=lambda: [
-                Prediction(probability=probability, mask=mask, labels=names)
-                for probability, mask in zip(found.result(), masks.result(), strict=True)
-            ],
-        )
+            maps = maps[:, findings[0]]
+            masks = transfer.to_host((maps > _thresholds(frames, maps)).view(loading.torch_dtype("uint8")))
+        else:
+            masks = transfer.to_host(self._label_values(maps.device)[maps.argmax(dim=1)])
+            maps = maps[:, findings] if asked else maps
+        probabilities = transfer.to_host(maps) if asked else None
+
+        def result() -> list[Prediction]:
+            found = [None] * len(frames) if probabilities is None else probabilities.result()
+            if not all(finite.result()):
+                raise not_numbers()
+            return [
+                Prediction(probability=probability, mask=mask, labels=self._classes.names)
+                for probability, mask in zip(found, masks.result(), strict=True)
+            ]
+
+        return Pending(done=(probabilities or masks).done, result=result)
+
+    @cache  # noqa: B019 - a segmenter lives as long as its process
+    def _label_values(self, device: torch.device) -> torch.Tensor:
+        """The label value of each of the model's classes; 0 for those that are not asked for."""
+        import torch
+
+        values = torch.zeros(len(self._description.config.id2label), dtype=torch.uint8)
+        values[list(self._classes.findings)] = torch.arange(1, len(self._classes.findings) + 1, dtype=torch.uint8)
+        return values.to(device)
 
     def golden(self) -> Golden | None:
         """None: a model that somebody trained has no mask that we know."""
@@ -180,3 +209,9 @@ class SemanticSegmenter:
         """Activations of a transformer of SegFormer-B5's size, which need about 0.4 GiB for 512 x 512 pixels."""
         height, width = self._recipe.window
         return 0.25 + 0.4 * batch_size * (height * width) / 512**2
+
+
+def _thresholds(frames: Sequence[Frame], maps: torch.Tensor) -> float | torch.Tensor:
+    """The frames' thresholds, to be compared with ``maps`` (frames, height, width)."""
+    own = [frame.options.threshold for frame in frames]
+    return own[0] if len(set(own)) == 1 else maps.new_tensor(own).view(-1, 1, 1)
