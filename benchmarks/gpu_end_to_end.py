@@ -57,7 +57,7 @@ def main() -> None:
         save_model(root / "model")
         device = "cpu" if arguments.tiny else "cuda:0"
         segmenter = loaded(root / "model", device)
-        [first] = segmenter.predict([Frame(pixels=picture(0), options=Options())])
+        [first] = segmenter.predict([Frame(pixels=picture(0), options=Options(outputs=("probability",)))])
         assert first.probability is not None
         settings = Settings(
             model=root / "model",

@@ -60,6 +60,8 @@ CRASH_POINTS: dict[str, str] = {
 }
 """Every crash point and what has happened when it is reached, in the order of a scan's way (DESIGN 3)."""
 
+_ARMED = os.environ.get(VARIABLE)
+"""Asked once: a job passes a dozen of these."""
 _reached: Counter[str] = Counter()
 _counting = threading.Lock()
 
@@ -72,9 +74,8 @@ def crash_point(name: str) -> None:
     """
     if name not in CRASH_POINTS:
         raise ValueError(f"{name!r} is not one of watcherd.crash_points.CRASH_POINTS")
-    armed = os.environ.get(VARIABLE)
-    if armed:
-        _maybe_die(name, armed)
+    if _ARMED:
+        _maybe_die(name, _ARMED)
 
 
 def _maybe_die(name: str, armed: str) -> None:

@@ -288,6 +288,7 @@ class Daemon:
         self._delivery.scans_finished = self._scans_finished
         self._thread("intake", intake.run)
         self._thread("feed", self._pipeline.feed)
+        self._thread("stage", self._pipeline.stage)
         self._thread("finish", self._pipeline.finish)
         self._thread("dispose", self._pipeline.dispose)
         self._pipeline.look_for_arrivals()
@@ -365,6 +366,7 @@ class Daemon:
                 if self._hurry.is_set():
                     pool.kill()
         self._pipeline.no_more(DRAIN_SECONDS, self._hurry)
+        self._join("stage", DRAIN_SECONDS)
         self._join("finish", DRAIN_SECONDS)
         self._join("dispose", DRAIN_SECONDS)
         self._join("intake", 30.0)
@@ -475,9 +477,9 @@ class Daemon:
         """A replica has begun a batch."""
         self._pipeline.batch_taken()
 
-    def scan_answered(self, number: int, outcome: Outcome) -> None:
-        """A scan was segmented, or failed."""
-        self._pipeline.scan_answered(self._replica_ids.get(number), outcome)
+    def scans_answered(self, number: int, outcomes: Sequence[Outcome]) -> None:
+        """Scans were segmented, or failed."""
+        self._pipeline.scans_answered(self._replica_ids.get(number), outcomes)
 
     def scans_handed_back(self, job_ids: Sequence[int]) -> None:
         """Scans that were not begun."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -57,8 +58,20 @@ MEASURED = (
 """What is measured and stands in a job's record under the same name."""
 
 
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """A scan whose results have been promised names: the files with theirs."""
+
+    drawn: Drawn
+    files: Sequence[Promise]
+
+
 class Delivery:
-    """What happens to a scan after its results are drawn. One thread uses it, and one more for `dispose`."""
+    """What happens to a scan after its results are drawn.
+
+    One thread gives names (`promise`, `deliver_to_names`): two could give the same one twice. One calls `publish`, and
+    one `dispose`.
+    """
 
     def __init__(self, config: Config, database: Database, outbox: Outbox, pauses: Pauses) -> None:
         self._config = config
@@ -86,10 +99,14 @@ class Delivery:
         """An empty folder for the results of an attempt."""
         return self._outbox.staging(job.id, job.attempt)
 
+    def unstage(self, job: ClaimedJob) -> None:
+        """Remove it: the attempt has failed."""
+        self._outbox.discard(job.id, job.attempt)
+
     # ---------------------------------------------------------------------------------------------- jobs that succeeded
 
-    def deliver(self, drawn: Sequence[Drawn]) -> None:
-        """Publish the results of these jobs under their own names and record them."""
+    def promise(self, drawn: Sequence[Drawn]) -> list[Promised]:
+        """Give the results of these jobs their names, durably: from here on they will be delivered, come what may."""
         promises = self._pauses.until_possible("outbox", partial(self._promise_all, drawn))
         rows = [
             StagedJob(
@@ -104,16 +121,20 @@ class Delivery:
         ]
         self._store(partial(self._begin, rows))
         crash_point("deliver.intended")
+        return list(map(Promised, drawn, promises))
+
+    def publish(self, promised: Sequence[Promised]) -> None:
+        """Let results appear under the names that they were promised, and record the jobs."""
         try:
-            self._publish([list(map(_intent, promise)) for promise in promises])
+            self._publish([list(map(_intent, each.files)) for each in promised])
         except (ResultLostError, FileExistsError):
-            for item, promise in zip(drawn, promises, strict=True):
-                claim = item.flight.job.claim
-                self._finish_promised(promise, partial(self._finish, [claim]), claim.job_id)
+            for each in promised:
+                claim = each.drawn.flight.job.claim
+                self._finish_promised(each.files, partial(self._finish, [claim]), claim.job_id)
         else:
-            self._finish([item.flight.job.claim for item in drawn])
-        for item in drawn:
-            job, measured = item.flight.job, item.measured
+            self._finish([each.drawn.flight.job.claim for each in promised])
+        for each in promised:
+            job, measured = each.drawn.flight.job, each.drawn.measured
             self._log.info(
                 "job_succeeded",
                 job_id=job.id,

@@ -1,8 +1,8 @@
 """The way of one scan, from the queue to the outbox: claim, decode, segment, render, deliver, record, dispose.
 
-Three threads work here, so that the model never waits for a file: while the replicas compute one batch, `feed` decodes
-the next, `finish` delivers the last and `dispose` clears the inbox of those before. The replicas answer through the
-methods named in ``inference.pool.Listener``.
+Four threads work here, so that the model never waits for a file: while the replicas compute one batch, `feed` decodes
+the next, `stage` promises results their names, `finish` publishes and records what was promised, and `dispose` clears
+the inbox of what is recorded. The replicas answer through the methods named in ``inference.pool.Listener``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from concurrent.futures import Future, wait
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from watcherd.crash_points import crash_point
 from watcherd.errors import InputError, JobError, NoMaskError, StaleJobError, TransientError
@@ -37,13 +37,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from watcherd.config import Config
-    from watcherd.delivery import Delivery
+    from watcherd.delivery import Delivery, Promised
     from watcherd.imaging.pool import ImagingPool
     from watcherd.inference.messages import Outcome
     from watcherd.inference.pool import Pool
     from watcherd.pauses import Pauses
     from watcherd.retry import Decision
     from watcherd.store import Claim, ClaimedJob, Database
+
+T = TypeVar("T")
 
 GATHER_SECONDS = 0.25
 """How long decoded scans wait for others of their batch; a lone scan waits for nobody."""
@@ -52,7 +54,7 @@ WORK_SECONDS = 0.5
 MOST_AT_ONCE = 64
 POLL_SECONDS = 5.0
 """The queue is looked at this often even if nobody says that there is something in it."""
-BATCHES_UNDER_WAY = 4
+BATCHES_UNDER_WAY = 6
 """So many batches, besides two for each replica, may be decoded, drawn and delivered at a time: a model that is faster
 than the disk must not fill the run folder."""
 RENDERS_TRIED = 3
@@ -93,6 +95,8 @@ class Pipeline:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._results: queue.SimpleQueue[Drawn | Failed | None] = queue.SimpleQueue()
+        self._promised: queue.SimpleQueue[Sequence[Promised] | None] = queue.SimpleQueue()
+        self._landed: queue.SimpleQueue[Flight] = queue.SimpleQueue()
         self._seconds_per_scan = 0.0
         self._retry_at = float("inf")
         self._ending = threading.Event()
@@ -173,7 +177,8 @@ class Pipeline:
         Frames of a run go to one replica together: the last is waited for.
         """
         seconds = GATHER_SECONDS if flights[0].job.run is None else None
-        decoding = {self._decode(flight): flight for flight in flights}
+        with self._imaging.together():
+            decoding = {self._decode(flight): flight for flight in flights}
         while decoding:
             done, _ = wait(decoding, timeout=seconds)
             ready = [flight for future in done if self._take_decoded(flight := decoding.pop(future), future)]
@@ -227,8 +232,13 @@ class Pipeline:
         """A replica has begun a batch: there is room for another."""
         self._wake.set()
 
-    def scan_answered(self, replica_id: int | None, outcome: Outcome) -> None:
-        """A replica has computed a scan's mask, or has failed to."""
+    def scans_answered(self, replica_id: int | None, outcomes: Sequence[Outcome]) -> None:
+        """A replica has computed these scans' masks, or has failed to."""
+        with self._imaging.together():
+            for outcome in outcomes:
+                self._answered(replica_id, outcome)
+
+    def _answered(self, replica_id: int | None, outcome: Outcome) -> None:
         flight = self._flights.get(outcome.job_id)
         if flight is None:
             return
@@ -281,14 +291,31 @@ class Pipeline:
         crash_point("render.done")
         self._results.put(Drawn(flight, rendered, segmented))
 
-    # ----------------------------------------------------------- deliver and record: one thread; dispose: another one
+    # ------------------------------------- deliver: one thread up to the promise, one for the rest; dispose: one more
 
-    def finish(self) -> None:
-        """Deliver and record until `no_more` was called and everything is done."""
+    def stage(self) -> None:
+        """Promise results their names, and record failures, until `no_more` was called and everything is done."""
         more = True
         try:
             while more or not self._results.empty():
-                more = self._finish_once()
+                more = self._stage_once()
+        except StoppedError:
+            return
+        finally:
+            self._promised.put(None)
+
+    def finish(self) -> None:
+        """Publish what `stage` has promised, and record it, until that has ended."""
+        more = True
+        try:
+            while more:
+                came = _come_together(self._promised, MOST_AT_ONCE)
+                promised = [each for batch in came if batch for each in batch]
+                more = None not in came
+                if promised:
+                    self._delivery.publish(promised)
+                    self._land(each.drawn.flight for each in promised)
+                    self.look_for_arrivals()
         except StoppedError:
             return
         finally:
@@ -296,30 +323,36 @@ class Pipeline:
             self._left.set()
 
     def dispose(self) -> None:
-        """Take the sources of what `finish` has recorded out of the inbox, until that has ended."""
+        """Clear up after what is recorded, in the run folder and in the inbox, until `finish` has ended."""
         try:
             while not self._ended.is_set():
                 self._left.wait()
                 self._left.clear()
+                self._clear()
                 self._delivery.dispose()
             self._delivery.dispose()  # what was recorded while the last look was taken
         except StoppedError:
             return
 
-    def _finish_once(self) -> bool:
+    def _clear(self) -> None:
+        """Remove what the jobs that have landed had in the run folder."""
+        while not self._landed.empty():
+            stem = self._landed.get().stem
+            for name in (f"{stem}.npy", f"{stem}-mask.npy", f"{stem}-probability.npy"):
+                (self._scratch / name).unlink(missing_ok=True)
+
+    def _stage_once(self) -> bool:
         """Whatever has come together since the last time; False once there will be no more."""
-        came = [self._results.get()]
-        while len(came) < MOST_AT_ONCE and not self._results.empty():
-            came.append(self._results.get())
+        came = _come_together(self._results, MOST_AT_ONCE)
         drawn = [result for result in came if isinstance(result, Drawn)]
         if drawn:
-            self._delivery.deliver(drawn)
-            self._land(result.flight for result in drawn)
+            self._promised.put(self._delivery.promise(drawn))
         for result in came:
             if isinstance(result, Failed):
                 self._fail(result)
-        self._delivery.deliver_to_names()
-        self._left.set()
+        if len(drawn) < len(came):
+            self._delivery.deliver_to_names()
+            self._left.set()
         return not self._ending.is_set()
 
     def look_for_arrivals(self) -> None:
@@ -339,6 +372,8 @@ class Pipeline:
             now=datetime.now(UTC),
             random=random.random,
         )
+        if isinstance(flight.answer, Segmented):
+            self._delivery.unstage(flight.job)
         answer = error.answer if isinstance(error, NoMaskError) else None
         failure = Failure(error_class=error.error_class, error=error.message, advice=error.hint, answer=answer)
         try:
@@ -389,7 +424,7 @@ class Pipeline:
         self._retry_at = min(self._retry_at, time.monotonic() + max(0.0, seconds))
 
     def _land(self, flights: Iterable[Flight]) -> None:
-        """These are recorded: nothing of them is kept in the run folder or in mind.
+        """These are recorded: nothing of them is kept in mind, nor, a little later, in the run folder.
 
         A job that was put back into the queue may be under way again by now: that flight is another one, and stays.
         """
@@ -397,14 +432,14 @@ class Pipeline:
             with self._lock:
                 if self._flights.get(flight.id) is flight:
                     del self._flights[flight.id]
-            for name in (f"{flight.stem}.npy", f"{flight.stem}-mask.npy", f"{flight.stem}-probability.npy"):
-                (self._scratch / name).unlink(missing_ok=True)
+            self._landed.put(flight)
+        self._left.set()
         self._wake.set()
 
     # -------------------------------------------------------------------------------------------------------- stop
 
     def no_more(self, seconds: float, hurry: threading.Event) -> None:
-        """The replicas have stopped: let what they computed be drawn and delivered, then have `finish` end."""
+        """The replicas have stopped: let what they computed be drawn and delivered, then have `stage` end."""
         deadline = time.monotonic() + seconds
         while self._flights and time.monotonic() < deadline and not hurry.wait(DRAIN_STEP):
             pass
@@ -429,6 +464,14 @@ class Pipeline:
     def _store(self, work: Callable[[Any], Any]) -> Any:
         """Write, and while the database cannot be written pause and try again."""
         return self._pauses.until_possible("state", lambda: self._database.write(work))
+
+
+def _come_together(results: queue.SimpleQueue[T], most: int) -> list[T]:
+    """What has come since the last time, the first of it waited for."""
+    came = [results.get()]
+    while len(came) < most and not results.empty():
+        came.append(results.get())
+    return came
 
 
 def _refusal(reason: str) -> Future[Any]:

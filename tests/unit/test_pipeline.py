@@ -62,8 +62,10 @@ def test_a_job_claimed_again_before_its_last_flight_is_cleared_away_stays_under_
         (tmp_path / f"{flight.stem}.npy").touch()
     line._flights[7] = new
     line._land([old])
+    line._clear()
     assert {7: new} == line._flights
     assert [f"{new.stem}.npy"] == [path.name for path in tmp_path.iterdir()]
     line._land([new])
+    line._clear()
     assert not line.busy
     assert [] == list(tmp_path.iterdir())

@@ -6,35 +6,68 @@ pool: the kernel ends the workers with the thread that made them.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+from collections import deque
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
 from watcherd.errors import CrashError
-from watcherd.imaging.worker import start_worker
+from watcherd.imaging.worker import run_group, start_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import Future
+    from collections.abc import Callable, Iterator, Sequence
+
+    from watcherd.imaging.worker import Ended
 
 T = TypeVar("T")
 
 TASKS_PER_WORKER = 5000
-"""A worker is replaced after so many tasks, whatever a decoder may have leaked."""
+"""A worker is replaced after so many groups of tasks, whatever a decoder may have leaked."""
+GROUP = 8
+"""So many tasks at most go to a worker together."""
+GROUP_SECONDS = 0.1
+"""Tasks go together as long as they take no longer than this in all, as the last ones did."""
+
+
+@dataclass(eq=False, slots=True)
+class _Task:
+    """A call that waits for a worker. ``alone``: it was with others when their worker ended, or all workers did."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    seconds: float
+    alone: bool = False
+    future: Future[Any] = field(default_factory=Future)
 
 
 class ImagingPool:
-    """Runs functions of this package in workers."""
+    """Runs functions of this package in workers.
+
+    To hand a task over and to hear of it costs as much as decoding a small scan. So quick tasks that wait at the same
+    time go to the workers in groups; a lone task goes at once. When a group costs its worker its life, or overruns,
+    each of its tasks is given to a worker by itself: those that had no part in it get their results.
+    """
 
     def __init__(self, *, workers: int, memory_mib: int) -> None:
         self._workers = workers
         self._memory_mib = memory_mib
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._pool: ProcessPool | None = None
+        self._waiting: deque[_Task] = deque()
+        self._given = 0
+        """Groups that workers have, or will have as soon as they are free."""
+        self._task_seconds = GROUP_SECONDS
+        self._gathering = 0
+        self._stopped = False
 
     def start(self) -> None:
         """Start the workers; without it the first task does."""
@@ -57,21 +90,96 @@ class ImagingPool:
 
         See `explained` for what it raises when the worker died or overran ``seconds``.
         """
+        task = _Task(function, arguments, seconds)
         with self._lock:
-            self._pool = self._pool or self._make()
-            try:
-                return self._pool.schedule(function, args=arguments, timeout=seconds)
-            except (RuntimeError, BrokenProcessPool):  # all workers were lost at once: begin anew
-                self._pool.stop()
-                self._pool = self._make()
-                return self._pool.schedule(function, args=arguments, timeout=seconds)
+            self._waiting.append(task)
+            self._give()
+        return task.future
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is run inside is shared out when the block ends, rather than one by one as it comes."""
+        with self._lock:
+            self._gathering += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._gathering -= 1
+                self._give()
+
+    def _give(self) -> None:
+        """Give what waits to the workers: one group to each, and one that it finds when it is done."""
+        while self._waiting and not self._gathering and self._given < 2 * self._workers:
+            group = self._next_group()
+            self._given += 1
+            calls = [(task.function, task.arguments) for task in group]
+            done = partial(self._done, group)
+            self._schedule(calls, max(task.seconds for task in group)).add_done_callback(done)
+
+    def _next_group(self) -> list[_Task]:
+        """As many as share out evenly, and are quick enough together."""
+        even = math.ceil(len(self._waiting) / self._workers)
+        most = max(1, min(even, GROUP, int(GROUP_SECONDS / self._task_seconds)))
+        group = [self._waiting.popleft()]
+        while len(group) < most and self._waiting and not (group[0].alone or self._waiting[0].alone):
+            group.append(self._waiting.popleft())
+        return group
+
+    def _schedule(self, calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], seconds: float) -> Future[Any]:
+        self._pool = self._pool or self._make()
+        try:
+            return self._pool.schedule(run_group, args=(calls,), timeout=seconds)
+        except (RuntimeError, BrokenProcessPool):  # all workers were lost at once: begin anew
+            broken, self._pool = self._pool, self._make()
+            broken.stop()
+            return self._pool.schedule(run_group, args=(calls,), timeout=seconds)
+
+    def _done(self, group: Sequence[_Task], future: Future[Sequence[Ended]]) -> None:
+        """A group has ended, or has ended its worker; called from a thread of pebble's."""
+        try:
+            ended = future.result()
+        except BaseException as error:  # a worker's death, a deadline, or the pool's end
+            self._failed(group, error)
+            return
+        with self._lock:
+            self._given -= 1
+            for each in ended:
+                self._task_seconds = max(1e-6, 0.8 * self._task_seconds + 0.2 * each.seconds)
+            self._give()
+        for task, each in zip(group, ended, strict=True):
+            if each.error is not None:
+                task.future.set_exception(each.error)
+            else:
+                task.future.set_result(each.result)
+
+    def _failed(self, group: Sequence[_Task], error: BaseException) -> None:
+        """Whose fault it was shows when each is given to a worker again, by itself."""
+        unclear = len(group) > 1 or isinstance(error, BrokenProcessPool)
+        with self._lock:
+            self._given -= 1
+            again = [task for task in group if unclear and not task.alone and not self._stopped]
+            for task in reversed(again):
+                task.alone = True
+                self._waiting.appendleft(task)
+            if not self._stopped:
+                self._give()
+        for task in group:
+            if task not in again:
+                task.future.set_exception(error)
 
     def stop(self) -> None:
-        """End the workers, with whatever they are doing."""
+        """End the workers, with whatever they are doing; what they had not begun is cancelled."""
         with self._lock:
+            self._stopped = True
+            waiting, self._waiting = self._waiting, deque()
             if self._pool is not None:
                 self._pool.stop()
-                self._pool.join(5)
+        for task in waiting:
+            task.future.cancel()
+            task.future.set_running_or_notify_cancel()
+        if self._pool is not None:
+            self._pool.join(5)
 
 
 def explained(error: BaseException, *, doing: str, seconds: float) -> BaseException:

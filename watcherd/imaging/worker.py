@@ -12,10 +12,13 @@ import resource
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from watcherd.imaging.limits import DecodeLimits
     from watcherd.imaging.values import Decoded, Rendered, RenderRequest
 
@@ -54,6 +57,30 @@ def die_with_parent(parent: int | None = None) -> None:
 def _address_space() -> int:
     """Bytes of address space that this process uses now."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What came of a task: its result, or the error that it raised, and the seconds that it took."""
+
+    result: Any
+    error: Exception | None
+    seconds: float
+
+
+def run_group(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Ended]:
+    """Make these calls one after the other; what one raises is its own."""
+    return [_ended(function, arguments) for function, arguments in calls]
+
+
+def _ended(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Ended:
+    began = time.monotonic()
+    result, error = None, None
+    try:
+        result = function(*arguments)
+    except Exception as raised:  # handed to whoever waits for the task
+        error = raised
+    return Ended(result, error, time.monotonic() - began)
 
 
 def timed_decode(source: Path, target: Path, limits: DecodeLimits, tags: tuple[str, ...] = ()) -> tuple[Decoded, int]:

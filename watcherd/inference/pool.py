@@ -101,7 +101,7 @@ class Listener(Protocol):
     def replica_died(self, died: Died) -> None: ...
     def replica_stopped(self, number: int) -> None: ...
     def batch_taken(self) -> None: ...
-    def scan_answered(self, number: int, outcome: Outcome) -> None: ...
+    def scans_answered(self, number: int, outcomes: Sequence[Outcome]) -> None: ...
     def scans_handed_back(self, jobs: Sequence[int]) -> None: ...
     def model_unusable(self, failed: LoadFailed) -> None: ...
 
@@ -384,19 +384,21 @@ class _Member:
 
     def _hear(self) -> None:
         """What the process at work says, or word that there is more for it to do."""
-        for message in self._receive(self._batch_seconds, "computing a batch", heed_wake=self._may_have_another()):
+        messages = self._receive(self._batch_seconds, "computing a batch", heed_wake=self._may_have_another())
+        outcomes = [each for each in messages if isinstance(each, Segmented | NotSegmented) and self._waits(each)]
+        if outcomes:
+            self._pool.listener.scans_answered(self._spec.number, outcomes)
+        for message in messages:
             if isinstance(message, BatchEnded):
                 self._batch_ended()
             elif isinstance(message, Poisoned):
                 raise _Ended(f"its device context broke: {message.error}")
             elif isinstance(message, Marked):
                 self._begun(message.jobs)
-            elif isinstance(message, Segmented | NotSegmented) and self._waits(message.job_id):
-                self._pool.listener.scan_answered(self._spec.number, message)
 
-    def _waits(self, job: int) -> bool:
+    def _waits(self, outcome: Outcome) -> bool:
         """Whether nothing was said of a scan before: what stops a whole batch is said of all of them."""
-        return any(batch.waiting.pop(job, None) for batch in self._under_way)
+        return any(batch.waiting.pop(outcome.job_id, None) for batch in self._under_way)
 
     def _begun(self, jobs: tuple[int, ...]) -> None:
         if not jobs:
@@ -472,10 +474,9 @@ class _Member:
             return
         begun = {job for batch in batches for job in batch.begun}
         suspects = set(self.status.jobs) & set(waiting) & (begun or set(waiting))
-        for job in suspects:
-            error = f"replica {self._spec.number} died while it worked on this scan: {end.reason}"
-            failed = NotSegmented(job_id=job, error_class=ErrorClass.CRASH, error=error)
-            self._pool.listener.scan_answered(self._spec.number, failed)
+        error = f"replica {self._spec.number} died while it worked on this scan: {end.reason}"
+        failed = [NotSegmented(job_id=job, error_class=ErrorClass.CRASH, error=error) for job in suspects]
+        self._pool.listener.scans_answered(self._spec.number, failed)
         if innocent := tuple(job for job in waiting if job not in suspects):
             self._pool.listener.scans_handed_back(innocent)
 

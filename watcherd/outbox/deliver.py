@@ -102,6 +102,10 @@ class Outbox:
             folder.mkdir()
         return folder
 
+    def discard(self, job_id: int, attempt: int) -> None:
+        """Remove what an attempt that failed has staged."""
+        _discard(self.staging_of(job_id, attempt))
+
     def discard_staging(self) -> int:
         """Remove what earlier runs left in staging, once everything promised is published; the number removed."""
         self.prepare()
@@ -182,7 +186,7 @@ class Outbox:
                     self._rename(intent)
                     crash_point("deliver.json-renamed")
         self.sync()
-        for folder in {intent.staged.parent for intents in deliveries for intent in intents}:
+        for folder in {intents[0].staged.parent for intents in deliveries}:
             _discard(folder)
 
     def _rename_folder(self, intents: Sequence[Intent]) -> None:
@@ -242,7 +246,7 @@ def _move(staged: Path, target: bytes) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Remove a staging folder, which is empty but for what nobody was promised."""
+    """Remove a staging folder, if it is there; what is in it was promised to nobody."""
     try:
         folder.rmdir()
     except OSError:

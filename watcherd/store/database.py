@@ -165,17 +165,18 @@ class Database:
 
     def _one(self, task: _Task) -> tuple[Any, BaseException | None]:
         """Run one of several tasks so that its failure undoes nothing but its own doing."""
-        self._connection.exec_driver_sql("SAVEPOINT task")
+        driver = driver_of(self._connection)  # SQLAlchemy would make more of each of these words than SQLite does
+        driver.execute("SAVEPOINT task")
         try:
             with errors_of(self.path):
                 result = task.work(self._connection)
         except (StoreUnavailableError, CorruptDatabaseError):
             raise  # SQLite may have undone the whole transaction by itself: nobody's work can be kept
         except Exception as error:  # handed to the task's future
-            self._connection.exec_driver_sql("ROLLBACK TO task")
-            self._connection.exec_driver_sql("RELEASE task")
+            driver.execute("ROLLBACK TO task")
+            driver.execute("RELEASE task")
             return None, error
-        self._connection.exec_driver_sql("RELEASE task")
+        driver.execute("RELEASE task")
         return result, None
 
     def _recover(self) -> None:

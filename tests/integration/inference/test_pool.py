@@ -46,8 +46,9 @@ class Notes:
 
     def batch_taken(self) -> None: ...
 
-    def scan_answered(self, number: int, outcome: Outcome) -> None:
-        self.outcomes.put(outcome)
+    def scans_answered(self, number: int, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            self.outcomes.put(outcome)
 
     def scans_handed_back(self, jobs: Sequence[int]) -> None:
         for job in jobs:

@@ -1,0 +1,121 @@
+"""Tasks go to workers in groups, and what one does costs no other its result."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from pebble import ProcessExpired
+
+from watcherd.errors import CrashError, InputError
+from watcherd.imaging.pool import GROUP, ImagingPool, explained
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def pool() -> Iterator[ImagingPool]:
+    made = ImagingPool(workers=2, memory_mib=300)
+    yield made
+    made.stop()
+
+
+def note(folder: Path, name: str) -> int:
+    """Leave a file that says which worker did it, and in what order."""
+    (folder / f"{time.monotonic_ns()}-{os.getpid()}-{name}").touch()
+    return os.getpid()
+
+
+def fail(reason: str) -> None:
+    raise InputError(reason)
+
+
+def die(folder: Path) -> None:
+    note(folder, "died")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(folder: Path) -> None:
+    note(folder, "hung")
+    time.sleep(600)
+
+
+def quick(pool: ImagingPool, folder: Path) -> None:
+    """Have the pool see that tasks are quick: it sends them in groups from then on."""
+    for _ in range(40):
+        pool.run(note, folder, "warm", seconds=PATIENCE).result()
+    assert pool._task_seconds < 0.1 / GROUP
+
+
+def test_tasks_of_a_block_go_to_the_workers_in_groups(pool: ImagingPool, tmp_path: Path) -> None:
+    quick(pool, tmp_path)
+    groups = []
+    schedule = pool._schedule
+    pool._schedule = lambda calls, seconds: (groups.append(len(calls)), schedule(calls, seconds))[1]  # type: ignore[func-returns-value]
+    with pool.together():
+        futures = [pool.run(note, tmp_path, str(number), seconds=PATIENCE) for number in range(12)]
+        assert groups == []
+    assert all(future.result() for future in futures)
+    assert sum(groups) == 12
+    assert groups[0] == 6
+    assert len(groups) < 6
+
+
+def test_a_lone_task_goes_at_once_and_slow_ones_go_alone(pool: ImagingPool) -> None:
+    groups = []
+    schedule = pool._schedule
+    pool._schedule = lambda calls, seconds: (groups.append(len(calls)), schedule(calls, seconds))[1]  # type: ignore[func-returns-value]
+    with pool.together():
+        futures = [pool.run(time.sleep, 0.12, seconds=PATIENCE) for _ in range(4)]
+    for future in futures:
+        future.result()
+    assert groups == [1, 1, 1, 1]
+
+
+def test_an_error_is_that_of_its_task_alone(pool: ImagingPool, tmp_path: Path) -> None:
+    quick(pool, tmp_path)
+    with pool.together():
+        good = [pool.run(note, tmp_path, "good", seconds=PATIENCE) for _ in range(3)]
+        bad = pool.run(fail, "not a scan", seconds=PATIENCE)
+        more = [pool.run(note, tmp_path, "good", seconds=PATIENCE) for _ in range(3)]
+    assert all(future.result() for future in [*good, *more])
+    with pytest.raises(InputError, match="not a scan"):
+        bad.result()
+
+
+@pytest.mark.parametrize(("what", "ends_with"), [(die, ProcessExpired), (hang, TimeoutError)])
+def test_who_ends_a_worker_is_found_and_the_rest_of_the_group_get_their_results(
+    pool: ImagingPool, tmp_path: Path, what: object, ends_with: type[Exception]
+) -> None:
+    quick(pool, tmp_path)
+    with pool.together():
+        before = [pool.run(note, tmp_path, "good", seconds=1.0) for _ in range(3)]
+        bad = pool.run(what, tmp_path, seconds=1.0)  # type: ignore[arg-type]
+        after = [pool.run(note, tmp_path, "good", seconds=1.0) for _ in range(3)]
+    assert all(future.result(PATIENCE) for future in [*before, *after])
+    with pytest.raises(ends_with) as caught:
+        bad.result(PATIENCE)
+    assert isinstance(explained(caught.value, doing="decoding", seconds=1.0), CrashError)
+    ended = [path.name for path in tmp_path.iterdir() if path.name.endswith(("died", "hung"))]
+    assert len(ended) == 2  # once in the group, once alone
+    assert pool.run(note, tmp_path, "later", seconds=PATIENCE).result()
+
+
+def test_a_stopped_pool_answers_for_what_it_had_not_begun(tmp_path: Path) -> None:
+    pool = ImagingPool(workers=1, memory_mib=300)
+    begun = pool.run(hang, tmp_path, seconds=PATIENCE)
+    while not list(tmp_path.iterdir()):
+        threading.Event().wait(0.01)
+    waiting = [pool.run(note, tmp_path, "never", seconds=PATIENCE) for _ in range(20)]
+    pool.stop()
+    for future in [begun, *waiting]:
+        assert future.exception(PATIENCE) is not None if not future.cancelled() else future.cancelled()
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith("never")] == []
