@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pytest
+
+# Hundreds of processes are started: where compiled code may not be kept, each would compile the package for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes share the cores: threads that wait for one another would spin on what another one needs.
