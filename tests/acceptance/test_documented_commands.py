@@ -65,6 +65,7 @@ STANDS_FOR = {
     "runuser -u watcherd -- ": "",
     "/opt/watcherd/bin/watcherd": "watcherd",
     "BACKUP": "copy.db",
+    "watcherd demo": "WATCHERD_MODEL__SEGMENTER=vesselness watcherd demo",
     "--model DIR": "--model models/sa2va-8b",
     "--images DIR --masks DIR": "--images chase/images --masks chase/masks",
     "/var/lib/scan-done": "scan-done",
@@ -73,7 +74,8 @@ STANDS_FOR = {
     "/usr/local/share/zsh/site-functions/": "completion-",
     "/etc/fish/vendor_completions.d/": "completion-",
 }
-"""What the docs name, and what there is instead of it in the folder where the commands are run."""
+"""What the docs name, and what there is instead of it in the folder where the commands are run. The demo with its own
+model takes half a minute of CPU: tests/integration/test_wheel.py runs it."""
 
 
 DEPENDS = {"watcherd plan --model models/sa2va-8b": (0, 69), "watcherd show 17 --open": (0, 64, 69)}
