@@ -27,9 +27,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-# In the order that tests/conftest.py gives: what takes minutes is begun first.
+# In the order that tests/conftest.py gives: what takes minutes is begun first. Three processes keep two cores busy:
+# while one waits for a daemon, the others compute.
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow_soak and not gpu" $(addprefix --ignore=,$(BOXED))
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow_soak and not gpu" $(addprefix --ignore=,$(BOXED))
 
 # A real systemd and a real smbd, in namespaces of their own: needs root, and minutes.
 test-systemd: setup
