@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pytest
     from numpy.typing import NDArray
 
+    from watcherd.inference.segmenters.sa2va.engine import Found
+
 FORCED = Options(prompt="<image>Please segment the blood vessel.", draft="Sure, [SEG].", decode="forced")
 
 
@@ -44,8 +46,8 @@ def loaded(folder: Path, device_map: Mapping[str, str] | None = None, dtype: str
 
 def arrays(name: str) -> Mapping[str, NDArray[Any]]:
     """The recorded arrays ``name``."""
-    recorded: Mapping[str, NDArray[Any]] = np.load(DATA / f"{name}.npz")
-    return recorded
+    with np.load(DATA / f"{name}.npz") as recorded:
+        return dict(recorded)
 
 
 def frames_of(recorded: Mapping[str, NDArray[Any]], *keys: str) -> list[Frame]:
@@ -68,10 +70,9 @@ def assert_mask(expected: NDArray[Any], probability: NDArray[np.float32] | None,
     assert int(((probability > 0.5) != expected).sum()) <= share * expected.size
 
 
-def check_image(segmenter: Sa2vaSegmenter, tolerance: Tolerance) -> None:
-    """The recorded 512 x 512 picture, step by step."""
+def check_image(found: Found, tolerance: Tolerance) -> None:
+    """What was found in the recorded 512 x 512 picture, step by step."""
     recorded = arrays("image")
-    found = segmenter.engine.segment(frames_of(recorded, "image"))[0]
     assert recorded["generated_ids"].tolist() == list(found.reply.ids)
     assert (str(recorded["answer_text"]), "forced") == (found.reply.text, found.reply.decode)
     assert_near(recorded["seg_embedding"], found.reply.vectors, tolerance.vectors)
@@ -82,14 +83,13 @@ def check_image(segmenter: Sa2vaSegmenter, tolerance: Tolerance) -> None:
     assert_mask(recorded["mask"], probability, tolerance.pixels)
 
 
-def check_sizes(segmenter: Sa2vaSegmenter, pictures: tuple[int, ...], tolerance: Tolerance) -> None:
-    """Recorded pictures of 1, 13 and 10 tiles, in one batch."""
+def check_size(number: int, found: Found, tolerance: Tolerance) -> None:
+    """What was found in one of the recorded pictures of 1, 13 and 10 tiles."""
     recorded = arrays("sizes")
-    frames = frames_of(recorded, *(f"image_{number}" for number in pictures))
-    for number, frame, found in zip(pictures, frames, segmenter.engine.segment(frames), strict=True):
-        assert_near(recorded[f"seg_embedding_{number}"], found.reply.vectors, tolerance.vectors)
-        assert_near(recorded[f"low_res_logits_{number}"][None], found.logits, tolerance.logits)
-        assert_mask(recorded[f"mask_{number}"], found.probability(*frame.pixels.shape[:2]), tolerance.pixels)
+    assert_near(recorded[f"seg_embedding_{number}"], found.reply.vectors, tolerance.vectors)
+    assert_near(recorded[f"low_res_logits_{number}"][None], found.logits, tolerance.logits)
+    height, width = recorded[f"image_{number}"].shape[:2]
+    assert_mask(recorded[f"mask_{number}"], found.probability(height, width), tolerance.pixels)
 
 
 def check_run(segmenter: Sa2vaSegmenter, name: str, tolerance: Tolerance, monkeypatch: pytest.MonkeyPatch) -> None:

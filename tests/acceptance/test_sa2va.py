@@ -16,11 +16,14 @@ from tests.sa2va_golden import arrays
 if TYPE_CHECKING:
     from pathlib import Path
 
-LOADING_SECONDS = 280.0
+LOADING_SECONDS = 840.0
+"""A minute and a half of one core, which other tests may want too."""
+
 PROMPT = "<image>Please segment the blood vessel."
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_recorded_picture_becomes_the_recorded_mask(tmp_path: Path) -> None:
     """Dropped as PNG with a forced answer; the record says what was asked, what was answered, and how."""
     write_model(tmp_path / "model", "layer-norm")
@@ -35,7 +38,10 @@ def test_the_recorded_picture_becomes_the_recorded_mask(tmp_path: Path) -> None:
     picture = io.BytesIO()
     Image.fromarray(recorded["image"]).save(picture, "PNG")
     service.drop("frame.png", picture.getvalue())
-    assert 0 == service.once(LOADING_SECONDS), service.tail()
+    try:
+        assert 0 == service.once(LOADING_SECONDS), service.tail()
+    finally:
+        service.end()
     mask = np.asarray(Image.open(tmp_path / "service/outbox/masks/frame.png")) > 0
     assert float((mask != recorded["mask"]).mean()) <= 0.001
     (record,) = service.json("jobs")

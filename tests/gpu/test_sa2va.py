@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from tests.sa2va_folder import write_model
-from tests.sa2va_golden import Tolerance, check_image, check_run, check_sizes, loaded
+from tests.sa2va_golden import Tolerance, arrays, check_image, check_run, check_size, frames_of, loaded
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from watcherd.inference.segmenters.sa2va.engine import Found
+    from watcherd.inference.segmenters.sa2va.segmenter import Sa2vaSegmenter
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
@@ -34,22 +37,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model"))
 
 
+def picture(segmenter: Sa2vaSegmenter) -> Found:
+    """What ``segmenter`` finds in the recorded 512 x 512 picture."""
+    return segmenter.engine.segment(frames_of(arrays("image"), "image"))[0]
+
+
 def test_the_references_on_one_gpu_in_float32(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One picture, three sizes in one batch, and a run with memory."""
     segmenter = loaded(folder, {"": "cuda:0"})
-    check_image(segmenter, FLOAT32)
-    check_sizes(segmenter, (0, 1, 2), FLOAT32)
+    check_image(picture(segmenter), FLOAT32)
+    frames = frames_of(arrays("sizes"), "image_0", "image_1", "image_2")
+    for number, found in enumerate(segmenter.engine.segment(frames)):
+        check_size(number, found, FLOAT32)
     check_run(segmenter, "run", FLOAT32, monkeypatch)
 
 
 @pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS.keys())
 def test_a_model_that_is_split_between_cpu_and_gpu_gives_the_same(folder: Path, split: dict[str, str]) -> None:
     """Every hand-over works between real devices."""
-    check_image(loaded(folder, split), FLOAT32)
+    check_image(picture(loaded(folder, split)), FLOAT32)
 
 
 def test_bfloat16_keeps_the_mask(folder: Path) -> None:
     """Rounding to 8 bits in all layers, of random weights, moves few of the mask's pixels."""
-    check_image(
-        loaded(folder, {"": "cuda:0"}, "bfloat16"), Tolerance(vectors=5e-2, logits=0.2, probability=0.2, pixels=0.03)
-    )
+    found = picture(loaded(folder, {"": "cuda:0"}, "bfloat16"))
+    check_image(found, Tolerance(vectors=5e-2, logits=0.2, probability=0.2, pixels=0.03))
