@@ -141,7 +141,7 @@ def _line(span: Span, scale: Scale, series: Series) -> Iterator[str]:
         title = f"<title>{escape(series.name)}</title>"
         if len(places) == 1:
             x, _, y = places[0].partition(",")
-            yield f'<circle class="dot {colour}" cx="{x}" cy="{y}" r="2">{title}</circle>'
+            yield f'<circle class="dot {colour}" cx="{x}" cy="{y}" r="4">{title}</circle>'
         else:
             yield f'<polyline class="line {colour}" points="{" ".join(places)}">{title}</polyline>'
 
@@ -213,4 +213,5 @@ def _box(x: float, y: float, width: float, height: float) -> str:
 
 def _picture(name: str, marks: Iterable[str]) -> str:
     inside = "\n".join(marks)
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}">\n{inside}\n</svg>'
+    svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}">\n{inside}\n</svg>'
+    return f'<div class="wide">{svg}</div>'

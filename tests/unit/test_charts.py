@@ -100,7 +100,7 @@ def test_no_text_becomes_markup() -> None:
     )
     for picture in pictures:
         assert "<script" not in picture
-        assert {"svg", "g", "title", "rect", "circle", "line", "polyline", "text"} >= {
+        assert {"div", "svg", "g", "title", "rect", "circle", "line", "polyline", "text"} >= {
             mark.tag for mark in elements(picture)
         }
 

@@ -20,7 +20,8 @@ from watcherd.cli.report_style import STYLE
 from watcherd.report import STAGES
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-FIRST_GLANCE = ("p50", "p95", "p99")
+FIRST_GLANCE = {"p50": "half are below", "p95": "95 of 100", "p99": "99 of 100"}
+"""The percentiles that are shown, and what they are called in tables and legends."""
 
 Figures = Mapping[str, Any]
 
@@ -135,7 +136,7 @@ def _throughput(figures: Figures, span: Span) -> str:
 
 def _durations(figures: Figures, span: Span) -> str:
     note = _sampled(figures["sampled_every"])
-    head = ("stage", *FIRST_GLANCE, "longest")
+    head = ("stage", *FIRST_GLANCE.values(), "longest")
     rows = [
         (stage, *(duration(found[key]) for key in (*FIRST_GLANCE, "max")))
         for stage in STAGES
@@ -145,7 +146,7 @@ def _durations(figures: Figures, span: Span) -> str:
         f"<h3>{title}</h3>{_percentile_lines(figures, span, stage)}"
         for stage, title in (("total", "From queued to delivered"), ("queue", "Waiting"), ("inference", "Inference"))
     )
-    legend = _legend(("half are below", "95 of 100", "99 of 100"))
+    legend = _legend(FIRST_GLANCE.values())
     return _section("Durations", f"<p>Of jobs that succeeded{note}.</p>{_table(head, rows)}{legend}{pictures}")
 
 
@@ -153,7 +154,7 @@ def _percentile_lines(figures: Figures, span: Span, stage: str) -> str:
     columns = figures["latency_over_time"]
     series = [
         Series(
-            name=key,
+            name=FIRST_GLANCE[key],
             colour=colour,
             points=[(at, row[stage] and row[stage][key]) for at, row in _centred(columns, span)],
         )
@@ -196,7 +197,7 @@ def _cards(figures: Figures, span: Span) -> str:
     rows = [
         (
             card["device"],
-            card["name"],
+            card["name"] if card["name"] != card["device"] else "",
             _count(card["attempts"]),
             f"{card['busy']:.1%}",
             duration(card["busy_ms"]),
@@ -204,12 +205,10 @@ def _cards(figures: Figures, span: Span) -> str:
         )
         for card in figures["cards"]
     ]
-    pictures = [
-        _legend(_colours(figures)),
-        "<h3>Highest memory</h3>",
-        _card_lines(figures, span, "peak_mib", _memory_scale, _gib),
-    ]
-    pictures += ["<h3>Busy</h3>", _card_lines(figures, span, "busy", _share_scale, _percent)]
+    pictures = [_legend(_colours(figures))]
+    if any(card["peak_mib"] is not None for card in figures["cards"]):
+        pictures += ["<h3>Highest memory</h3>", _card_lines(figures, span, "peak_mib", _memory_scale, _gib)]
+    pictures += ["<h3>Share of the time busy</h3>", _card_lines(figures, span, "busy", _share_scale, _percent)]
     return _section("Cards", _table(head, rows, words=2) + "".join(pictures))
 
 

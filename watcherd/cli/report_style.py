@@ -46,13 +46,15 @@ th { color: var(--quiet); font-weight: 600; font-size: 13px; border-bottom: 1px 
 th, td { padding: 5px 14px 5px 0; text-align: left; vertical-align: top; }
 td { border-bottom: 1px solid var(--rule); overflow-wrap: anywhere; }
 tr:last-child td { border-bottom: 0; }
-.w { min-width: 5em; }
+.w { min-width: 7em; }
+.w:nth-child(2), .w:last-child { min-width: 14em; }
+th:first-child, td:first-child { min-width: 0; white-space: nowrap; }
 .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 th:last-child, td:last-child { padding-right: 0; }
 .legend { list-style: none; display: flex; flex-wrap: wrap;
   gap: 4px 18px; margin: 8px 0 0; padding: 0; font-size: 13px; color: var(--quiet); }
 .legend i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 6px; }
-svg { display: block; width: 100%; height: auto; margin-top: 4px; }
+svg { display: block; width: 100%; min-width: 720px; height: auto; margin-top: 4px; }
 svg text { fill: var(--quiet); font-size: 12px; }
 svg .y { text-anchor: end; }
 svg .x { text-anchor: middle; }
@@ -62,6 +64,10 @@ svg .x { text-anchor: middle; }
 g:hover .hit { fill: var(--rule); }
 .line { fill: none !important; stroke-width: 1.8; stroke-linejoin: round; }
 .dot { fill-opacity: 0.6; stroke: none !important; }
+@media (max-width: 640px) {
+  header, main { padding-left: 10px; padding-right: 10px; }
+  .tiles { grid-template-columns: 1fr 1fr; }
+}
 @media print { body { background: none; } section, .tiles div { break-inside: avoid; } }
 """ + "\n".join(
     f".s{place} {{ fill: var(--c{place}); stroke: none; background: var(--c{place}); }} "

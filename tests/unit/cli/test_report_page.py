@@ -131,6 +131,33 @@ def test_what_was_measured_stands_there() -> None:
         assert words in text
 
 
+def test_a_cpu_is_named_once_and_has_no_picture_of_its_memory() -> None:
+    """There is nothing to draw."""
+    cpu = {"hour": "2026-01-02T12", "device": "cpu", "name": "cpu", "attempts": 2, "busy_ms": 900_000, "mib": None}
+    read = Reader(made(**FULL | {"device_hours": [cpu], "memory": Sample(step=1, rows=[])}))
+    assert "cpucpu" not in read.text
+    assert "Share of the time busy" in read.text
+    assert "Highest memory" not in read.text
+    assert "Highest memory" in Reader(made(**FULL)).text
+
+
+def test_percentiles_have_one_name_in_tables_and_legends() -> None:
+    """In words: not everybody knows what p95 is."""
+    content = made(**FULL)
+    assert ">p95<" not in content
+    assert '<th class="n">95 of 100</th>' in content
+    assert "</i>95 of 100</li>" in content
+    assert "<title>95 of 100</title>" in content
+
+
+def test_pictures_and_tables_that_are_wider_than_a_phone_move_by_themselves() -> None:
+    """Shrunk to a phone's width the labels of a picture could not be read."""
+    content = made(**FULL)
+    assert content.count('<div class="wide"><svg') == content.count("<svg") > 0
+    assert content.count('<div class="wide"><table') == content.count("<table") > 0
+    assert re.search(r"svg \{[^}]*min-width: 720px", STYLE)
+
+
 def test_times_are_those_of_the_persons_zone() -> None:
     """And the page says which."""
     answer = figures(facts(**FULL), hide_names=False)
