@@ -65,7 +65,7 @@ def test_killed_while_it_computed(service: Service) -> None:
     service.start(crash_at="claim.committed")
     assert service.ended() == -signal.SIGKILL
     text = said(service)
-    assert "1 job was under way when it ended; the next start does them again." in text
+    assert "1 job was under way when it ended; the next start does it again." in text
     assert "1 left half-done" in text
     assert " running" not in text.split("\n", 2)[2].replace("not running", "").replace("watcherd runs", "")
 
@@ -88,7 +88,7 @@ def test_paused_by_a_person(service: Service) -> None:
     service.drop("scan.png", png(1))
     service.wait(lambda: service.states() == {"queued": 1}, "the scan to be queued")
     text = said(service)
-    assert text.startswith("watcherd is running, but PAUSED, since ")
+    assert text.startswith("watcherd is running, but PAUSED; started at ")
     assert "PAUSED by a person" in text
     assert "1 queued" in text
     assert "backlog  stands still" in text
@@ -111,7 +111,7 @@ def test_paused_by_a_full_disk(full: str, tmp_path: Path) -> None:
                 service.drop(f"scan {number}.png", png(number))
             service.wait(lambda: service.live().get("paused"), "the pause to be shown")
             text = said(service)
-            assert text.startswith("watcherd is running, but PAUSED, since ")
+            assert text.startswith("watcherd is running, but PAUSED; started at ")
             assert "No space left on device" in text
             assert f"The disk of the {full} folder is full: 0 MiB free of 16" in text
             filler.unlink()
@@ -132,7 +132,7 @@ def test_an_inbox_that_is_gone(service: Service) -> None:
     service.inbox.rename(service.folder / "elsewhere")
     service.wait(lambda: not service.live()["inbox"]["online"], "the inbox to be offline")
     text = said(service)
-    assert text.startswith("watcherd is running, but its inbox is OFFLINE, since ")
+    assert text.startswith("watcherd is running, but its inbox is OFFLINE; started at ")
     assert "No such file" in text
     (service.folder / "elsewhere").rename(service.inbox)
     service.wait(lambda: service.live()["inbox"]["online"], "the inbox to be back")
@@ -156,7 +156,7 @@ def test_a_replica_that_dies(tmp_path: Path) -> None:
         service.wait(lambda: second not in ready(service), "the second death to be noticed")
         if not ready(service):
             text = said(service)
-            assert text.startswith("watcherd is running, but NO REPLICA IS READY, since ") or ready(service), text
+            assert text.startswith("watcherd is running, but NO REPLICA IS READY; started at ") or ready(service), text
         service.wait(lambda: len(ready(service)) == 2, "both to be back")
         text = said(service)
         assert text.startswith("watcherd is running since ")

@@ -27,6 +27,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 WIDE = 110
 """Columns of a terminal that has room for every column of a table."""
+NARROW = 70
+"""With fewer columns a table keeps but what a person cannot do without."""
+
+AMBER = "dark_goldenrod"
+"""For what waits or needs a look: the terminal's own yellow is hardly seen on white."""
 
 STATE_COLOURS = {
     "succeeded": "green",
@@ -34,7 +39,7 @@ STATE_COLOURS = {
     "quarantined": "bold red",
     "running": "cyan",
     "delivering": "cyan",
-    "queued": "yellow",
+    "queued": AMBER,
     "cancelled": "dim",
 }
 

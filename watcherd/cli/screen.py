@@ -6,22 +6,24 @@ Colour is never the only sign: what is red says so in words too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from watcherd.cli import verdict
-from watcherd.cli.common import STATE_COLOURS
+from watcherd.cli.common import AMBER, STATE_COLOURS
 from watcherd.cli.verdict import Notice
 
-TONES = {"good": "green", "note": "cyan", "warn": "yellow", "bad": "bold red"}
+TONES = {"good": "green", "note": "cyan", "warn": AMBER, "bad": "bold red"}
 SIGNS = {"good": "●", "note": "●", "warn": "▲", "bad": "■"}
 BAR = 24
-"""Columns of a bar."""
+"""Columns of a bar, where there is room."""
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -96,14 +98,27 @@ def replica_table(daemon: Mapping[str, Any] | None) -> Table:
 
 
 def gauge_table(daemon: Mapping[str, Any] | None) -> Table:
-    """One bar for each card."""
+    """One bar for each card. Where room is short, the bars and the names of the cards give way, never the figures."""
     grid = Table.grid(padding=(0, 2))
-    for _ in range(3):
-        grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True, overflow="ellipsis", style="dim")
+    for whole in (True, False, True, False):
+        grid.add_column(no_wrap=whole)
     for gauge in verdict.gauges(daemon):
-        grid.add_row(gauge.label, bar(gauge.fraction), gauge.text, gauge.name)
+        name = Text(gauge.name, "dim", no_wrap=True, overflow="ellipsis")
+        grid.add_row(gauge.label, _Bar(gauge.fraction), gauge.text, name)
     return grid
+
+
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """A bar that is as wide as its place."""
+
+    fraction: float | None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield bar(self.fraction, min(BAR, options.max_width))
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, min(BAR, options.max_width))
 
 
 def bar(fraction: float | None, width: int = BAR) -> Text:
@@ -113,7 +128,7 @@ def bar(fraction: float | None, width: int = BAR) -> Text:
     eighths = round(min(1.0, max(0.0, fraction)) * width * 8)
     full, rest = divmod(eighths, 8)
     drawn = "█" * full + (EIGHTHS[rest] if rest else "")
-    colour = "red" if fraction > 0.95 else "yellow" if fraction > 0.85 else "green"
+    colour = "red" if fraction > 0.95 else AMBER if fraction > 0.85 else "green"
     return Text.assemble((drawn, colour), ("░" * (width - len(drawn)), "bright_black"))
 
 

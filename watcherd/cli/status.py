@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
+from rich.layout import Layout
 from rich.live import Live
 from rich.text import Text
 
@@ -44,18 +45,27 @@ def _watch(settings: Config, seconds: float, *, as_json: bool) -> None:
     if as_json or not sys.stdout.isatty():
         raise UsageError("--watch is for a terminal.", hint="Without one call it again and again: watcherd status.")
     console = Console(highlight=False)
-    with Live(_picture(settings, seconds), console=console, auto_refresh=False, screen=True) as live:
+    with Live(_picture(settings, seconds, console), console=console, auto_refresh=False, screen=True) as live:
         while True:
             time.sleep(seconds)
-            live.update(_picture(settings, seconds), refresh=True)
+            live.update(_picture(settings, seconds, console), refresh=True)
 
 
-def _picture(settings: Config, seconds: float) -> RenderableType:
-    """The screen of this moment; what cannot be read is said in its place, and looked for again."""
+def _picture(settings: Config, seconds: float, console: Console) -> RenderableType:
+    """The screen of this moment; what cannot be read is said in its place, and looked for again.
+
+    The last line stays at the bottom, and says so when the terminal is too low for all of it.
+    """
     now = datetime.now(UTC)
     try:
         body = status_screen(gather(settings, now=now), now)
     except WatcherdError as error:
         body = Text(str(error), "bold red")
     foot = f"{now.astimezone():%H:%M:%S}, every {seconds:g} s; Ctrl-C ends"
-    return Group(body, Text(), Text(foot, "dim"))
+    room = console.height - 1
+    lines = console.render_lines(body, pad=False)
+    if len(lines) > room:
+        foot += f"; {len(lines) - room} more lines need a taller window"
+    picture = Layout()
+    picture.split_column(Layout(body, size=min(room, len(lines) + 1)), Layout(Text(foot, "dim")))
+    return picture

@@ -65,14 +65,18 @@ def headline(answer: Mapping[str, Any], now: datetime) -> Notice:
     daemon = answer["daemon"]
     if daemon is None:
         return _not_running(answer, now)
-    words = PHASES.get(daemon["phase"], daemon["phase"])
-    since = ""
-    if "started_at" in daemon:
-        up = duration(seconds_since(daemon["started_at"], now) * 1000)
-        since = f" since {when(daemon['started_at'], now)} ({up})"
+    words = PHASES.get(daemon["phase"], daemon["phase"]) + _but(daemon)
     todo = f"Let it go on: kill -CONT {daemon['pid']}" if daemon["phase"] == "frozen" else ""
-    text = f"watcherd is {words}{_but(daemon)}{since}, pid {daemon['pid']}."
+    text = f"watcherd is {words}{_begun(daemon, now, plainly=words == 'running')}, pid {daemon['pid']}."
     return Notice(tone=_tone(answer), text=text, todo=todo)
+
+
+def _begun(daemon: Mapping[str, Any], now: datetime, *, plainly: bool) -> str:
+    """Since when it runs. Unless ``plainly`` that is not since when it is paused, or frozen: so not "since"."""
+    if "started_at" not in daemon:
+        return ""
+    at, up = when(daemon["started_at"], now), duration(seconds_since(daemon["started_at"], now) * 1000)
+    return f" since {at} ({up})" if plainly else f"; started at {at} ({up} ago)"
 
 
 def _but(daemon: Mapping[str, Any]) -> str:
@@ -80,11 +84,11 @@ def _but(daemon: Mapping[str, Any]) -> str:
     if daemon["phase"] != "running":
         return ""
     if daemon.get("held") or daemon.get("paused"):
-        return ", but PAUSED,"
+        return ", but PAUSED"
     if inbox_away(daemon) is not None:
-        return ", but its inbox is OFFLINE,"
+        return ", but its inbox is OFFLINE"
     if daemon.get("replicas") and not _ready(daemon):
-        return ", but NO REPLICA IS READY,"
+        return ", but NO REPLICA IS READY"
     return ""
 
 
@@ -138,7 +142,9 @@ def _pauses(daemon: Mapping[str, Any]) -> Iterator[Notice]:
 def _inbox_away(daemon: Mapping[str, Any]) -> Iterator[Notice]:
     if (reason := inbox_away(daemon)) is not None:
         text = f"The inbox is OFFLINE: {reason}"
-        yield Notice(tone="bad", text=text, todo="Mount it again; nothing is forgotten, and work goes on by itself.")
+        yield Notice(
+            tone="bad", text=text, todo="Mount it or put the folder back; nothing is forgotten, work goes on by itself."
+        )
 
 
 def _replicas_down(daemon: Mapping[str, Any]) -> Iterator[Notice]:
@@ -169,8 +175,8 @@ def _disks(disks: list[dict[str, Any]]) -> Iterator[Notice]:
 
 def _left_behind(answer: Mapping[str, Any]) -> Iterator[Notice]:
     if answer["daemon"] is None and (left := len(answer["active"])):
-        were = "job was" if left == 1 else "jobs were"
-        yield Notice(tone="note", text=f"{left} {were} under way when it ended; the next start does them again.")
+        were, them = ("job was", "it") if left == 1 else ("jobs were", "them")
+        yield Notice(tone="note", text=f"{left} {were} under way when it ended; the next start does {them} again.")
 
 
 # ----------------------------------------------------------------------------------------------------- the figures
@@ -259,10 +265,12 @@ def replicas(daemon: Mapping[str, Any] | None) -> list[Replica]:
     """A line for each replica: where it is and what it does."""
     daemon = daemon or {}
     cards = {card["uuid"]: card for card in daemon.get("cards", [])}
-    return [_replica(one, cards) for one in daemon.get("replicas", [])]
+    told = daemon.get("phase") == "running"
+    return [_replica(one, cards, told=told and _broken(one) is not None) for one in daemon.get("replicas", [])]
 
 
-def _replica(replica: Mapping[str, Any], cards: Mapping[str, Mapping[str, Any]]) -> Replica:
+def _replica(replica: Mapping[str, Any], cards: Mapping[str, Mapping[str, Any]], *, told: bool) -> Replica:
+    """``told``: a notice says already what is wrong with it."""
     state = {"down": "dead", "starting": "loading", "stopped": "given up"}.get(replica["phase"], replica["phase"])
     tone: Tone = {"dead": "bad", "given up": "bad", "loading": "warn"}.get(state, "good")  # type: ignore[assignment]
     return Replica(
@@ -271,7 +279,7 @@ def _replica(replica: Mapping[str, Any], cards: Mapping[str, Mapping[str, Any]])
         tone=tone,
         devices=", ".join(_device(uuid, cards) for uuid in replica["devices"]),
         memory=_held(replica, cards),
-        doing=_doing(replica),
+        doing=_doing(replica, told=told),
     )
 
 
@@ -286,7 +294,7 @@ def _held(replica: Mapping[str, Any], cards: Mapping[str, Mapping[str, Any]]) ->
     return gib(sum(held)) if held else ""
 
 
-def _doing(replica: Mapping[str, Any]) -> str:
+def _doing(replica: Mapping[str, Any], *, told: bool) -> str:
     words = []
     if replica["stage"]:
         words.append(replica["stage"] + (f" {replica['fraction']:.0%}" if replica["fraction"] else ""))
@@ -295,7 +303,7 @@ def _doing(replica: Mapping[str, Any]) -> str:
         words.append(f"job {shown}" if len(jobs) == 1 else f"jobs {shown}")
     if restarts := replica["restarts"]:
         words.append(f"started again {restarts} times" if restarts > 1 else "started again once")
-    if replica["last_error"]:
+    if replica["last_error"] and not told:
         words.append(f"({replica['last_error']})")
     return ", ".join(words).replace(", (", " (")
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
 from tests.terminal import on_a_terminal
 from watcherd import steering
+from watcherd.cli.status import _picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +84,7 @@ def test_a_running_daemon_shows_what_holds_it_up(watcherd: CommandLine) -> None:
         write_live(watcherd, os.getpid())
         said = watcherd("status")
         answer = watcherd("status", "--json").json
-    assert said.out.startswith("watcherd is running, but PAUSED, since ")
+    assert said.out.startswith("watcherd is running, but PAUSED; started at ")
     for words in (
         f"pid {os.getpid()}",
         "replica 0 on GPU-1: idle, started again 2 times (killed by signal 9)",
@@ -150,6 +152,19 @@ def test_watching_goes_on_until_it_is_ended(watcherd: CommandLine) -> None:
     )
     assert 3 <= sum("every 0.2 s" in line for line in lines)
     assert not [line for line in lines if "Traceback" in line]
+
+
+@pytest.mark.parametrize(("height", "says_so"), [(8, True), (60, False)])
+def test_a_low_terminal_is_told_that_there_is_more(watcherd: CommandLine, height: int, *, says_so: bool) -> None:
+    """The last line stays in sight, below as much as there is room for."""
+    console = Console(width=80, height=height, file=None, force_terminal=False)
+    with console.capture() as captured:
+        console.print(_picture(watcherd.config, 2.0, console), height=height)
+    lines = captured.get().rstrip().splitlines()
+    assert "watcherd is not running" in lines[0]
+    assert ", every 2 s; Ctrl-C ends" in lines[-1]
+    assert says_so == ("more lines need a taller window" in lines[-1])
+    assert height >= len(lines)
 
 
 @pytest.fixture

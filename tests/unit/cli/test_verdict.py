@@ -23,15 +23,23 @@ def run(**changes: Any) -> dict[str, Any]:
     ("found", "tone", "words"),
     [
         (answer(daemon()), "good", "watcherd is running since "),
-        (answer(daemon(held=True)), "warn", "running, but PAUSED, since"),
-        (answer(daemon(paused={"spool": "the disk is full"})), "bad", "running, but PAUSED, since"),
-        (answer(daemon(inbox=INBOX | {"online": False, "reason": "gone"})), "bad", "but its inbox is OFFLINE, since"),
+        (answer(daemon(held=True)), "warn", "running, but PAUSED; started at "),
+        (answer(daemon(paused={"spool": "the disk is full"})), "bad", "running, but PAUSED; started at "),
+        (
+            answer(daemon(inbox=INBOX | {"online": False, "reason": "gone"})),
+            "bad",
+            "its inbox is OFFLINE; started at ",
+        ),
         (answer(daemon(replicas=[replica(0), DOWN])), "warn", "is running since"),
-        (answer(daemon(replicas=[DOWN])), "bad", "but NO REPLICA IS READY, since"),
-        (answer(daemon(replicas=[replica(0, "starting", restarts=1)])), "bad", "but NO REPLICA IS READY, since"),
+        (answer(daemon(replicas=[DOWN])), "bad", "but NO REPLICA IS READY; started at "),
+        (answer(daemon(replicas=[replica(0, "starting", restarts=1)])), "bad", "but NO REPLICA IS READY; started at "),
         (answer(daemon(), disks=[FULL]), "bad", "is running since"),
-        (answer(daemon(phase="frozen")), "bad", "FROZEN"),
-        (answer(daemon(phase="loading", replicas=[replica(0, "starting")])), "note", "loading its model since"),
+        (
+            answer(daemon(phase="frozen")),
+            "bad",
+            "FROZEN: its process was stopped by a signal",
+        ),
+        (answer(daemon(phase="loading", replicas=[replica(0, "starting")])), "note", "loading its model; started at "),
         (answer(daemon(phase="stopping")), "note", "stopping"),
         (answer({"pid": 42, "phase": "starting"}), "note", "watcherd is starting, pid 42."),
         (answer(None), "bad", "not running. It was killed: its run of "),
@@ -69,6 +77,30 @@ def test_the_first_line_is_true(found: dict[str, Any], tone: str, words: str) ->
 def test_what_holds_it_up_is_said(found: dict[str, Any], words: str) -> None:
     """With the reason as it was recorded."""
     assert [notice for notice in verdict.notices(found) if words in notice.text]
+
+
+def test_only_what_began_with_the_daemon_is_so_since_then() -> None:
+    """A pause or a signal came later: its start is not their time."""
+    assert " since " in verdict.headline(answer(daemon()), NOW).text
+    for changes in ({"held": True}, {"inbox": INBOX | {"online": False, "reason": "gone"}}, {"phase": "frozen"}):
+        text = verdict.headline(answer(daemon(**changes)), NOW).text
+        assert " since " not in text
+        assert "(2 h 5 min ago), pid 42." in text
+
+
+def test_what_killed_a_replica_is_said_once() -> None:
+    """By its notice while it is dead, in its line once it is back."""
+    dead, back = daemon(replicas=[replica(0), DOWN]), daemon(replicas=[replica(0), DOWN | {"phase": "idle"}])
+    for found, noticed in ((dead, True), (back, False)):
+        told = [notice for notice in verdict.notices(answer(found)) if "killed by SIGKILL" in notice.text]
+        assert (noticed, not noticed) == (bool(told), "killed by SIGKILL" in verdict.replicas(found)[1].doing)
+
+
+def test_it_stands_in_the_line_while_no_notice_tells_it() -> None:
+    """A replica that dies in the first loading: the daemon does not run yet."""
+    loading = daemon(phase="loading", replicas=[replica(0, "starting", restarts=1, last_error="killed by SIGKILL")])
+    assert [] == verdict.notices(answer(loading))
+    assert "killed by SIGKILL" in verdict.replicas(loading)[0].doing
 
 
 def test_nothing_is_said_when_nothing_is_wrong() -> None:
@@ -137,6 +169,21 @@ def test_a_card_whose_driver_is_silent_has_no_figure() -> None:
 def test_a_bar_is_exact_to_an_eighth_of_a_column(fraction: float | None, drawn: str) -> None:
     """And never longer than its place."""
     assert drawn == screen.bar(fraction, width=4).plain
+
+
+@pytest.mark.parametrize("width", [80, 50])
+def test_cards_keep_their_numbers_and_figures(width: int) -> None:
+    """Where the terminal is narrow or a card's name long, bars and names give way."""
+    long = {"name": "NVIDIA RTX PRO 6000 Blackwell Server Edition"}
+    console = Console(width=width, record=True, file=None, force_terminal=False)
+    with console.capture() as captured:
+        console.print(screen.gauge_table(daemon(cards=[card(0) | long, card(1, None) | long])))
+    one, other = captured.get().splitlines()
+    assert one.startswith("cuda:0  █")
+    assert "  19.5 GiB of 80.0 GiB  " in one
+    assert other.startswith("cuda:1  ····")
+    assert "  of 80.0 GiB, use unknown  " in other
+    assert width >= max(len(one), len(other))
 
 
 def test_the_screen_fits_80_columns_and_has_every_word() -> None:
