@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from watcherd.cli.common import (
+    AMBER,
+    NARROW,
     WIDE,
     ConfigOption,
     JsonOption,
@@ -91,30 +93,34 @@ def job_table(records: Sequence[dict[str, Any]], now: datetime, *, width: int) -
     """The jobs for a terminal of ``width`` columns: one line each, an error below."""
     if not records:
         return Text("No job matches.", "dim")
-    wide = width >= WIDE
+    wide, narrow = width >= WIDE, width < NARROW
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    numbers = ("id", *(("size", "queued") if wide else ()), "took", "mask")
+    numbers = ("id", *(("size", "queued") if wide else ()), *(() if narrow else ("took", "mask")))
     for column in ("id", "state", "when", *numbers[1:], "scan"):
         right = column in numbers
         table.add_column(column, justify="right" if right else "left", no_wrap=column != "scan", overflow="fold")
     for record in records:
-        table.add_row(*_cells(record, now, wide=wide))
+        table.add_row(*_cells(record, now, numbers))
     return table
 
 
-def _cells(record: dict[str, Any], now: datetime, *, wide: bool) -> list[Text | str]:
+def _cells(record: dict[str, Any], now: datetime, numbers: Sequence[str]) -> list[Text | str]:
     took = [record[f"{stage}_ms"] for stage in ("decode", "inference", "render") if record[f"{stage}_ms"] is not None]
     fraction = record["mask_fraction"]
     scan = Text(record["source"])
     if record["error"]:
-        scan.append("\n" + " ".join(record["error"].split()), "red" if record["finished_at"] else "yellow")
+        scan.append("\n" + " ".join(record["error"].split()), "red" if record["finished_at"] else AMBER)
+    figures = {
+        "size": size(record["size_bytes"]),
+        "queued": duration(record["queue_ms"]),
+        "took": duration(sum(took)) if took else "",
+        "mask": "" if fraction is None else f"{fraction:.1%}",
+    }
     return [
         str(record["id"]),
         state_text(record["state"]),
         when(record["finished_at"] or record["started_at"] or record["created_at"], now),
-        *((size(record["size_bytes"]), duration(record["queue_ms"])) if wide else ()),
-        duration(sum(took)) if took else "",
-        "" if fraction is None else f"{fraction:.1%}",
+        *(figures[number] for number in numbers[1:]),
         scan,
     ]
 

@@ -26,6 +26,7 @@ from watcherd.store import Filter, figures, history, overview, reader
 
 MOST_NAMED = 8
 """Jobs that are named when a name fits several."""
+STAGES = ("decode", "inference", "render")
 PICTURES = ("overlay", "preview", "mask")
 """What `--open` opens: the first of these that there is."""
 
@@ -149,7 +150,8 @@ def _facts(story: Mapping[str, Any]) -> dict[str, Any]:
         "to do": story["advice"],
         "size": f"{story['width']} x {story['height']}, {bytes_of(story['size_bytes'])}" if story["width"] else None,
         "frames": story["frames"] if (story["frames"] or 1) > 1 else None,
-        "model": " ".join(filter(None, [story["segmenter"], story["model"], story["model_revision"]])),
+        "times": _times(story),
+        "model": _model(story),
         "dtype": story["dtype"],
         "options": ", ".join(_options(asked)),
         "prompt": asked.get("prompt"),
@@ -161,6 +163,19 @@ def _facts(story: Mapping[str, Any]) -> dict[str, Any]:
         "priority": story["priority"] or None,
         "sha256": story["sha256"],
     }
+
+
+def _times(story: Mapping[str, Any]) -> str:
+    """How long it waited, and how long its stages took together."""
+    took = [story[f"{stage}_ms"] for stage in STAGES if story[f"{stage}_ms"] is not None]
+    words = {"waited": story["queue_ms"] if story["started_at"] else None, "took": sum(took) if took else None}
+    return ", ".join(f"{word} {duration(ms)}" for word, ms in words.items() if ms is not None)
+
+
+def _model(story: Mapping[str, Any]) -> str:
+    name = story["model"] if story["model"] != story["segmenter"] else ""
+    revision = f"revision {story['model_revision']}" if story["model_revision"] else ""
+    return ", ".join(filter(None, [" ".join(filter(None, [story["segmenter"], name])), revision]))
 
 
 def _measures(story: Mapping[str, Any]) -> str | None:
@@ -186,13 +201,16 @@ def _options(asked: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _events(events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str | Text, ...]]:
+    """Without their errors: those stand with the attempts."""
     for event in events:
-        state = event["to_state"] or ""
+        state, detail = event["to_state"] or "", event["detail"]
+        colour = STATE_COLOURS.get(state, "")
+        same = state == event["kind"]
+        why = detail.get("reason") or detail.get("source") or detail.get("error") or ""
         yield (
             Text(local(event["at"]), "dim"),
-            event["kind"],
-            Text(state if state != event["kind"] else "", STATE_COLOURS.get(state, "")),
-            _why(event["detail"]),
+            Text(event["kind"], colour if same else ""),
+            Text("  ").join(filter(None, [Text("" if same else state, colour), Text(why)])),
         )
 
 
@@ -210,8 +228,7 @@ def _attempts(tries: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     if not tries:
         yield Text("none yet", "dim")
     for attempt in tries:
-        stages = ("decode", "inference", "render")
-        times = [f"{name} {duration(attempt[f'{name}_ms'])}" for name in stages if attempt[f"{name}_ms"] is not None]
+        times = [f"{name} {duration(attempt[f'{name}_ms'])}" for name in STAGES if attempt[f"{name}_ms"] is not None]
         where = f"replica {attempt['replica']}" if attempt["replica"] is not None else ""
         batch = f"batch of {attempt['batch_size']}" if attempt["batch_size"] else ""
         outcome = attempt["outcome"] or "under way"
@@ -220,7 +237,9 @@ def _attempts(tries: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
         if attempt["error"]:
             yield _indented(Text(attempt["error"], "red"))
         for device in attempt["devices"]:
-            yield _indented(Text(f"{device['device']} ({device['name']}): {_memory(device)}"))
+            name = f" ({device['name']})" if device["name"] not in (None, "", device["device"]) else ""
+            memory = "" if device["device"] == "cpu" else f": {_memory(device)}"
+            yield _indented(Text(f"{device['device']}{name}{memory}"))
         if attempt["host_peak_rss_mib"] is not None:
             yield _indented(Text(f"process: {gib(attempt['host_peak_rss_mib'])} at the peak", "dim"))
 

@@ -18,7 +18,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Static
 
 from watcherd.cli import screen, verdict
-from watcherd.cli.common import duration, when
+from watcherd.cli.common import AMBER, duration, when
 from watcherd.cli.overview import gather, seconds_since
 from watcherd.cli.show import story_screen, tell
 from watcherd.cli.steer import steered
@@ -69,7 +69,7 @@ class Top(App[None]):
     #head { height: auto; max-height: 8; padding: 0 1; }
     #figures { height: auto; padding: 0 1; color: $text-muted; }
     #replicas { height: auto; max-height: 40%; padding: 0 1; }
-    #jobs { height: 1fr; min-height: 5; }
+    #jobs { height: 1fr; min-height: 3; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause/resume"),
@@ -202,7 +202,7 @@ class Details(ModalScreen[None]):
 
     CSS = """
     Details { align: center middle; }
-    #story { width: 100%; height: 100%; background: $surface; padding: 0 1; }
+    #story { width: 100%; height: 100%; background: $surface; padding: 0 1; scrollbar-size-vertical: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,enter,q", "dismiss", "Back", key_display="esc"),
@@ -221,21 +221,29 @@ class Details(ModalScreen[None]):
 def figures(answer: Mapping[str, Any], now: datetime) -> Text:
     """What waits, what was done, how fast, and when it will be done."""
     facts = verdict.facts(answer, now)
-    work = " · ".join(filter(None, [facts["jobs"], facts.get("today", "")]))
+    done = f"today {facts['today']}" if "today" in facts else ""
+    work = " · ".join(filter(None, [facts["jobs"], done]))
     pace = [f"{answer['per_minute']:g} a minute", f"backlog {facts['backlog']}" if "backlog" in facts else ""]
     return Text(f"{work}\n{' · '.join(filter(None, pace))}")
 
 
 def rows_of(moment: Moment, width: int) -> dict[str, dict[str, Text]]:
     """The table's rows by job, for a terminal of ``width`` columns: the scan takes what the others leave."""
-    rows = {str(job["id"]): cells(job, moment.now) for job in moment.jobs}
+    alive = moment.answer["daemon"] is not None
+    rows = {str(job["id"]): cells(job, moment.now, alive=alive) for job in moment.jobs}
     others = sum(max([len(name), *(len(row[name]) for row in rows.values())]) for name in COLUMNS[:-1])
     room = max(SCAN_ROOM, width - others - PADDING * (len(COLUMNS) + 1))
     return {str(job["id"]): rows[str(job["id"])] | {"scan": scan_cell(job, moment.now, room)} for job in moment.jobs}
 
 
-def cells(job: Mapping[str, Any], now: datetime) -> dict[str, Text]:
-    """A job's row but for its scan: how long one under way has been there, or how long one that ended took."""
+def cells(job: Mapping[str, Any], now: datetime, *, alive: bool) -> dict[str, Text]:
+    """A job's row but for its scan: how long one under way has been there, or how long one that ended took.
+
+    While no daemon is ``alive`` nothing is under way, whatever the history says.
+    """
+    if not alive and job["state"] in ("running", "delivering"):
+        state, since = Text("half-done", AMBER), when(job["since"], now) if job["since"] else ""
+        return {"id": Text(str(job["id"]), justify="right"), "state": state, "when": Text(since), "took": Text("")}
     stages = [job.get(f"{stage}_ms") for stage in ("decode", "inference", "render")]
     known = [stage for stage in stages if stage is not None]
     if job["state"] in ("running", "delivering", "queued"):
@@ -255,8 +263,11 @@ def scan_cell(job: Mapping[str, Any], now: datetime, room: int) -> Text:
     later = job.get("not_before")
     again = f"  again at {when(later, now)}" if later and datetime.fromisoformat(later) > now else ""
     error = "  " + " ".join(job["error"].split()) if job.get("error") else ""
-    named = shortened(job["source"], room // 2 if error or again else room)
-    scan = Text.assemble(named, (again, "yellow"), (error, "red"))
+    # When it is tried again is said whole; what is left is for the name first, then for the error.
+    left = room - len(again)
+    named = shortened(job["source"], max(left // 2, left - len(error), min(left, SCAN_ROOM)))
+    said = error if len(named) + 3 < left else ""
+    scan = Text.assemble(named, (again, AMBER), (said, "red"))
     scan.truncate(room, overflow="ellipsis")
     return scan
 

@@ -8,12 +8,15 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from rich.console import Console
 
 from tests.integration.store.test_history import DEVICE, PROMISED
 from tests.terminal import on_a_terminal
+from watcherd.cli.history import job_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,6 +141,17 @@ def test_jobs_fit_a_terminal_of_80_columns(watcherd: CommandLine) -> None:
     assert 4 == sum(bool(re.search(r"(succeeded|failed) .*\d\d:\d\d", line)) for line in lines)
 
 
+def test_a_narrow_terminal_keeps_room_for_names(watcherd: CommandLine) -> None:
+    """It is spared the figures, which `show` has."""
+    records, now = watcherd("jobs", "--json").json, datetime.now(UTC)
+    for width, spared in ((50, True), (80, False)):
+        console = Console(width=width, record=True, file=None, force_terminal=False)
+        with console.capture() as captured:
+            console.print(job_table(records, now, width=width))
+        assert spared == ("took" not in captured.get())
+        assert "coronary/b_1.png" in captured.get(), "a name is broken"
+
+
 # ------------------------------------------------------------------------------------------------------------- show
 
 
@@ -159,7 +173,7 @@ def test_show_tells_the_story_in_words(watcherd: CommandLine) -> None:
     """What happened, when, to which names; both names of a scan that was dropped twice."""
     said = watcherd("show", str(watcherd.job("a.png"))).out
     for words in ("a.png succeeded", "24 x 16", "threshold 0.5", "mask + overlay", "What happened", "Attempts",
-                  "cpu", "memory unknown",
+                  "fake, revision ", "waited ", ", took ", "    cpu\n",
                   "again.png: the same scan again, file in the archive", "masks/again.png"):  # fmt: skip
         assert words in said, words
 
@@ -169,6 +183,7 @@ def test_show_says_why_a_scan_failed_and_what_to_do(watcherd: CommandLine) -> No
     said = watcherd("show", str(watcherd.job("refused.png"))).out
     assert "why:" in said
     assert "to do:" in said
+    assert 2 == said.count("The file is not an image"), "once at the top, once with its attempt"
     assert "I see no vessel here." in watcherd("show", str(watcherd.job("no vessel.png"))).out
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,8 @@ from textual.widgets import DataTable, Static
 from tests.integration.cli.test_status import LIVE
 from tests.terminal import on_a_terminal
 from watcherd import steering
-from watcherd.cli.top_app import Details, Moment, Top, rows_of, shortened
+from watcherd.cli.common import when
+from watcherd.cli.top_app import Details, Moment, Top, rows_of, scan_cell, shortened
 from watcherd.errors import StoreError
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def test_it_shows_what_status_and_jobs_show(watcherd: CommandLine) -> None:
 
     async def act(_: Pilot[None]) -> None:
         assert "watcherd is not running. Its last run finished at" in words(app, "#head")
-        assert "2 succeeded, 2 failed" in words(app, "#figures")
+        assert "today 2 succeeded, 2 failed" in words(app, "#figures")
         assert {"1", "2", "3", "4"} == set(ids(app))
         row = [str(cell) for cell in app.query_one(DataTable).get_row(refused)]
         assert "failed" == row[1]
@@ -223,6 +225,29 @@ def test_many_jobs_do_not_make_it_wide(watcherd: CommandLine) -> None:
     assert all(sum(len(cell) for cell in row.values()) + 10 <= 80 for row in rows.values())
     assert 2 == sum(str(row["scan"]).endswith("000_frame_" + job + ".png") for job, row in rows.items())
     assert ("ab…56789", "short") == (shortened("abcd123456789", 8), shortened("short", 8))
+
+
+def test_nothing_is_under_way_while_no_daemon_runs(watcherd: CommandLine) -> None:
+    """What the history calls running was left half-done, and its time stands still."""
+    from watcherd.cli.top_app import look
+
+    found = look(watcherd.config)
+    running = {"id": 9, "state": "running", "source": "a.png", "since": "2026-01-02T03:04:05.000Z"}
+    for alive, state, took in ((None, "half-done", False), ({"phase": "running"}, "running", True)):
+        moment = Moment(now=found.now, answer={**found.answer, "daemon": alive}, jobs=[running])
+        row = rows_of(moment, 80)["9"]
+        assert (state, took) == (str(row["state"]), bool(str(row["took"])))
+
+
+@pytest.mark.parametrize("room", [30, 60])
+def test_when_a_job_is_tried_again_is_never_cut(room: int) -> None:
+    """Rather its error, and its name."""
+    now = datetime(2026, 1, 2, 12, tzinfo=UTC)
+    job = {"source": "ward/frame_000017.jpg", "not_before": "2026-01-02T12:02:00.000Z", "error": "no memory " * 9}
+    shown = str(scan_cell(job, now, room))
+    assert f"  again at {when(job['not_before'], now)}" in shown
+    assert "7.jpg" in shown.partition("  again")[0]
+    assert room >= len(shown)
 
 
 def test_it_needs_a_terminal(watcherd: CommandLine) -> None:
