@@ -14,7 +14,8 @@ from watcherd import live
 from watcherd.config import Config
 from watcherd.inbox import mounts
 from watcherd.job import State
-from watcherd.store import history, moment, overview, reader
+from watcherd.steering import PAUSED_SINCE
+from watcherd.store import history, moment, overview, reader, runs
 
 RATE_MINUTES = 10.0
 SHORTEST_RATE = 1.0
@@ -41,6 +42,7 @@ def gather(settings: Config, *, now: datetime | None = None) -> dict[str, Any]:
             "at": now.isoformat(timespec="seconds"),
             "alive": daemon is not None,
             "daemon": daemon,
+            "paused_since": runs.setting(connection, PAUSED_SINCE),
             "jobs": {state.value: count for state, count in counts.items()},
             "today": overview.today(connection),
             "arrivals": history.fates(connection),

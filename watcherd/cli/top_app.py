@@ -161,17 +161,19 @@ class Top(App[None]):
         return int(self._shown[row]) if 0 <= row < len(self._shown) else None
 
     def action_pause(self) -> None:
-        daemon = (self._moment.answer["daemon"] if self._moment else None) or {}
-        self._steer("resume" if daemon.get("held") else "pause", {}, needs_daemon=True)
+        if self._moment is not None:
+            answer = self._moment.answer
+            held = answer["daemon"].get("held") if answer["daemon"] else answer["paused_since"]
+            self._steer("resume" if held else "pause", {})
 
     def action_steer(self, verb: str) -> None:
         if self.selected is not None:
             self._steer(verb, {"jobs": [self.selected]})
 
     @work(thread=True, group="steer")
-    def _steer(self, verb: str, arguments: Mapping[str, Any], *, needs_daemon: bool = False) -> None:
+    def _steer(self, verb: str, arguments: Mapping[str, Any]) -> None:
         try:
-            outcome = steered(self._settings, verb, arguments, needs_daemon=needs_daemon)
+            outcome = steered(self._settings, verb, arguments)
         except WatcherdError as error:
             self.call_from_thread(self.notify, str(error), title=verb, severity="error", timeout=10, markup=False)
         else:

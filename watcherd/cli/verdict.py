@@ -127,12 +127,18 @@ def _failed(run: Mapping[str, Any]) -> bool:
 
 def notices(answer: Mapping[str, Any]) -> list[Notice]:
     """What holds the work up or soon will, the weightiest first."""
-    found = [*_pauses(answer["daemon"] or {}), *_inbox_away(answer["daemon"] or {})]
+    found = [*_pauses(answer), *_inbox_away(answer["daemon"] or {})]
     found += [*_replicas_down(answer["daemon"] or {}), *_disks(answer["disks"]), *_left_behind(answer)]
     return sorted(found, key=lambda notice: ("bad", "warn", "note", "good").index(notice.tone))
 
 
-def _pauses(daemon: Mapping[str, Any]) -> Iterator[Notice]:
+def _pauses(answer: Mapping[str, Any]) -> Iterator[Notice]:
+    daemon = answer["daemon"]
+    if daemon is None:
+        if answer["paused_since"]:
+            text = "PAUSED by a person: the next start begins nothing new either."
+            yield Notice(tone="warn", text=text, todo="Go on: watcherd resume")
+        return
     if daemon.get("held"):
         yield Notice(tone="warn", text="PAUSED by a person: nothing new is begun.", todo="Go on: watcherd resume")
     for part, reason in daemon.get("paused", {}).items():

@@ -18,7 +18,7 @@ from tests.terminal import on_a_terminal
 from watcherd import steering
 from watcherd.cli.common import when
 from watcherd.cli.top_app import Details, Moment, Top, rows_of, scan_cell, shortened
-from watcherd.errors import StoreError
+from watcherd.errors import StoreError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -135,15 +135,20 @@ def test_its_keys_retry_and_cancel_the_chosen_job(watcherd: CommandLine) -> None
     on_screen(app, act)
 
 
-def test_what_cannot_be_done_is_said(watcherd: CommandLine) -> None:
-    """Pausing needs a daemon."""
+def test_what_cannot_be_done_is_said(watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for somebody who may only look."""
+
+    def refuse(*_: object) -> str:
+        raise UnavailableError("You may not steer it.", hint="Ask somebody who may.")
+
+    monkeypatch.setattr("watcherd.cli.top_app.steered", refuse)
     app = Top(watcherd.config, every=3600)
 
     async def act(pilot: Pilot[None]) -> None:
         await pilot.press("p")
         await settle(pilot)
         (notice,) = app._notifications
-        assert "watcherd is not running" in notice.message
+        assert "You may not steer it." in notice.message
         assert "error" == notice.severity
 
     on_screen(app, act)
@@ -153,7 +158,7 @@ def test_pause_is_resume_when_it_is_paused(watcherd: CommandLine, monkeypatch: p
     """By what the daemon says of itself at the last look."""
     sent: list[str] = []
 
-    def steer(_: object, verb: str, arguments: object, *, needs_daemon: bool) -> str:
+    def steer(_: object, verb: str, arguments: object) -> str:
         sent.append(verb)
         return f"{verb}d"
 
@@ -172,6 +177,19 @@ def test_pause_is_resume_when_it_is_paused(watcherd: CommandLine, monkeypatch: p
     with steering.sole_owner(watcherd.config.state.lock):
         on_screen(app, act)
     assert ["pause", "resume"] == sent
+
+
+def test_a_pause_for_the_next_start_is_shown_and_taken_back(watcherd: CommandLine) -> None:
+    """As with `watcherd pause`, which needs no daemon either."""
+    app = Top(watcherd.config, every=3600)
+
+    async def act(pilot: Pilot[None]) -> None:
+        for paused in (True, False):
+            await pilot.press("p")
+            await settle(pilot)
+            assert paused == ("the next start begins nothing new either" in words(app, "#head"))
+
+    on_screen(app, act)
 
 
 def test_enter_tells_a_jobs_story(watcherd: CommandLine) -> None:

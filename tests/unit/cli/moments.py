@@ -67,6 +67,7 @@ def answer(alive: dict[str, Any] | None, **changes: Any) -> dict[str, Any]:
     return {
         "alive": alive is not None,
         "daemon": alive,
+        "paused_since": None,
         "jobs": dict.fromkeys(("queued", "running", "delivering", "succeeded", "failed", "quarantined", "cancelled"), 0)
         | {"queued": 100, "running": 2, "succeeded": 5000},
         "today": {"succeeded": 1234},

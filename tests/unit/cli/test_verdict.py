@@ -72,6 +72,7 @@ def test_the_first_line_is_true(found: dict[str, Any], tone: str, words: str) ->
         (answer(daemon(replicas=[replica(0), replica(1, "stopped")])), "Replica 1 is given up"),
         (answer(daemon(), disks=[FULL]), "The disk of the outbox folder is full: 0 MiB free of 1,000 (/srv/outbox)."),
         (answer(None), "2 jobs were under way when it ended"),
+        (answer(None, paused_since=ago(minutes=5)), "PAUSED by a person: the next start begins nothing new either."),
     ],
 )
 def test_what_holds_it_up_is_said(found: dict[str, Any], words: str) -> None:
