@@ -80,7 +80,7 @@ def test_on_a_terminal_a_bar_counts_them(service: Service) -> None:
     scan = outside(service, "good.png", png(1))
     lines = on_a_terminal("submit", str(scan), "--wait", "--config", str(service.config))
     assert [line for line in lines if "0/1" in line], lines
-    assert [line for line in lines if "good.png: succeeded (job 1)" in line], lines
+    assert "good.png: succeeded (job 1)" in lines, lines
 
 
 def test_waiting_ends_when_the_time_is_up(service: Service) -> None:

@@ -125,7 +125,8 @@ def _wait(settings: Config, scans: Sequence[Scan], after: int, timeout: float, *
             for scan in ended:
                 waiting.remove(scan)
                 if not quiet:
-                    typer.echo("\n".join(in_words(scan)))
+                    # Told which, echo writes to what rich has put in place of stdout, which makes way for the bar.
+                    typer.echo("\n".join(in_words(scan)), file=sys.stdout)
             tell(len(scans) - len(waiting), _activity(settings, waiting))
             if not waiting or time.monotonic() >= deadline:
                 return len(waiting)
