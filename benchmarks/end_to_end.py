@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from benchmarks.feeding import daemon, everyone, feed, make_pictures
+from benchmarks.feeding import cpu_of_all, daemon, feed, make_pictures
 from benchmarks.figure import Figure, Target
-from benchmarks.running import Running, cpu_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from benchmarks.running import Running
 
 TINY = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 32, 64], "decoder_hidden_size": 32}
 """A SegFormer that takes some milliseconds for a scan."""
@@ -80,10 +81,9 @@ def straight(segmenter: str, model: Path | None) -> Iterator[Straight]:
 def daemon_turn(running: Running, scans: Path) -> Turn:
     """The service over the folder, which is then in the archive."""
     count = sum(1 for _ in scans.iterdir())
-    pids = everyone(running)
-    before = sum(map(cpu_seconds, pids))
+    before = cpu_of_all(running)
     seconds = feed(running, scans)
-    return Turn(seconds=seconds / count, cpu_seconds=(sum(map(cpu_seconds, pids)) - before) / count)
+    return Turn(seconds=seconds / count, cpu_seconds=(cpu_of_all(running) - before) / count)
 
 
 def end_to_end(

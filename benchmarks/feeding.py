@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.running import Running, small_scan
+from benchmarks.running import Running, cpu_seconds, small_scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -124,6 +125,30 @@ def descendants(pid: int) -> list[int]:
             for child in (task / "children").read_text().split():
                 found += [int(child), *descendants(int(child))]
     return found
+
+
+def cpu_of_children(pid: int) -> float:
+    """CPU seconds of the processes below ``pid``, those that have ended and were waited for included.
+
+    An imaging worker is replaced after some thousand scans: the CPU of the old one is then the parent's to tell.
+    """
+    while True:
+        living, ended = descendants(pid), cpu_of_ended(pid)
+        with suppress(OSError):  # one has just ended: look again
+            total = ended + sum(cpu_seconds(child) for child in living)
+            if cpu_of_ended(pid) == ended:
+                return total
+
+
+def cpu_of_ended(pid: int) -> float:
+    """CPU seconds of the children that ``pid`` has waited for (proc(5): ``cutime``, ``cstime``)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_of_all(running: Running) -> float:
+    """CPU seconds of the main process and of everything that it has ever started."""
+    return cpu_seconds(running.pid) + cpu_of_children(running.pid)
 
 
 def switches(pid: int) -> int:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.feeding import (
     SETTLE,
+    cpu_of_all,
     daemon,
-    everyone,
     feed,
     make_pictures,
     make_runs,
@@ -19,7 +19,7 @@ from benchmarks.feeding import (
     wait_for,
 )
 from benchmarks.figure import Figure, Target, number, quantile, slope
-from benchmarks.running import cpu_seconds, small_scan
+from benchmarks.running import small_scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,16 +99,15 @@ def growth(
     waits: dict[float, list[float]] = {place: [] for place in places}
     index = 0
     with daemon() as running:
-        pids = everyone(running)
         for turn in range(-1, runs):  # the first warms up
             for place in places:
                 index += 1
                 scans = running.folder / "outside" / f"scans-{index}"
                 make(scans, place, index)
-                before = sum(map(cpu_seconds, pids))
+                before = cpu_of_all(running)
                 seconds = feed(running, scans)
                 if turn >= 0:
-                    cpu[place].append(1000 * (sum(map(cpu_seconds, pids)) - before))
+                    cpu[place].append(1000 * (cpu_of_all(running) - before))
                     waits[place].append(1000 * seconds)
     what = "one scan at a time, segmenter none, mask only; a straight line through each run's sizes"
     return [

@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING
 
 from benchmarks import long_history, sampled, store_scale
 from benchmarks.end_to_end import straight
-from benchmarks.feeding import SETTLE, daemon, descendants, everyone, feed, make_small, switches
+from benchmarks.feeding import (
+    SETTLE,
+    cpu_of_all,
+    cpu_of_children,
+    daemon,
+    descendants,
+    everyone,
+    feed,
+    make_small,
+    switches,
+)
 from benchmarks.figure import Figure, Target, slope
-from benchmarks.running import cpu_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,9 +60,9 @@ def idle(runs: int, seconds: float) -> list[Figure]:
         time.sleep(3)
         pids = everyone(running)
         for _ in range(runs):
-            before, slept = sum(map(cpu_seconds, pids)), sum(map(switches, pids))
+            before, slept = cpu_of_all(running), sum(map(switches, pids))
             time.sleep(seconds)
-            shares.append(100 * (sum(map(cpu_seconds, pids)) - before) / seconds)
+            shares.append(100 * (cpu_of_all(running) - before) / seconds)
             wakes.append((sum(map(switches, pids)) - slept) / seconds)
     what = f"the main process, the replica and {len(pids) - 2} more, in {seconds:.0f} s at rest"
     return [
@@ -78,15 +87,14 @@ def cost_of_a_job(rounds: int, files: int) -> list[Figure]:
     own, others, rates, script = [], [], [], []
     memory: dict[float, float] = {}
     with daemon() as running, straight("none", None) as theirs:
-        pids = descendants(running.pid)
         for turn in range(rounds):
             scans = make_small(running.folder / "outside" / f"scans-{turn}", files, first=turn * files)
             script.append(1000 * theirs.turn("script", scans).cpu_seconds)
-            before, before_others = running.usage().cpu_seconds, sum(map(cpu_seconds, pids))
+            before, before_others = running.usage().cpu_seconds, cpu_of_children(running.pid)
             rates.append(files / feed(running, scans))
             usage = running.usage()
             own.append(1000 * (usage.cpu_seconds - before) / files)
-            others.append(1000 * (sum(map(cpu_seconds, pids)) - before_others) / files)
+            others.append(1000 * (cpu_of_children(running.pid) - before_others) / files)
             memory[(turn + 1) * files] = usage.rss_mib
     first, last = min(memory), max(memory)
     what = f"a folder of {files:,} small scans (24 x 16) coming at once, to the last being archived, segmenter none"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 from benchmarks import __main__ as bench
 from benchmarks import report
+from benchmarks.feeding import cpu_of_children
 from benchmarks.figure import Figure, Target, number, quantile, slope
 from benchmarks.own_cost import calls
 
@@ -72,6 +76,19 @@ def test_a_quantile_is_one_of_the_values() -> None:
 
 def test_straces_table_is_read_with_and_without_errors() -> None:
     assert {"futex": 90000, "fdatasync": 56} == calls(STRACE)
+
+
+def test_the_cpu_of_a_child_is_still_known_when_it_has_ended() -> None:
+    before = cpu_of_children(os.getpid())
+    busy = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    child = subprocess.Popen([sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    alive = cpu_of_children(os.getpid()) - before
+    child.communicate()
+    ended = cpu_of_children(os.getpid()) - before
+    assert alive == pytest.approx(0.3, abs=0.1)
+    assert ended == pytest.approx(alive, abs=0.1)
 
 
 def test_the_tables_of_the_page_come_from_the_json(tmp_path: Path) -> None:
