@@ -56,6 +56,8 @@ ONCE_TICK_SECONDS = 0.1
 STATUS_SECONDS = 5.0
 HANG_SECONDS = 300.0
 """A part that shows no sign of life for so long is hung, and systemd is no longer told that all is well."""
+BEAT_SECONDS = 15.0
+"""Between two questions to the database whether it still answers."""
 DRAIN_SECONDS = 10.0
 """At a stop, what is computed gets this long to be drawn and delivered."""
 HOOK_SECONDS = 5.0
@@ -86,12 +88,14 @@ class Daemon:
         self._signals = 0
         self._phase = "starting"
         self._began = datetime.now(UTC)
+        self._version = version("watcherd")  # once: it reads all of what is written about the package
         self._replica_ids: dict[int, int] = {}
         self._live = live.LiveStatus(config.state.path)
         self._status_at = float("-inf")
         self._threads: list[threading.Thread] = []
         self._intake: Intake | None = None
         self._beat = time.monotonic()
+        self._asked = float("-inf")
 
     # ---------------------------------------------------------------------------------------------------- start to end
 
@@ -168,7 +172,7 @@ class Daemon:
                 pid=os.getpid(),
                 host=socket.gethostname(),
                 boot_id=boot.read_text().strip() if boot.exists() else None,
-                version=version("watcherd"),
+                version=self._version,
                 now=now,
             )
         )
@@ -294,7 +298,7 @@ class Daemon:
         self._pipeline.look_for_arrivals()
         self._become("running")
         self._notifier.ready(self._status_line())
-        self._log.info("daemon_ready", version=version("watcherd"), model=self._model.model)
+        self._log.info("daemon_ready", version=self._version, model=self._model.model)
 
     def _clean_spool(self) -> None:
         def known(names: Sequence[str]) -> set[str]:
@@ -581,11 +585,12 @@ class Daemon:
     def _is_alive(self) -> bool:
         """Whether sweep, database and at least one replica make progress."""
         now = time.monotonic()
-        if not self._pauses.reasons:
+        if self._pauses.reasons:
+            self._beat = now
+        elif now - self._asked >= BEAT_SECONDS:
+            self._asked = now
             task = self._database.submit(lambda _connection: None)
             task.add_done_callback(lambda _future: setattr(self, "_beat", time.monotonic()))
-        else:
-            self._beat = now
         intake = self._intake
         turned = intake is None or bool(self._pauses.reasons) or now - intake.turned_at < HANG_SECONDS
         return turned and now - self._beat < HANG_SECONDS and self._pool.progressing()
@@ -619,7 +624,7 @@ class Daemon:
             "pid": os.getpid(),
             "phase": self._phase,
             "started_at": self._began.isoformat(timespec="seconds"),
-            "version": version("watcherd"),
+            "version": self._version,
             "config": str(self._path) if self._path else None,
             "held": self._pipeline.held.is_set() if hasattr(self, "_pipeline") else False,
             "paused": self._pauses.reasons if hasattr(self, "_pauses") else {},

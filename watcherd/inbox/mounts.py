@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -79,12 +80,18 @@ def _unescape(text: bytes) -> bytes:
     return _ESCAPE.sub(lambda found: bytes([int(found[1], 8)]), text)
 
 
-def read_mounts() -> list[Mount]:
+def read_mounts() -> Sequence[Mount]:
     """The mounts that this process sees; none where there is no /proc."""
     try:
-        return parse_mountinfo(MOUNTINFO.read_bytes())
+        return _parsed(MOUNTINFO.read_bytes())
     except OSError:
-        return []
+        return ()
+
+
+@lru_cache(maxsize=1)
+def _parsed(content: bytes) -> tuple[Mount, ...]:
+    """As `parse_mountinfo`, which is asked every two seconds and hardly ever of anything new."""
+    return tuple(parse_mountinfo(content))
 
 
 def mount_of(path: bytes, mounts: Sequence[Mount]) -> Mount | None:

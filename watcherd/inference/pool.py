@@ -169,8 +169,7 @@ class ReplicaPool:
     def submit(self, items: Sequence[WorkItem]) -> None:
         """Give a batch to whichever replica is free first."""
         self._queue.put(_Batch(waiting={item.job_id: item for item in items}))
-        for member in self._members:
-            member.wake()
+        self._wake_all()
 
     def status(self) -> list[ReplicaStatus]:
         """Every replica as it is now."""
@@ -186,6 +185,7 @@ class ReplicaPool:
         self._hand_back_queue()
         for _ in self._members:
             self._queue.put(None)
+        self._wake_all()
         deadline = time.monotonic() + within
         for member in self._members:
             if member.thread.is_alive():
@@ -202,9 +202,9 @@ class ReplicaPool:
             if member.thread.is_alive():
                 member.thread.join(5.0)
 
-    def take_within(self, seconds: float) -> _Batch | None:
-        """The next batch; None when the pool stops. Raises `queue.Empty` when none came in time."""
-        return self._queue.get(timeout=seconds)
+    def take(self) -> _Batch | None:
+        """The next batch; None when the pool stops. Raises `queue.Empty` when there is none; `_Member.wake` tells."""
+        return self._queue.get_nowait()
 
     def take_ahead(self) -> _Batch | None:
         """The next batch for a replica that is busy; None when there is none, or another replica is free for it."""
@@ -216,6 +216,7 @@ class ReplicaPool:
             return None
         if batch is None:  # the sign to stop, which somebody must find
             self._queue.put(None)
+            self._wake_all()
         return batch
 
     @property
@@ -225,6 +226,10 @@ class ReplicaPool:
     @property
     def hurry(self) -> threading.Event:
         return self._hurry
+
+    def _wake_all(self) -> None:
+        for member in self._members:
+            member.wake()
 
     def _hand_back_queue(self) -> None:
         while True:
@@ -339,7 +344,7 @@ class _Member:
                     raise _CannotLoadError(message)
 
     def wake(self) -> None:
-        """There is a batch in the queue."""
+        """There is something in the queue."""
         os.eventfd_write(self._wake, 1)
 
     def _serve(self) -> None:
@@ -363,12 +368,13 @@ class _Member:
 
     def _next_batch(self) -> _Batch | None:
         """Wait for work, but notice at once when the idle process dies."""
+        assert self._process is not None
         while True:
-            try:
-                return self._pool.take_within(0.5)
-            except queue.Empty:
-                if self._process is not None and not self._process.is_alive():
-                    raise self._ended() from None
+            with contextlib.suppress(queue.Empty):
+                return self._pool.take()
+            if self._process.sentinel in wait([self._process.sentinel, self._wake]):
+                raise self._ended()
+            os.eventfd_read(self._wake)
 
     def _give(self, batch: _Batch) -> None:
         assert self._connection is not None

@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -219,6 +220,23 @@ def test_an_idle_replica_that_dies_is_noticed(start: Start) -> None:
     assert pid == notes.deaths.get(timeout=PATIENCE).pid
     notes.ready.get(timeout=PATIENCE)
     assert pid != pool.status()[0].pid
+
+
+def test_a_replica_that_waits_for_work_sleeps(start: Start, tmp_path: Path) -> None:
+    """It is woken by work, by its process's end and by a stop (see the others), and by nothing else."""
+    pool, notes = start()
+    notes.ready.get(timeout=PATIENCE)
+    pool.submit([item(tmp_path, 1)])
+    outcomes(notes, 1)
+    thread = next(thread for thread in threading.enumerate() if thread.name == "replica-0" and thread.is_alive())
+    status = Path(f"/proc/self/task/{thread.native_id}/status")
+    while pool.status()[0].phase is not Phase.IDLE:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    before = status.read_text()
+    time.sleep(1.5)
+    switches = "voluntary_ctxt_switches:"
+    assert before[before.index(switches) :] == status.read_text()[before.index(switches) :]
 
 
 def test_all_replicas_take_part(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
