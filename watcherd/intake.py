@@ -46,6 +46,8 @@ JUMP_SECONDS = 5.0
 WAITING_IS_NEWS = 5.0
 """A file that settles longer than this has a row, so that its fate can be queried."""
 CLEANED_AT_ONCE = 256
+CLEAN_SECONDS = 1.0
+"""While scans are being finished, copies that nobody needs are looked for no more often: new files wait for that."""
 DISPOSAL_SECONDS = 60.0
 """Between two tries to take sources out of the inbox that could not be taken out."""
 ONCE_PATIENCE = 5.0
@@ -113,6 +115,8 @@ class Intake:
         self._root: int | None = None
         self.turned_at = clock()
         self._cleaning = True
+        self._next_clean = float("-inf")
+        self._forgetting: Future[list[str]] | None = None
         self.errands: deque[Callable[[], None]] = deque()
         """Things that others want done by the thread that owns the spool."""
         self.state = InboxState()
@@ -142,8 +146,9 @@ class Intake:
 
     def scans_finished(self) -> None:
         """Some scans need their copy in the spool no longer."""
-        self._cleaning = True
-        self._wake.set()
+        if not self._cleaning:
+            self._cleaning = True
+            self._wake.set()
 
     def reconfigure(self, config: Config) -> None:
         """Use another configuration from the next file on; the folders stay what they were."""
@@ -160,6 +165,7 @@ class Intake:
         try:
             while not self._stopping.is_set():
                 self._turn()
+            self._remove_forgotten()
         except StoppedError:
             pass
         finally:
@@ -169,8 +175,9 @@ class Intake:
     def _turn(self) -> None:
         """Look at what is due, take what has settled, then wait for the next thing to do."""
         self._wake.clear()
-        self._run_errands()
         try:
+            self._remove_forgotten()
+            self._run_errands()
             if not self._is_online():
                 self._wake.wait(PRESENCE_SECONDS)
                 return
@@ -204,6 +211,8 @@ class Intake:
             return 0.0
         due = [self._next_sweep, self._next_presence]
         due += [when for when in (self._settler.next_wakeup(), self._overrides.next_wakeup) if when is not None]
+        if self._cleaning:
+            due.append(self._next_clean)
         return max(0.0, min(due) - now)
 
     # The inbox as a whole
@@ -555,15 +564,34 @@ class Intake:
         """A source left the inbox; its folder may have become empty."""
         self._folders.emptied(path.rpartition(b"/")[0], self._clock())
 
+    def _forget(self) -> Future[list[str]]:
+        return self._database.submit(lambda c: leftovers.forget_spooled(c, CLEANED_AT_ONCE))
+
+    def _remove_forgotten(self) -> None:
+        """Remove the copies that `_clean` had forgotten: before anything can come of the same bytes again."""
+        if self._forgetting is None:
+            return
+        begun: list[Future[list[str]]] = [self._forgetting]
+        self._forgetting = None
+
+        def result() -> list[str]:
+            forgetting = begun.pop() if begun else self._forget()
+            return forgetting.result()
+
+        names = self._pauses.until_possible("state", result)
+        for name in names:
+            self._spool.remove(name)
+        if len(names) == CLEANED_AT_ONCE:
+            self._cleaning, self._next_clean = True, float("-inf")
+
     def _clean(self) -> None:
-        """Remove copies that nobody needs any more, and folders that have long been empty."""
-        while self._cleaning and not self._stopping.is_set():
+        """Have copies forgotten that nobody needs any more, and remove folders that have long been empty."""
+        now = self._clock()
+        if self._cleaning and now >= self._next_clean:
             self._cleaning = False  # before looking: what finishes meanwhile asks again
-            names = self._store(lambda c: leftovers.forget_spooled(c, CLEANED_AT_ONCE))
-            for name in names:
-                self._spool.remove(name)
-            if len(names) == CLEANED_AT_ONCE:
-                self._cleaning = True
+            self._next_clean = now + (0.0 if self._once else CLEAN_SECONDS)
+            self._forgetting = self._forget()
+            self._forgetting.add_done_callback(lambda _: self._wake.set())
         if self._root is not None:
             for folder in self._folders.due(self._clock()):
                 remove_if_empty(self._root, folder)

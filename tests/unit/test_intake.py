@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,7 +11,7 @@ import pytest
 
 from watcherd.config import Config, build
 from watcherd.errors import StoreError
-from watcherd.intake import Intake
+from watcherd.intake import CLEAN_SECONDS, Intake
 from watcherd.pauses import Pauses
 from watcherd.store import StoreUnavailableError
 
@@ -23,12 +24,15 @@ class Books:
     """A database in which a scan finishes at the very moment at which it is asked what may go."""
 
     def __init__(self) -> None:
-        self.answers = [["first"], ["second"], []]
+        self.answers = [["first"], ["second"]]
+        self.asked = 0
         self.meanwhile: Callable[[], None] = lambda: None
 
-    def write(self, _work: object) -> list[str]:
-        answer = self.answers.pop(0)
-        if answer == ["first"]:
+    def submit(self, _work: object) -> Future[list[str]]:
+        self.asked += 1
+        answer: Future[list[str]] = Future()
+        answer.set_result(self.answers.pop(0) if self.answers else [])
+        if self.asked == 1:
             self.meanwhile()
         return answer
 
@@ -43,22 +47,73 @@ class Copies:
         self.removed.append(name)
 
 
-def test_a_scan_that_finishes_while_copies_are_removed_is_not_forgotten() -> None:
-    """Its copy goes in the same turn, not with the next scan, which may never come."""
-    books, copies, nothing = Books(), Copies(), cast("Any", None)
-    intake = Intake(
-        Config(),
-        cast("Any", books),
-        cast("Any", copies),
-        Pauses(threading.Event()),
-        run_id=1,
-        model=nothing,
-        queued=lambda: None,
-        stopping=threading.Event(),
-    )
-    books.meanwhile = intake.scans_finished
-    intake._clean()
-    assert copies.removed == ["first", "second"]
+class Cleaning:
+    """An intake with nothing but copies to remove, and its clock."""
+
+    def __init__(self) -> None:
+        self.books, self.copies, self.now = Books(), Copies(), 0.0
+        self.intake = Intake(
+            Config(),
+            cast("Any", self.books),
+            cast("Any", self.copies),
+            Pauses(threading.Event()),
+            run_id=1,
+            model=cast("Any", None),
+            queued=lambda: None,
+            stopping=threading.Event(),
+            clock=lambda: self.now,
+        )
+
+    def turn(self) -> None:
+        """What a turn of the intake has to do with copies."""
+        self.intake._remove_forgotten()
+        self.intake._clean()
+
+
+@pytest.fixture
+def cleaning() -> Cleaning:
+    return Cleaning()
+
+
+def test_a_scan_that_finishes_while_copies_are_removed_is_not_forgotten(cleaning: Cleaning) -> None:
+    """Its copy goes a moment later, not with the next scan, which may never come."""
+    cleaning.books.meanwhile = cleaning.intake.scans_finished
+    cleaning.turn()
+    cleaning.turn()
+    assert cleaning.copies.removed == ["first"]
+    cleaning.now += CLEAN_SECONDS
+    assert cleaning.intake._pause() == 0
+    cleaning.turn()
+    cleaning.turn()
+    assert cleaning.copies.removed == ["first", "second"]
+
+
+def test_while_scans_are_finished_copies_are_looked_for_once_a_second(cleaning: Cleaning) -> None:
+    """Each look is a transaction, and new files would wait for it."""
+    for _ in range(100):
+        cleaning.intake.scans_finished()
+        cleaning.turn()
+        cleaning.now += CLEAN_SECONDS / 50
+    assert cleaning.books.asked == 2
+
+
+def test_a_copy_is_removed_before_the_same_bytes_can_be_taken_again(cleaning: Cleaning) -> None:
+    """Forgotten in one turn, removed at the beginning of the next: an errand may put it into the spool anew."""
+    cleaning.turn()
+    cleaning.intake.errands.append(lambda: cleaning.copies.removed.append("an errand"))
+    cleaning.intake._is_online = lambda: False  # type: ignore[method-assign]
+    cleaning.intake.wake()
+    cleaning.intake._wake = cast("Any", Never())
+    cleaning.intake._turn()
+    assert cleaning.copies.removed == ["first", "an errand"]
+
+
+class Never:
+    """An event that nobody waits for."""
+
+    def clear(self) -> None: ...
+    def set(self) -> None: ...
+    def wait(self, _seconds: float) -> None: ...
 
 
 class ShyBooks:

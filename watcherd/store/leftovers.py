@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from watcherd.store.records import Output
 
 NO_LONGER_NEEDED = """
-SELECT id, spool_name FROM scan WHERE spool_name IS NOT NULL
+SELECT id, spool_name FROM scan INDEXED BY scan_spooled WHERE spool_name IS NOT NULL
     AND NOT EXISTS (SELECT 1 FROM job WHERE job.scan_id = scan.id AND (state <> 'succeeded' OR EXISTS (
         SELECT 1 FROM arrival WHERE arrival.job_id = job.id AND delivery IN ('waiting', 'due', 'intended'))))
 ORDER BY id LIMIT ?
@@ -94,7 +94,7 @@ def path_of(connection: Connection, arrival_id: int) -> bytes:
 def forget_failed(connection: Connection, before: datetime, limit: int) -> list[str]:
     """Give up the copies of scans whose jobs all ended before a time; the copies' names."""
     rows = connection.exec_driver_sql(
-        "SELECT id, spool_name FROM scan WHERE spool_name IS NOT NULL AND NOT EXISTS ("
+        "SELECT id, spool_name FROM scan INDEXED BY scan_spooled WHERE spool_name IS NOT NULL AND NOT EXISTS ("
         "    SELECT 1 FROM job WHERE job.scan_id = scan.id AND (finished_at IS NULL OR finished_at >= ? OR EXISTS ("
         "        SELECT 1 FROM arrival WHERE arrival.job_id = job.id AND (disposal = 'pending'"
         "            OR delivery IN ('waiting', 'due', 'intended'))))) LIMIT ?",

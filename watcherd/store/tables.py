@@ -30,7 +30,7 @@ from watcherd.store.records import Delivery, Disposal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest migration. Kept here so that opening an up-to-date database need not import alembic."""
 
 Outcome = ("succeeded", "retry", "failed", "quarantined", "released", "interrupted")
@@ -136,6 +136,7 @@ scan = _table(
     _whole("frames", null=True),
     _words("format", null=True),
     _words("spool_name", null=True),
+    Index("scan_spooled", "id", sqlite_where=text("spool_name IS NOT NULL")),
 )
 
 arrival = _table(
