@@ -37,8 +37,8 @@ def chapters() -> Chapters:
     tiny: dict[str, object] = dict(end_to_end.TINY)
     return {
         "start": lambda: own_cost.start_to_ready(5),
-        "idle": lambda: own_cost.idle(5, 6),
-        "job": lambda: own_cost.cost_of_a_job(10, 1000),
+        "idle": lambda: own_cost.idle(5, 5),
+        "job": lambda: own_cost.cost_of_a_job(10, 500),
         "stages": lambda: own_cost.stages(5, 500),
         "syscalls": lambda: own_cost.system_calls(300),
         "queue": lambda: own_cost.queueing(5, 20_000),
@@ -46,9 +46,9 @@ def chapters() -> Chapters:
         "latency": lambda: latency.latency(5, 100, 1000),
         "size": lambda: latency.scan_sizes(5, [256, 512, 1024, 2048, 4096]),
         "frames": lambda: latency.run_lengths(5, [1, 4, 16, 64]),
-        "replicas": lambda: latency.replicas(5, 40, [1, 2, 4]),
-        **{name: lambda name=name: end_to_end.chapter(5, 1.5, [name]) for name in ("none", "vesselness", "vessel")},  # type: ignore[misc]
-        "semantic": lambda: end_to_end.semantic("tiny semantic", 5, 1.5, tiny),
+        "replicas": lambda: latency.replicas(5, 30, [1, 2, 4]),
+        **{name: lambda name=name: end_to_end.chapter(5, 2, [name]) for name in ("none", "vesselness", "vessel")},  # type: ignore[misc]
+        "semantic": lambda: end_to_end.semantic("tiny semantic", 5, 2, tiny),
     }
 
 

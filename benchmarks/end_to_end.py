@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from select import select
+from typing import TYPE_CHECKING
 
-from benchmarks.feeding import cpu_of_all, daemon, feed, make_pictures
+from benchmarks.feeding import SETTLE, cpu_of_all, daemon, make_pictures, moment
 from benchmarks.figure import Figure, Target
+from benchmarks.turns import SLICE, Turn, take_turns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from benchmarks.running import Running
+    from benchmarks.turns import Way
 
 TINY = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 32, 64], "decoder_hidden_size": 32}
 """A SegFormer that takes some milliseconds for a scan."""
@@ -28,68 +32,137 @@ DEFAULT_MODELS = ("vesselness", "vessel")
 
 WAYS = ("script", "dataloader", "model")
 
+PATIENCE = 300.0
+"""Seconds that a model may take to be loaded by a baseline."""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
-    """One way over one folder of scans. Seconds for each scan, of the clock and of the CPU."""
-
-    seconds: float
-    cpu_seconds: float
+LEAST_FILES, MOST_FILES = 6, 600
+"""Scans in a run: so many that the daemon's filling and emptying does not weigh, and not more than needed."""
 
 
 class Straight:
-    """The baselines, loaded once, in a process of their own."""
+    """A baseline, its model loaded once, in a process of its own (see `turns.Way`)."""
 
-    def __init__(self, process: subprocess.Popen[str], outbox: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], outbox: Path, way: str) -> None:
         self._process = process
         self._outbox = outbox
+        self._way = way
+        self._said = b""
+        self._cpu = 0.0
+        self.batch = 1
 
-    def turn(self, way: str, scans: Path, *, batch: int = 1) -> Turn:
-        """One round."""
-        count = sum(1 for _ in scans.iterdir())
-        wish = {"way": way, "inbox": str(scans), "outbox": str(self._outbox), "batch": batch}
-        to, answers = self._process.stdin, self._process.stdout
-        assert to is not None
-        assert answers is not None
-        print(json.dumps(wish), file=to, flush=True)
-        answer = json.loads(last_line(answers))
-        return Turn(seconds=answer["seconds"] / count, cpu_seconds=answer["cpu_seconds"] / count)
+    @property
+    def group(self) -> int:
+        """It leads a group of its own."""
+        return self._process.pid
 
+    def cpu_seconds(self) -> float:
+        """Of all its rounds, as it says itself: what came before the first scan is not in it."""
+        return self._cpu
 
-def last_line(answers: IO[str]) -> str:
-    """The next line that is an answer. Raises RuntimeError when the process has ended."""
-    for line in answers:
-        if line.startswith("{"):
-            return line
-    raise RuntimeError("the straight script ended")
+    def prepare(self, scans: Path) -> None:
+        """Say what is to be done, and wait until frames that are to lie in memory do."""
+        wish = {"way": self._way, "inbox": str(scans), "outbox": str(self._outbox), "batch": self.batch}
+        self._say(json.dumps(wish))
+        if self._heard(PATIENCE) is None:
+            raise TimeoutError("the straight script does not get ready")
+
+    def begin(self) -> float:
+        """Now."""
+        self._say("")
+        return 0.0
+
+    def wait(self, seconds: float) -> float | None:
+        """Until it says that it is done."""
+        if (answer := self._heard(seconds)) is None:
+            return None
+        self._cpu += answer["cpu_seconds"]
+        return time.time()
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+
+    def _heard(self, seconds: float) -> dict[str, float] | None:
+        """The next line of JSON; what libraries print is none. Raises RuntimeError when the process has ended."""
+        assert self._process.stdout is not None
+        until = time.monotonic() + seconds
+        while select([self._process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+            if not (said := os.read(self._process.stdout.fileno(), 1 << 16)):
+                raise RuntimeError("the straight script ended")
+            *lines, self._said = (self._said + said).split(b"\n")
+            for line in lines:
+                if line.startswith(b"{"):
+                    answer: dict[str, float] = json.loads(line)
+                    return answer
+        return None
+
+    def turn(self, scans: Path) -> Turn:
+        """A round without interruption."""
+        (turn,) = take_turns({self._way: self}, {self._way: scans}).values()
+        return turn
 
 
 @contextmanager
-def straight(segmenter: str, model: Path | None) -> Iterator[Straight]:
-    """The baselines' process; it ends with the block."""
+def straight(segmenter: str, model: Path | None, way: str = "script") -> Iterator[Straight]:
+    """A baseline's process; it ends with the block."""
     command = [sys.executable, "-m", "benchmarks.straight", segmenter, *([str(model)] if model else [])]
     with tempfile.TemporaryDirectory() as outbox:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
         )
         try:
-            yield Straight(process, Path(outbox))
+            yield Straight(process, Path(outbox), way)
         finally:
             process.communicate()
 
 
-def daemon_turn(running: Running, scans: Path) -> Turn:
-    """The service over the folder, which is then in the archive."""
-    count = sum(1 for _ in scans.iterdir())
-    before = cpu_of_all(running)
-    seconds = feed(running, scans)
-    return Turn(seconds=seconds / count, cpu_seconds=(cpu_of_all(running) - before) / count)
+class Service:
+    """The daemon (see `turns.Way`)."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self._due = 0
+        self._copy = Path()
+
+    @property
+    def group(self) -> int:
+        """Replicas and imaging workers are in it."""
+        return self.running.pid
+
+    def cpu_seconds(self) -> float:
+        """Of everything that it has started."""
+        return cpu_of_all(self.running)
+
+    def prepare(self, scans: Path) -> None:
+        """A copy of the scans lies beside the inbox."""
+        self._due = self.running.totals().get("job.succeeded", 0) + sum(1 for _ in scans.iterdir())
+        self._copy = Path(shutil.copytree(scans, self.running.folder / "outside" / scans.name))
+
+    def begin(self) -> float:
+        """They come into the inbox as one folder, and settle."""
+        self._copy.rename(self.running.inbox / self._copy.name)
+        return SETTLE
+
+    def wait(self, seconds: float) -> float | None:
+        """When the last scan was archived, all jobs recorded."""
+        time.sleep(seconds)
+        self.running.must_live()
+        if self.running.totals().get("job.succeeded", 0) < self._due or not self.running.at_rest():
+            return None
+        ((last,),) = self.running.rows("SELECT max(disposed_at) FROM arrival")
+        return moment(last)
 
 
 def end_to_end(
-    name: str, rounds: int, seconds: float, *, segmenter: str = "", model: Path | None = None, measures: bool = False
+    name: str, runs: int, seconds: float, *, segmenter: str = "", model: Path | None = None, measures: bool = False
 ) -> list[Figure]:
-    """All ways over the same scans, one after the other, ``rounds`` times; each takes about ``seconds`` at a time.
+    """All ways over the same scans, by turns (see `turns`), ``runs`` times; each way takes about ``seconds`` in a run.
 
     ``name`` is what the table says; ``measures`` adds a second daemon that also measures its masks.
     """
@@ -97,45 +170,43 @@ def end_to_end(
     section = {"segmenter": segmenter, **({"path": str(model)} if model else {})}
     turns: dict[str, list[Turn]] = {}
     with ExitStack() as stack:
-        theirs = stack.enter_context(straight(segmenter, model))
-        services = {"daemon": stack.enter_context(daemon(model=section))}
+        baselines = {way: stack.enter_context(straight(segmenter, model, way)) for way in WAYS}
+        service = Service(stack.enter_context(daemon(model=section)))
+        ways: dict[str, Way] = {"daemon": service, **baselines}
         if measures:
-            services["measures"] = stack.enter_context(daemon(model=section, outbox={"measures": True}))
+            ways["measures"] = Service(stack.enter_context(daemon(model=section, outbox={"measures": True})))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        files = warm_up(services, theirs, folder, seconds)
-        batch = services["daemon"].rows("SELECT max(batch_size) FROM job")[0][0] or 1
-        for turn in range(rounds):
+        files = warm_up(ways, baselines["script"], folder, seconds)
+        batch = baselines["model"].batch = service.running.rows("SELECT max(batch_size) FROM job")[0][0] or 1
+        for turn in range(runs):
             scans = make_pictures(folder / f"scans-{turn}", files, first=100 + turn * files)
-            ways = [*services, *WAYS]
-            for way in ways[turn % len(ways) :] + ways[: turn % len(ways)]:  # so that none always comes first
-                if way in services:
-                    copy = Path(shutil.copytree(scans, services[way].folder / "outside" / scans.name))
-                    taken = daemon_turn(services[way], copy)
-                else:
-                    taken = theirs.turn(way, scans, batch=batch)
+            names = list(ways)
+            order = names[turn % len(names) :] + names[: turn % len(names)]  # so that none always comes first
+            for way, taken in take_turns({way: ways[way] for way in order}, dict.fromkeys(order, scans)).items():
                 turns.setdefault(way, []).append(taken)
     return figures(name, files, batch, turns)
 
 
-def warm_up(services: dict[str, Running], theirs: Straight, folder: Path, seconds: float) -> int:
-    """Let every way run once, and find how many scans take the script about ``seconds``."""
+def warm_up(ways: Mapping[str, Way], script: Straight, folder: Path, seconds: float) -> int:
+    """Let every way run once, all over the same scans, and find how many take the script about ``seconds``."""
     scans = make_pictures(folder / "warm-up", 4)
-    for way in WAYS:
-        theirs.turn(way, scans)
-    files = min(400, max(6, round(seconds / theirs.turn("script", scans).seconds)))
-    for running in services.values():
-        feed(running, Path(shutil.copytree(scans, running.folder / "outside" / scans.name)))
-    return files
+    take_turns(ways, dict.fromkeys(ways, scans))
+    return min(MOST_FILES, max(LEAST_FILES, round(seconds / script.turn(scans).seconds)))
 
 
 def figures(name: str, files: int, batch: int, turns: dict[str, list[Turn]]) -> list[Figure]:
-    """Ratios round by round, then what they are made of."""
+    """Ratios run by run, then what they are made of."""
 
     def ratio(other: str) -> list[float]:
         pairs = zip(turns["daemon"], turns[other], strict=True)
         return [theirs.seconds / ours.seconds for ours, theirs in pairs]
 
-    same = "scans a second of the one over that of the other, round by round, the ways taking turns"
+    same = (
+        f"scans a second of the one over that of the other, run by run of {files} scans; in a run the ways take turns "
+        f"of {SLICE} s, the others standing still (SIGSTOP); the same threads of torch, and the same scans to warm up; "
+        "the daemon's time is that from the folder's coming to the last scan in the archive: its filling and emptying "
+        "is in it, settling is not"
+    )
     result = [
         Figure(
             name=f"{name}: daemon over straight script",
@@ -156,7 +227,7 @@ def figures(name: str, files: int, batch: int, turns: dict[str, list[Turn]]) -> 
         ("model", f"predict alone on frames in memory, in the daemon's batches of {batch}: the limit"),
     ):
         taken = turns[way]
-        over = f"{files} grey JPEGs of 512 x 512 each round, {what}; loading not counted"
+        over = f"{files} grey JPEGs of 512 x 512 in a run, {what}; loading not counted"
         result += [
             Figure(name=f"  {way}", unit="scans/s", values=[1 / turn.seconds for turn in taken], definition=over),
             Figure(
@@ -173,7 +244,7 @@ def figures(name: str, files: int, batch: int, turns: dict[str, list[Turn]]) -> 
                 name="  what measures of the masks cost",
                 unit="ms a scan",
                 values=[1000 * (with_.cpu_seconds - without.cpu_seconds) for without, with_ in pairs],
-                definition="CPU of a daemon with [outbox] measures = true, less that of one without, round by round",
+                definition="CPU of a daemon with [outbox] measures = true, less that of one without, run by run",
             )
         )
     return result

@@ -22,7 +22,7 @@ from benchmarks.figure import Figure, Target, number, quantile, slope
 from benchmarks.running import small_scan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from benchmarks.running import Running
@@ -33,25 +33,88 @@ PAUSE = 0.03
 PLACES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 
 
-def latency(runs: int, files: int, backlog: int) -> list[Figure]:
-    """Single files, first into an idle daemon, then into one that works through a backlog."""
+def latency(runs: int, files: int, others: int) -> list[Figure]:
+    """Single files: into an idle daemon, into one that works off a backlog, and just behind a folder of files."""
     result: list[Figure] = []
-    for where, behind in (("at rest", 0), (f"behind {backlog:,} jobs", backlog)):
-        queued: list[list[float]] = []
-        delivered: list[list[float]] = []
-        with daemon() as running:
+    left: list[float] = []
+    with daemon() as running:
+        dropping = Dropping(running)
+        dropping.singles("warm-up", 5)
+        for where, before, what, target in (
+            ("at rest", dropping.nothing, "nothing else to do", Target(most=100)),
+            ("under a backlog", dropping.backlog, f"{others:,} jobs were queued before them", Target(most=100)),
+            ("inside a burst", dropping.burst, f"a folder of {others:,} came just before, not all taken in yet", None),
+        ):
+            queued: list[list[float]] = []
+            delivered: list[list[float]] = []
             for turn in range(runs):
-                times = one_by_one(running, turn, files, behind)
+                before(others)
+                closed = dropping.singles(f"{before.__name__}-{turn}", files)
+                if before == dropping.backlog:
+                    left.append(running.totals().get("job.queued", 0))
+                times = dropping.waits(closed)
                 queued.append([early for early, _ in times])
                 delivered.append([late for _, late in times])
-        what = (
-            f"each of {files} small files in a run, one every {1000 * PAUSE:.0f} ms, less the settle time of {SETTLE} s"
+            each = f"each of {files} small files in a run, one every {1000 * PAUSE:.0f} ms, less the settle time"
+            result += quantiles(f"closed to queued, {where}", queued, f"{each} of {SETTLE} s; {what}", target)
+            result += quantiles(f"closed to delivered, {where}", delivered, f"the same; {what}; segmenter none", None)
+    result.append(
+        Figure(
+            name="  backlog when the last file had come",
+            unit="jobs",
+            values=left,
+            definition="jobs that were still queued then, the single files among them",
         )
-        what += f"; {behind:,} files came just before them" if behind else "; nothing else to do"
-        target = Target(most=100)
-        result += quantiles(f"closed to queued, {where}", queued, what, target)
-        result += quantiles(f"closed to delivered, {where}", delivered, what + "; segmenter none", None)
+    )
     return result
+
+
+class Dropping:
+    """What comes into the inbox, all of it different, and how long it waits."""
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+        self._dropped = 0
+
+    def nothing(self, _count: int) -> None:
+        """The daemon stays at rest."""
+
+    def burst(self, count: int) -> None:
+        """A folder of files has just been noticed."""
+        scans = make_small(self._running.folder / "outside" / f"{self._dropped}", count, first=self._dropped)
+        self._dropped += count
+        scans.rename(self._running.inbox / scans.name)
+        time.sleep(2 * SETTLE)
+
+    def backlog(self, count: int) -> None:
+        """A folder of files is queued."""
+        self.burst(count)
+        self._running.wait(lambda: self._jobs() >= self._dropped, 60)
+
+    def singles(self, name: str, count: int) -> dict[str, float]:
+        """One file after the other; when each was closed."""
+        closed = {}
+        for index in range(count):
+            path = self._running.inbox / f"{name}-{index}.png"
+            path.write_bytes(small_scan(self._dropped))
+            closed[path.name] = time.time()
+            self._dropped += 1
+            time.sleep(PAUSE)
+        return closed
+
+    def waits(self, closed: Mapping[str, float]) -> list[tuple[float, float]]:
+        """Milliseconds until queued and until delivered, when all is done."""
+        wait_for(self._running, self._dropped)
+        rows = self._running.rows("SELECT source, created_at, finished_at FROM job WHERE source NOT LIKE '%/%'")
+        times = [
+            (closed[source], moment(created), moment(finished))
+            for source, created, finished in rows
+            if source in closed
+        ]
+        return [(1000 * (early - began - SETTLE), 1000 * (late - began - SETTLE)) for began, early, late in times]
+
+    def _jobs(self) -> int:
+        return sum(count for name, count in self._running.totals().items() if name.startswith("job."))
 
 
 def quantiles(name: str, runs: Sequence[Sequence[float]], what: str, target: Target | None) -> list[Figure]:
@@ -66,26 +129,6 @@ def quantiles(name: str, runs: Sequence[Sequence[float]], what: str, target: Tar
         )
         for label, place in PLACES.items()
     ]
-
-
-def one_by_one(running: Running, turn: int, files: int, behind: int) -> list[tuple[float, float]]:
-    """Milliseconds until queued and until delivered, of every file."""
-    first = turn * (files + behind)
-    done = running.totals().get("job.succeeded", 0)
-    if behind:
-        scans = make_small(running.folder / "outside" / f"backlog-{turn}", behind, first=first)
-        scans.rename(running.inbox / scans.name)
-        time.sleep(2 * SETTLE)
-    closed = {}
-    for index in range(files):
-        name = f"single-{turn}-{index}.png"
-        (running.inbox / name).write_bytes(small_scan(first + behind + index))
-        closed[name] = time.time()
-        time.sleep(PAUSE)
-    wait_for(running, done + files + behind)
-    rows = running.rows("SELECT source, created_at, finished_at FROM job WHERE source LIKE ?", f"single-{turn}-%")
-    times = [(closed[source], moment(created), moment(finished)) for source, created, finished in rows]
-    return [(1000 * (early - began - SETTLE), 1000 * (late - began - SETTLE)) for began, early, late in times]
 
 
 # ------------------------------------------------------------------------------------------------------------- growth

@@ -89,7 +89,7 @@ def cost_of_a_job(rounds: int, files: int) -> list[Figure]:
     with daemon() as running, straight("none", None) as theirs:
         for turn in range(rounds):
             scans = make_small(running.folder / "outside" / f"scans-{turn}", files, first=turn * files)
-            script.append(1000 * theirs.turn("script", scans).cpu_seconds)
+            script.append(1000 * theirs.turn(scans).cpu_seconds)
             before, before_others = running.usage().cpu_seconds, cpu_of_children(running.pid)
             rates.append(files / feed(running, scans))
             usage = running.usage()
@@ -154,16 +154,16 @@ def cost_of_a_job(rounds: int, files: int) -> list[Figure]:
 def stages(runs: int, files: int) -> list[Figure]:
     """CPU of the main process by the package of watcherd that spends it."""
     by_stage: dict[str, list[float]] = {}
-    for turn in range(runs):
-        report = Path(tempfile.mkdtemp(prefix="bench-")) / "stages.json"
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "stages.json"
         with daemon(module=("benchmarks.sampled", str(report))) as running:
-            scans = make_small(running.folder / "outside" / "scans", files, first=turn * files)
-            time.sleep(1)
-            running.signal(signal.SIGUSR2)  # what has been spent until now was the start
-            feed(running, scans)
-        for stage, seconds in sampled.read(report).items():
-            by_stage.setdefault(stage, [0.0] * runs)[turn] = 1000 * seconds / files
-        shutil.rmtree(report.parent)
+            feed(running, make_small(running.folder / "outside" / "warm-up", 50))
+            for turn in range(runs):
+                scans = make_small(running.folder / "outside" / f"scans-{turn}", files, first=50 + turn * files)
+                sampled.read(running, report)  # what has been spent until now is not asked for
+                feed(running, scans)
+                for stage, seconds in sampled.read(running, report).items():
+                    by_stage.setdefault(stage, [0.0] * runs)[turn] = 1000 * seconds / files
     what = "CPU of each thread of the main process, put down to the innermost function of watcherd it is seen in"
     return [
         Figure(

@@ -4,13 +4,12 @@
 
 A thread reads every other thread's CPU clock and stack some hundred times a second. What a thread has spent since the
 last look belongs to the innermost function of watcherd in its stack: a commit to ``store``, a rename to ``outbox``.
-SIGUSR2 forgets what was spent so far; the report is written at the end. The clocks are exact, the split is a sample:
-a thread is more often seen where it lets others run.
+SIGUSR2 has the report written and what was spent forgotten. The clocks are exact, the split is a sample: a thread is
+more often seen where it lets others run.
 """
 
 from __future__ import annotations
 
-import atexit
 import json
 import signal
 import sys
@@ -22,6 +21,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import FrameType
 
+    from benchmarks.running import Running
+
 EVERY = 0.005
 """Seconds between two looks."""
 
@@ -31,8 +32,9 @@ PACKAGES = ("inbox", "store", "imaging", "inference", "outbox")
 class Sampler(threading.Thread):
     """Looks until the process ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Path) -> None:
         super().__init__(name="sampler", daemon=True)
+        self._report = report
         self.spent: dict[str, float] = {}
         self._clocks: dict[int, float] = {}
 
@@ -41,9 +43,13 @@ class Sampler(threading.Thread):
             time.sleep(EVERY)
             self._look()
 
-    def forget(self, *_: object) -> None:
-        """Begin anew."""
-        self.spent = {}
+    def tell(self, *_: object) -> None:
+        """Write the report and begin anew."""
+        self._look()
+        spent, self.spent = self.spent, {}
+        whole = self._report.with_suffix(".new")
+        whole.write_text(json.dumps(spent))
+        whole.replace(self._report)
 
     def _look(self) -> None:
         for ident, frame in sys._current_frames().items():
@@ -58,29 +64,36 @@ class Sampler(threading.Thread):
 
 
 def stage_of(frame: FrameType | None) -> str:
-    """The innermost of watcherd's packages in a stack; ``the rest`` for its own modules and for none."""
+    """The innermost of watcherd's packages in a stack; ``the rest`` for its own modules and for none.
+
+    The threads of pebble, which keeps the imaging workers, stand for themselves.
+    """
+    rest = "pipeline and the rest"
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
+        if name.startswith("pebble."):
+            rest = "pebble's threads"
         if name.startswith("watcherd."):
             package = name.split(".")[1]
             return package if package in PACKAGES else "pipeline and the rest"
         frame = frame.f_back
-    return "pipeline and the rest"
+    return rest
 
 
-def read(report: Path) -> dict[str, float]:
-    """CPU seconds by stage, the measurement's own left out."""
+def read(running: Running, report: Path) -> dict[str, float]:
+    """CPU seconds by stage since the last time, the measurement's own left out."""
+    running.signal(signal.SIGUSR2)
+    running.wait(report.exists, 10)
     spent: dict[str, float] = json.loads(report.read_text())
+    report.unlink()
     spent.pop("the measurement", None)
     return spent
 
 
 def main() -> None:
     """Start sampling, then be watcherd."""
-    report = Path(sys.argv[1])
-    sampler = Sampler()
-    signal.signal(signal.SIGUSR2, sampler.forget)
-    atexit.register(lambda: report.write_text(json.dumps(sampler.spent)))
+    sampler = Sampler(Path(sys.argv[1]))
+    signal.signal(signal.SIGUSR2, sampler.tell)
     sampler.start()
     sys.argv = ["watcherd", *sys.argv[2:]]
     from watcherd.__main__ import main as watcherd

@@ -3,7 +3,8 @@
     python -m benchmarks.straight SEGMENTER [MODEL_FOLDER]
 
 The model is loaded once; then each line of stdin asks for one round, as JSON: ``{"way": .., "inbox": .., "outbox": ..,
-"batch": ..}``. Each answer is a line of JSON: seconds and CPU seconds of the round, the loader's processes included.
+"batch": ..}``. A line of JSON says that all is ready for it, an empty line on stdin has it begin, and another line of
+JSON says that it is done: the CPU seconds of the round, the loader's processes included.
 
     script      open each scan, predict, save the mask, one after the other
     dataloader  the same, decoded by two processes of torch's DataLoader, which live on between rounds
@@ -15,7 +16,6 @@ from __future__ import annotations
 import json
 import resource
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from watcherd.inference.base import Frame, Placement
 from watcherd.job import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,23 +45,31 @@ def main() -> None:
     segmenter.load(Placement(), lambda *_: None)
     loader = Loader()
     for line in sys.stdin:
-        print(json.dumps(answer(segmenter, loader, **json.loads(line))), flush=True)
+        work = prepared(segmenter, loader, **json.loads(line))
+        print(json.dumps({"ready": True}), flush=True)
+        sys.stdin.readline()
+        before = cpu_seconds()
+        work()
+        print(json.dumps({"cpu_seconds": cpu_seconds() - before}), flush=True)
 
 
-def answer(
+def prepared(
     segmenter: Segmenter, loader: Loader, *, way: str, inbox: str, outbox: str, batch: int = 1
-) -> dict[str, float]:
-    """One round over a folder."""
+) -> Callable[[], None]:
+    """One round over a folder; what does not count is done already."""
     paths = sorted(Path(inbox).iterdir())
     if way == "model":
         frames = [Frame(pixels=opened(path), options=OPTIONS) for path in paths]
-        began, cpu = time.perf_counter(), cpu_seconds()
-        for start in range(0, len(frames), batch):
-            segmenter.predict(frames[start : start + batch])
-    else:
-        began, cpu = time.perf_counter(), cpu_seconds()
-        save_all(segmenter, loader.pictures(paths) if way == "dataloader" else map(opened, paths), paths, Path(outbox))
-    return {"seconds": time.perf_counter() - began, "cpu_seconds": cpu_seconds() - cpu}
+        return lambda: predict_all(segmenter, frames, batch)
+    if way == "dataloader":
+        return lambda: save_all(segmenter, loader.pictures(paths), paths, Path(outbox))
+    return lambda: save_all(segmenter, map(opened, paths), paths, Path(outbox))
+
+
+def predict_all(segmenter: Segmenter, frames: Sequence[Frame], batch: int) -> None:
+    """Predict and save nothing."""
+    for start in range(0, len(frames), batch):
+        segmenter.predict(frames[start : start + batch])
 
 
 def save_all(segmenter: Segmenter, pictures: Iterable[NDArray[np.uint8]], paths: Iterable[Path], outbox: Path) -> None:

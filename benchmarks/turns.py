@@ -53,7 +53,7 @@ class Turn:
 
 
 @dataclass(kw_only=True, slots=True)
-class _Course:
+class Course:
     """One way's course: what it waits for at first, its turns from and to, the CPU that it had used before."""
 
     waits: float
@@ -73,7 +73,7 @@ def take_turns(ways: Mapping[str, Way], folders: Mapping[str, Path]) -> dict[str
     try:
         for way in ways.values():
             os.killpg(way.group, signal.SIGSTOP)
-        courses = {name: _Course(cpu=way.cpu_seconds(), waits=way.begin()) for name, way in ways.items()}
+        courses = {name: Course(cpu=way.cpu_seconds(), waits=way.begin()) for name, way in ways.items()}
         while len(taken) < len(ways):
             for name, way in ways.items():
                 if name not in taken and (end := _go_on(way, courses[name])) is not None:
@@ -87,7 +87,7 @@ def take_turns(ways: Mapping[str, Way], folders: Mapping[str, Path]) -> dict[str
     return taken
 
 
-def _go_on(way: Way, course: _Course) -> float | None:
+def _go_on(way: Way, course: Course) -> float | None:
     """One turn; when the way was done, if it is: then it may go on, for it has nothing to do."""
     since = time.time()
     os.killpg(way.group, signal.SIGCONT)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks import __main__ as bench
-from benchmarks import report
+from benchmarks import long_history, report
 from benchmarks.feeding import cpu_of_children
 from benchmarks.figure import Figure, Target, number, quantile, slope
 from benchmarks.own_cost import calls
+from benchmarks.running import small_scan
+from benchmarks.store_scale import NOW
+from benchmarks.turns import Course
 
 ROOT = Path(__file__).parents[2]
 CHAPTERS = [*bench.chapters(), *bench.long()]
@@ -89,6 +96,31 @@ def test_the_cpu_of_a_child_is_still_known_when_it_has_ended() -> None:
     ended = cpu_of_children(os.getpid()) - before
     assert alive == pytest.approx(0.3, abs=0.1)
     assert ended == pytest.approx(alive, abs=0.1)
+
+
+def test_only_the_time_of_a_ways_own_turns_counts() -> None:
+    """Standing still does not, nor what it waits for at first; it may have ended before its last turn was over."""
+    course = Course(waits=0.2, cpu=0.0, slices=[(10.0, 11.0), (13.0, 14.0)])
+    assert [0.3, 1.3, 1.8] == [pytest.approx(course.seconds_until(end)) for end in (10.5, 13.5, 20.0)]
+
+
+def test_small_scans_differ_and_can_be_opened() -> None:
+    scans = [small_scan(number) for number in (0, 1, 1_000_000)]
+    assert 3 == len(set(scans))
+    assert {(24, 16)} == {Image.open(io.BytesIO(scan)).size for scan in scans}
+
+
+def test_a_history_too_long_to_be_checked_is_made_like_a_checked_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(name: str) -> str:
+        long_history.make(tmp_path / name, 300, now=NOW, waiting=10)
+        with closing(sqlite3.connect(tmp_path / name)) as connection:
+            return "\n".join(connection.iterdump())
+
+    checked = made("checked.db")
+    monkeypatch.setattr(long_history, "MOST_CHECKED", 0)
+    assert checked == made("unchecked.db")
 
 
 def test_the_tables_of_the_page_come_from_the_json(tmp_path: Path) -> None:
