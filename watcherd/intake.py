@@ -46,8 +46,9 @@ JUMP_SECONDS = 5.0
 WAITING_IS_NEWS = 5.0
 """A file that settles longer than this has a row, so that its fate can be queried."""
 CLEANED_AT_ONCE = 256
+REMOVED_AT_ONCE = 8
 CLEAN_SECONDS = 1.0
-"""While scans are being finished, copies that nobody needs are looked for no more often: new files wait for that."""
+"""While scans are being finished, copies that nobody needs are looked for no more often."""
 DISPOSAL_SECONDS = 60.0
 """Between two tries to take sources out of the inbox that could not be taken out."""
 ONCE_PATIENCE = 5.0
@@ -117,6 +118,8 @@ class Intake:
         self._cleaning = True
         self._next_clean = float("-inf")
         self._forgetting: Future[list[str]] | None = None
+        self._came_again: set[str] = set()
+        self._leaving: list[str] = []
         self.errands: deque[Callable[[], None]] = deque()
         """Things that others want done by the thread that owns the spool."""
         self.state = InboxState()
@@ -165,7 +168,8 @@ class Intake:
         try:
             while not self._stopping.is_set():
                 self._turn()
-            self._remove_forgotten()
+            self._gather_forgotten(wait=True)
+            self._remove()
         except StoppedError:
             pass
         finally:
@@ -176,7 +180,7 @@ class Intake:
         """Look at what is due, take what has settled, then wait for the next thing to do."""
         self._wake.clear()
         try:
-            self._remove_forgotten()
+            self._gather_forgotten(wait=bool(self.errands))
             self._run_errands()
             if not self._is_online():
                 self._wake.wait(PRESENCE_SECONDS)
@@ -201,17 +205,19 @@ class Intake:
         self._wake.wait(self._pause())
 
     def _run_errands(self) -> None:
+        if self.errands:  # one may put a copy into the spool that is about to go
+            self._remove()
         while self.errands:
             self.errands.popleft()()
 
     def _pause(self) -> float:
         """Seconds until there is something to do."""
         now = self._clock()
-        if self._sweeps and self._settler.room >= CHUNK:
+        if self._leaving or (self._sweeps and self._settler.room >= CHUNK):
             return 0.0
         due = [self._next_sweep, self._next_presence]
         due += [when for when in (self._settler.next_wakeup(), self._overrides.next_wakeup) if when is not None]
-        if self._cleaning:
+        if self._cleaning and self._forgetting is None:
             due.append(self._next_clean)
         return max(0.0, min(due) - now)
 
@@ -424,6 +430,8 @@ class Intake:
                 while queueing:
                     self._finish(queueing.pop())
                 if taken := [outcome for outcome in outcomes if isinstance(outcome, Ingested)]:
+                    for item in taken:
+                        self._keep(item.sha256)
                     queueing.append(self._enqueue(taken))
                 self._record([outcome for outcome in outcomes if not isinstance(outcome, Ingested)])
         finally:
@@ -567,27 +575,41 @@ class Intake:
     def _forget(self) -> Future[list[str]]:
         return self._database.submit(lambda c: leftovers.forget_spooled(c, CLEANED_AT_ONCE))
 
-    def _remove_forgotten(self) -> None:
-        """Remove the copies that `_clean` had forgotten: before anything can come of the same bytes again."""
-        if self._forgetting is None:
+    def _gather_forgotten(self, *, wait: bool = False) -> None:
+        """Learn from the transaction that `_clean` has begun which copies may go: once it is done, or ``wait`` for it."""
+        if self._forgetting is None or not (wait or self._forgetting.done()):
             return
         begun: list[Future[list[str]]] = [self._forgetting]
-        self._forgetting = None
 
         def result() -> list[str]:
             forgetting = begun.pop() if begun else self._forget()
             return forgetting.result()
 
         names = self._pauses.until_possible("state", result)
-        for name in names:
-            self._spool.remove(name)
+        self._forgetting = None
+        self._leaving = [name for name in names if name not in self._came_again]
+        self._came_again.clear()
         if len(names) == CLEANED_AT_ONCE:
             self._cleaning, self._next_clean = True, float("-inf")
 
+    def _keep(self, sha256: str) -> None:
+        """The same bytes have come again: their copy stays, for the row that is about to be written."""
+        if self._forgetting is not None:
+            self._came_again.add(sha256)
+        if sha256 in self._leaving:
+            self._leaving.remove(sha256)
+
+    def _remove(self, most: int | None = None) -> None:
+        """Remove copies that nobody needs, a few at a time: new files do not wait for hundreds."""
+        leaving, self._leaving = self._leaving[:most], self._leaving[len(self._leaving[:most]) :]
+        for name in leaving:
+            self._spool.remove(name)
+
     def _clean(self) -> None:
-        """Have copies forgotten that nobody needs any more, and remove folders that have long been empty."""
+        """Have copies forgotten that nobody needs any more, remove some, and folders that have long been empty."""
+        self._remove(REMOVED_AT_ONCE)
         now = self._clock()
-        if self._cleaning and now >= self._next_clean:
+        if self._cleaning and not self._leaving and self._forgetting is None and now >= self._next_clean:
             self._cleaning = False  # before looking: what finishes meanwhile asks again
             self._next_clean = now + (0.0 if self._once else CLEAN_SECONDS)
             self._forgetting = self._forget()

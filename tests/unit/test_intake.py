@@ -11,7 +11,7 @@ import pytest
 
 from watcherd.config import Config, build
 from watcherd.errors import StoreError
-from watcherd.intake import CLEAN_SECONDS, Intake
+from watcherd.intake import CLEAN_SECONDS, REMOVED_AT_ONCE, Intake
 from watcherd.pauses import Pauses
 from watcherd.store import StoreUnavailableError
 
@@ -66,7 +66,7 @@ class Cleaning:
 
     def turn(self) -> None:
         """What a turn of the intake has to do with copies."""
-        self.intake._remove_forgotten()
+        self.intake._gather_forgotten()
         self.intake._clean()
 
 
@@ -97,15 +97,35 @@ def test_while_scans_are_finished_copies_are_looked_for_once_a_second(cleaning: 
     assert cleaning.books.asked == 2
 
 
-def test_a_copy_is_removed_before_the_same_bytes_can_be_taken_again(cleaning: Cleaning) -> None:
-    """Forgotten in one turn, removed at the beginning of the next: an errand may put it into the spool anew."""
+def test_an_errand_finds_copies_gone_that_were_to_go(cleaning: Cleaning) -> None:
+    """It may put one into the spool anew."""
     cleaning.turn()
     cleaning.intake.errands.append(lambda: cleaning.copies.removed.append("an errand"))
     cleaning.intake._is_online = lambda: False  # type: ignore[method-assign]
-    cleaning.intake.wake()
     cleaning.intake._wake = cast("Any", Never())
     cleaning.intake._turn()
     assert cleaning.copies.removed == ["first", "an errand"]
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_copy_stays_whose_bytes_have_come_again(cleaning: Cleaning, answered: bool) -> None:
+    """Whether they come before it is known which copies may go, or before these are removed."""
+    cleaning.books.answers = [["first", "second"]]
+    cleaning.turn()
+    if answered:
+        cleaning.intake._gather_forgotten()
+    cleaning.intake._keep("second")
+    cleaning.turn()
+    assert cleaning.copies.removed == ["first"]
+
+
+def test_copies_are_removed_a_few_at_a_time(cleaning: Cleaning) -> None:
+    """A new file does not wait for hundreds."""
+    cleaning.books.answers = [[f"{number}" for number in range(100)]]
+    cleaning.turn()
+    cleaning.turn()
+    assert len(cleaning.copies.removed) == REMOVED_AT_ONCE
+    assert cleaning.intake._pause() == 0
 
 
 class Never:
