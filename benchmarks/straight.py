@@ -24,6 +24,7 @@ import psutil
 from PIL import Image
 
 from watcherd.config import Model
+from watcherd.imaging.worker import die_with_parent
 from watcherd.inference import segmenters
 from watcherd.inference.base import Frame, Placement
 from watcherd.job import Options
@@ -39,7 +40,8 @@ OPTIONS = Options(prompt="Please segment the blood vessel.", draft="Sure, [SEG].
 
 
 def main() -> None:
-    """Load, then answer until stdin ends."""
+    """Load, then answer until stdin ends, or whoever started it, though this one may stand still."""
+    die_with_parent()
     name, *rest = sys.argv[1:]
     segmenter = segmenters.create(Model(segmenter=name, path=Path(rest[0]) if rest else None))
     segmenter.load(Placement(), lambda *_: None)

@@ -127,7 +127,7 @@ class Pipeline:
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
-                if self.held.is_set() or not self._has_room():
+                if not self._may_claim():
                     self._wake.wait(1.0)
                     continue
                 claimed = self._claim()
@@ -139,6 +139,9 @@ class Pipeline:
                         self._retry_at = float("inf")
         except StoppedError:
             return
+
+    def _may_claim(self) -> bool:
+        return not self.held.is_set() and not self._stopping.is_set() and self._has_room()
 
     def _has_room(self) -> bool:
         """Whether a replica would take another batch soon, and what comes after the replicas keeps up."""
@@ -172,13 +175,27 @@ class Pipeline:
         return max(capacity, min(MOST_AT_ONCE, int(WORK_SECONDS / self._seconds_per_scan)))
 
     def _decode_and_send(self, flights: Sequence[Flight]) -> None:
-        """Decode a batch in the workers and hand it to the replicas, those that take long after the others.
+        """Decode batches in the workers and hand them to the replicas, each while the next is claimed."""
+        while flights:
+            with self._imaging.together():
+                decoding = {self._decode(flight): flight for flight in flights}
+            more = self._claim() if self._are_quick(flights) and self._may_claim() else []
+            self._send(flights, decoding)
+            flights = more
+
+    def _are_quick(self, flights: Sequence[Flight]) -> bool:
+        """Whether a batch is full and its model is quick: to wait for the next claim would keep the replicas waiting.
+
+        Of slower ones none is claimed ahead, for another scan may be given priority.
+        """
+        return len(flights) >= self._batch_limit() and 0 < self._seconds_per_scan * len(flights) <= WORK_SECONDS
+
+    def _send(self, flights: Sequence[Flight], decoding: dict[Future[Any], Flight]) -> None:
+        """Hand over what is decoded, those that take long after the others.
 
         Frames of a run go to one replica together: the last is waited for.
         """
         seconds = GATHER_SECONDS if flights[0].job.run is None else None
-        with self._imaging.together():
-            decoding = {self._decode(flight): flight for flight in flights}
         while decoding:
             done, _ = wait(decoding, timeout=seconds)
             ready = [flight for future in done if self._take_decoded(flight := decoding.pop(future), future)]

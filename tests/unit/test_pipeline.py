@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
 
 from watcherd.config import Config
 from watcherd.flight import Flight
 from watcherd.pipeline import BATCHES_UNDER_WAY, Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CAPACITY = 4
 
@@ -69,3 +76,45 @@ def test_a_job_claimed_again_before_its_last_flight_is_cleared_away_stays_under_
     line._clear()
     assert not line.busy
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_scan", "claimed", "order"),
+    [
+        (0.01, CAPACITY, ["decode 4", "claim", "send 4", "decode 1", "send 1"]),
+        (0.01, CAPACITY - 1, ["decode 3", "send 3"]),
+        (1.0, CAPACITY, ["decode 4", "send 4"]),
+        (0.0, CAPACITY, ["decode 4", "send 4"]),
+    ],
+)
+def test_the_next_batch_is_claimed_while_one_is_decoded_if_the_model_is_quick(
+    seconds_per_scan: float, claimed: int, order: list[str]
+) -> None:
+    """A slow one's next scans stay in the queue until their turn has come, and so does what nobody waits for."""
+    line = pipeline()
+    line._seconds_per_scan = seconds_per_scan
+    line._batch_limit = lambda: CAPACITY  # type: ignore[method-assign]
+    log: list[str] = []
+    flights = [Flight(cast("Any", SimpleNamespace(id=number, run=None))) for number in range(claimed + 1)]
+
+    @contextmanager
+    def together() -> Iterator[None]:
+        yield
+        log.append(f"decode {len(begun)}")
+        begun.clear()
+
+    def decode(flight: Flight) -> Future[Any]:
+        begun.append(flight)
+        return Future()
+
+    def claim() -> list[Flight]:
+        log.append("claim")
+        return flights[-1:]
+
+    begun: list[Flight] = []
+    line._imaging = cast("Any", SimpleNamespace(together=together))
+    line._decode = decode  # type: ignore[method-assign]
+    line._claim = claim  # type: ignore[method-assign]
+    line._send = lambda flights, decoding: log.append(f"send {len(decoding)}")  # type: ignore[method-assign]
+    line._decode_and_send(flights[:-1])
+    assert order == log
