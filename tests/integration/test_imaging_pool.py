@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -107,6 +108,18 @@ def test_who_ends_a_worker_is_found_and_the_rest_of_the_group_get_their_results(
     ended = [path.name for path in tmp_path.iterdir() if path.name.endswith(("died", "hung"))]
     assert len(ended) == 2  # once in the group, once alone
     assert pool.run(note, tmp_path, "later", seconds=PATIENCE).result()
+
+
+def test_when_all_workers_are_lost_new_ones_do_what_they_had(pool: ImagingPool, tmp_path: Path) -> None:
+    """Also after a second loss: those that the first one's end has made live as long as they should."""
+    for _ in range(2):
+        quick(pool, tmp_path)
+        with pool.together():
+            futures = [pool.run(time.sleep, 0.05, seconds=PATIENCE) for _ in range(40)]
+        for process in multiprocessing.active_children():
+            process.kill()
+        assert [future.result(PATIENCE) for future in futures] == [None] * 40
+    assert pool.run(note, tmp_path, "later", seconds=PATIENCE).result(PATIENCE)
 
 
 def test_a_stopped_pool_answers_for_what_it_had_not_begun(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The imaging workers: spawned processes with a memory limit; each task has a deadline.
 
-A worker that dies or overruns costs its task only. Call `ImagingPool.start` from a thread that lives as long as the
-pool: the kernel ends the workers with the thread that made them.
+A worker that dies or overruns costs its task only.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ import math
 import os
 import threading
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
@@ -26,7 +25,7 @@ from watcherd.imaging.worker import run_group, start_worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from watcherd.imaging.worker import Ended
+    from watcherd.imaging.worker import Call, Ended
 
 T = TypeVar("T")
 
@@ -60,19 +59,79 @@ class ImagingPool:
     def __init__(self, *, workers: int, memory_mib: int) -> None:
         self._workers = workers
         self._memory_mib = memory_mib
-        self._lock = threading.RLock()
-        self._pool: ProcessPool | None = None
+        self._changed = threading.Condition()
         self._waiting: deque[_Task] = deque()
         self._given = 0
         """Groups that workers have, or will have as soon as they are free."""
         self._task_seconds = GROUP_SECONDS
         self._gathering = 0
+        self._pool: ProcessPool | None = None
+        self._under_way: set[Future[list[Ended]]] = set()
         self._stopped = False
+        self._thread = threading.Thread(target=self._serve, name="imaging", daemon=True)
 
     def start(self) -> None:
         """Start the workers; without it the first task does."""
-        with self._lock:
-            self._pool = self._pool or self._make()
+        with self._changed:
+            if not self._thread.is_alive() and not self._stopped:
+                self._thread.start()
+
+    def run(self, function: Callable[..., T], *arguments: Any, seconds: float) -> Future[T]:
+        """Have a worker call ``function``; the future raises what it raised.
+
+        See `explained` for what it raises when the worker died or overran ``seconds``.
+        """
+        task = _Task(function, arguments, seconds)
+        self.start()
+        with self._changed:
+            self._waiting.append(task)
+            self._changed.notify()
+        return task.future
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is run inside is shared out when the block ends, rather than one by one as it comes."""
+        with self._changed:
+            self._gathering += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._gathering -= 1
+                self._changed.notify()
+
+    def _serve(self) -> None:
+        """Give what waits to the workers until `stop`: in one thread, for the kernel ends them with that which made
+        them (`worker.start_worker`)."""
+        with suppress(OSError, BrokenProcessPool):  # the first task tries again, and says what is wrong
+            self._pool = self._make()
+        while (group := self._next()) is not None:
+            try:
+                future = self._schedule([(task.function, task.arguments) for task in group], group[0].seconds)
+            except Exception as error:  # not even new workers can be started: these tasks fail, the next try again
+                self._failed(group, error)
+                continue
+            self._under_way.add(future)
+            future.add_done_callback(partial(self._done, group))
+        self._end_pool()
+
+    def _schedule(self, calls: Sequence[Call], seconds: float) -> Future[list[Ended]]:
+        self._pool = self._pool or self._make()
+        try:
+            return self._pool.schedule(run_group, args=(calls,), timeout=seconds)
+        except (RuntimeError, BrokenProcessPool):  # all workers were lost at once: begin anew
+            self._end_pool()
+            self._pool = self._make()
+            return self._pool.schedule(run_group, args=(calls,), timeout=seconds)
+
+    def _end_pool(self) -> None:
+        """End the workers. What pebble had not told them yet it forgets: those tasks are given back by `_done`."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.stop()
+            pool.join(5)
+        for future in list(self._under_way):
+            future.cancel()
 
     def _make(self) -> ProcessPool:
         pool = ProcessPool(
@@ -85,37 +144,15 @@ class ImagingPool:
         assert pool.active
         return pool
 
-    def run(self, function: Callable[..., T], *arguments: Any, seconds: float) -> Future[T]:
-        """Have a worker call ``function``; the future raises what it raised.
-
-        See `explained` for what it raises when the worker died or overran ``seconds``.
-        """
-        task = _Task(function, arguments, seconds)
-        with self._lock:
-            self._waiting.append(task)
-            self._give()
-        return task.future
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is run inside is shared out when the block ends, rather than one by one as it comes."""
-        with self._lock:
-            self._gathering += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._gathering -= 1
-                self._give()
-
-    def _give(self) -> None:
-        """Give what waits to the workers: one group to each, and one that it finds when it is done."""
-        while self._waiting and not self._gathering and self._given < 2 * self._workers:
-            group = self._next_group()
-            self._given += 1
-            calls = [(task.function, task.arguments) for task in group]
-            done = partial(self._done, group)
-            self._schedule(calls, max(task.seconds for task in group)).add_done_callback(done)
+    def _next(self) -> list[_Task] | None:
+        """Wait for a group, and for somebody to take it: each worker has one, and finds another when it is done."""
+        with self._changed:
+            while not self._stopped:
+                if self._waiting and not self._gathering and self._given < 2 * self._workers:
+                    self._given += 1
+                    return self._next_group()
+                self._changed.wait()
+        return None
 
     def _next_group(self) -> list[_Task]:
         """As many as share out evenly, and are quick enough together."""
@@ -126,27 +163,19 @@ class ImagingPool:
             group.append(self._waiting.popleft())
         return group
 
-    def _schedule(self, calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], seconds: float) -> Future[Any]:
-        self._pool = self._pool or self._make()
-        try:
-            return self._pool.schedule(run_group, args=(calls,), timeout=seconds)
-        except (RuntimeError, BrokenProcessPool):  # all workers were lost at once: begin anew
-            broken, self._pool = self._pool, self._make()
-            broken.stop()
-            return self._pool.schedule(run_group, args=(calls,), timeout=seconds)
-
-    def _done(self, group: Sequence[_Task], future: Future[Sequence[Ended]]) -> None:
+    def _done(self, group: Sequence[_Task], future: Future[list[Ended]]) -> None:
         """A group has ended, or has ended its worker; called from a thread of pebble's."""
+        self._under_way.discard(future)
         try:
             ended = future.result()
         except BaseException as error:  # a worker's death, a deadline, or the pool's end
             self._failed(group, error)
             return
-        with self._lock:
+        with self._changed:
             self._given -= 1
             for each in ended:
                 self._task_seconds = max(1e-6, 0.8 * self._task_seconds + 0.2 * each.seconds)
-            self._give()
+            self._changed.notify()
         for task, each in zip(group, ended, strict=True):
             if each.error is not None:
                 task.future.set_exception(each.error)
@@ -155,31 +184,29 @@ class ImagingPool:
 
     def _failed(self, group: Sequence[_Task], error: BaseException) -> None:
         """Whose fault it was shows when each is given to a worker again, by itself."""
-        unclear = len(group) > 1 or isinstance(error, BrokenProcessPool)
-        with self._lock:
+        unclear = len(group) > 1 or isinstance(error, BrokenProcessPool | CancelledError)
+        with self._changed:
             self._given -= 1
             again = [task for task in group if unclear and not task.alone and not self._stopped]
             for task in reversed(again):
                 task.alone = True
                 self._waiting.appendleft(task)
-            if not self._stopped:
-                self._give()
+            self._changed.notify()
         for task in group:
             if task not in again:
                 task.future.set_exception(error)
 
     def stop(self) -> None:
         """End the workers, with whatever they are doing; what they had not begun is cancelled."""
-        with self._lock:
+        with self._changed:
             self._stopped = True
             waiting, self._waiting = self._waiting, deque()
-            if self._pool is not None:
-                self._pool.stop()
+            self._changed.notify()
         for task in waiting:
             task.future.cancel()
             task.future.set_running_or_notify_cancel()
-        if self._pool is not None:
-            self._pool.join(5)
+        if self._thread.is_alive():
+            self._thread.join()
 
 
 def explained(error: BaseException, *, doing: str, seconds: float) -> BaseException:

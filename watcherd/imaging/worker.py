@@ -14,10 +14,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
 
     from watcherd.imaging.limits import DecodeLimits
     from watcherd.imaging.values import Decoded, Rendered, RenderRequest
@@ -68,7 +70,7 @@ class Ended:
     seconds: float
 
 
-def run_group(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Ended]:
+def run_group(calls: Sequence[Call]) -> list[Ended]:
     """Make these calls one after the other; what one raises is its own."""
     return [_ended(function, arguments) for function, arguments in calls]
 
