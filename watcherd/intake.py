@@ -576,7 +576,7 @@ class Intake:
         return self._database.submit(lambda c: leftovers.forget_spooled(c, CLEANED_AT_ONCE))
 
     def _gather_forgotten(self, *, wait: bool = False) -> None:
-        """Learn from the transaction that `_clean` has begun which copies may go, once it is done; ``wait`` for it."""
+        """Learn which copies may go from the transaction that `_clean` began: once it is done, or ``wait`` for it."""
         if self._forgetting is None or not (wait or self._forgetting.done()):
             return
         begun: list[Future[list[str]]] = [self._forgetting]
