@@ -43,7 +43,7 @@ def chapters() -> Chapters:
         "syscalls": lambda: own_cost.system_calls(300),
         "queue": lambda: own_cost.queueing(5, 20_000),
         "history": lambda: own_cost.history([0, 10_000, 1_000_000]),
-        "latency": lambda: latency.latency(5, 100, 1000),
+        "latency": lambda: latency.latency(5, 100, 1500),
         "size": lambda: latency.scan_sizes(5, [256, 512, 1024, 2048, 4096]),
         "frames": lambda: latency.run_lengths(5, [1, 4, 16, 64]),
         "replicas": lambda: latency.replicas(5, 30, [1, 2, 4]),

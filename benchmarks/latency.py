@@ -30,43 +30,53 @@ if TYPE_CHECKING:
 PAUSE = 0.03
 """Seconds between two files that are timed."""
 
+WHERE = {
+    "at rest": ("nothing else to do", Target(most=100)),
+    "under a backlog": ("the jobs of a folder of {others:,} are queued already and worked off", Target(most=100)),
+    "inside a burst": ("that folder came just before, and is still being taken in", None),
+}
+"""What is going on meanwhile, and what DESIGN asks for then."""
+
 PLACES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 
 
 def latency(runs: int, files: int, others: int) -> list[Figure]:
-    """Single files: into an idle daemon, into one that works off a backlog, and just behind a folder of files."""
-    result: list[Figure] = []
-    left: list[float] = []
+    """Single files: into an idle daemon, just behind a folder of files, and while that folder's jobs are worked off."""
+    waits: dict[str, list[list[tuple[float, float]]]] = {where: [] for where in WHERE}
+    waiting: dict[str, list[float]] = {"first": [], "last": []}
     with daemon() as running:
         dropping = Dropping(running)
         dropping.singles("warm-up", 5)
-        for where, before, what, target in (
-            ("at rest", dropping.nothing, "nothing else to do", Target(most=100)),
-            ("under a backlog", dropping.backlog, f"{others:,} jobs were queued before them", Target(most=100)),
-            ("inside a burst", dropping.burst, f"a folder of {others:,} came just before, not all taken in yet", None),
-        ):
-            queued: list[list[float]] = []
-            delivered: list[list[float]] = []
-            for turn in range(runs):
-                before(others)
-                closed = dropping.singles(f"{before.__name__}-{turn}", files)
-                if before == dropping.backlog:
-                    left.append(running.totals().get("job.queued", 0))
-                times = dropping.waits(closed)
-                queued.append([early for early, _ in times])
-                delivered.append([late for _, late in times])
-            each = f"each of {files} small files in a run, one every {1000 * PAUSE:.0f} ms, less the settle time"
-            result += quantiles(f"closed to queued, {where}", queued, f"{each} of {SETTLE} s; {what}", target)
-            result += quantiles(f"closed to delivered, {where}", delivered, f"the same; {what}; segmenter none", None)
-    result.append(
+        for turn in range(runs):
+            dropping.wait()
+            closed = {"at rest": dropping.singles(f"rest-{turn}", files)}
+            dropping.wait()
+            dropping.folder(others)
+            closed["inside a burst"] = dropping.singles(f"burst-{turn}", files // 3)
+            dropping.wait_until_queued()
+            waiting["first"].append(running.totals().get("job.queued", 0))
+            closed["under a backlog"] = dropping.singles(f"backlog-{turn}", files)
+            waiting["last"].append(running.totals().get("job.queued", 0))
+            dropping.wait()
+            for where, moments in closed.items():
+                waits[where].append(dropping.waits(moments))
+    result: list[Figure] = []
+    for where, (going_on, target) in WHERE.items():
+        each = f"small files in a run, one every {1000 * PAUSE:.0f} ms, less the settle time of {SETTLE} s; "
+        what = f"each of {len(waits[where][0])} {each}{going_on.format(others=others)}"
+        queued = [[early for early, _ in run] for run in waits[where]]
+        delivered = [[late for _, late in run] for run in waits[where]]
+        result += quantiles(f"closed to queued, {where}", queued, what, target)
+        result += quantiles(f"closed to delivered, {where}", delivered, f"{what}; segmenter none", None)
+    return result + [
         Figure(
-            name="  backlog when the last file had come",
+            name=f"  backlog when the {which} file came",
             unit="jobs",
-            values=left,
-            definition="jobs that were still queued then, the single files among them",
+            values=values,
+            definition=f"jobs that were queued when the {which} of the single files under a backlog came",
         )
-    )
-    return result
+        for which, values in waiting.items()
+    ]
 
 
 class Dropping:
@@ -76,20 +86,20 @@ class Dropping:
         self._running = running
         self._dropped = 0
 
-    def nothing(self, _count: int) -> None:
-        """The daemon stays at rest."""
-
-    def burst(self, count: int) -> None:
-        """A folder of files has just been noticed."""
+    def folder(self, count: int) -> None:
+        """A folder of files comes at once, and is noticed."""
         scans = make_small(self._running.folder / "outside" / f"{self._dropped}", count, first=self._dropped)
         self._dropped += count
         scans.rename(self._running.inbox / scans.name)
         time.sleep(2 * SETTLE)
 
-    def backlog(self, count: int) -> None:
-        """A folder of files is queued."""
-        self.burst(count)
+    def wait_until_queued(self) -> None:
+        """Everything that came has become a job."""
         self._running.wait(lambda: self._jobs() >= self._dropped, 60)
+
+    def wait(self) -> None:
+        """Everything that came is done."""
+        wait_for(self._running, self._dropped)
 
     def singles(self, name: str, count: int) -> dict[str, float]:
         """One file after the other; when each was closed."""
@@ -103,8 +113,7 @@ class Dropping:
         return closed
 
     def waits(self, closed: Mapping[str, float]) -> list[tuple[float, float]]:
-        """Milliseconds until queued and until delivered, when all is done."""
-        wait_for(self._running, self._dropped)
+        """Milliseconds until queued and until delivered, once all is done."""
         rows = self._running.rows("SELECT source, created_at, finished_at FROM job WHERE source NOT LIKE '%/%'")
         times = [
             (closed[source], moment(created), moment(finished))
