@@ -35,7 +35,7 @@ WAYS = ("script", "dataloader", "model")
 PATIENCE = 300.0
 """Seconds that a model may take to be loaded by a baseline."""
 
-LEAST_FILES, MOST_FILES = 6, 600
+LEAST_FILES, MOST_FILES = 5, 600
 """Scans in a run: so many that the daemon's filling and emptying does not weigh, and not more than needed."""
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pebble import ProcessExpired, ProcessPool
+from pebble import CONSTS, ProcessExpired, ProcessPool
 
 from watcherd.errors import CrashError
 from watcherd.imaging.worker import run_group, start_worker
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LOOK_SECONDS = 0.25
+"""How often pebble looks for workers that died or overran: two of its threads wake up so often, also at rest."""
 TASKS_PER_WORKER = 5000
 """A worker is replaced after so many groups of tasks, whatever a decoder may have leaked."""
 GROUP = 8
@@ -134,6 +136,7 @@ class ImagingPool:
             future.cancel()
 
     def _make(self) -> ProcessPool:
+        CONSTS.sleep_unit = LOOK_SECONDS
         pool = ProcessPool(
             max_workers=self._workers,
             max_tasks=TASKS_PER_WORKER,
