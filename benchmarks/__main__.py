@@ -46,7 +46,7 @@ def chapters() -> Chapters:
         "latency": lambda: latency.latency(5, 100, 1500),
         "size": lambda: latency.scan_sizes(5, [256, 512, 1024, 2048, 4096]),
         "frames": lambda: latency.run_lengths(5, [1, 8, 32]),
-        "replicas": lambda: latency.replicas(5, 20, [1, 2, 4]),
+        "replicas": lambda: latency.replicas(5, 30, [1, 2, 4]),
         **{name: lambda name=name: end_to_end.chapter(5, 1.4, [name]) for name in ("none", "vesselness", "vessel")},  # type: ignore[misc]
         "semantic": lambda: end_to_end.semantic("tiny semantic", 5, 1.3, tiny),
     }
