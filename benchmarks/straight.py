@@ -83,9 +83,9 @@ def save_all(segmenter: Segmenter, pictures: Iterable[NDArray[np.uint8]], paths:
 
 def mask_of(prediction: Prediction) -> NDArray[np.uint8]:
     """0 and 255."""
-    assert prediction.probability is not None or prediction.mask is not None
-    mask = prediction.probability > OPTIONS.threshold if prediction.mask is None else prediction.mask > 0
-    return mask.astype(np.uint8) * np.uint8(255)
+    labels = prediction.label_values(OPTIONS.threshold)
+    assert labels is not None
+    return (labels > 0).astype(np.uint8) * np.uint8(255)
 
 
 def opened(path: Path) -> NDArray[np.uint8]:

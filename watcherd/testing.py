@@ -99,7 +99,8 @@ class SegmenterContract:
             quiet = replace(frame, options=self.options)
             one, other = self._one(frame), self._one(quiet)
             _check_prediction(quiet, other)
-            same = np.array_equal(_label(frame, one), _label(quiet, other))
+            labels, others = (each.label_values(self.options.threshold) for each in (one, other))
+            same = others is None if labels is None else others is not None and np.array_equal(labels, others)
             _must(same, "the mask depends on whether probabilities are asked for")
 
     def test_the_same_frame_gives_the_same_answer(self) -> None:
@@ -234,16 +235,6 @@ def _check_prediction(frame: Frame, prediction: Prediction) -> None:
         _must(mask.shape == size and mask.dtype == np.uint8, f"the mask is {mask.dtype} {mask.shape} for {size}")
         highest = int(mask.max(initial=0))
         _must(not prediction.labels or highest <= len(prediction.labels), f"the mask has {highest}, which has no name")
-
-
-def _label(frame: Frame, prediction: Prediction) -> NDArray[np.uint8]:
-    """The label values that are written; all 0 for an answer without a mask."""
-    if prediction.mask is not None:
-        return prediction.mask
-    if prediction.probability is None:
-        return np.zeros(frame.pixels.shape[:2], np.uint8)
-    maps = prediction.probability.reshape(-1, *frame.pixels.shape[:2])
-    return np.where(maps.max(axis=0) > frame.options.threshold, maps.argmax(axis=0) + 1, 0).astype(np.uint8)
 
 
 def _must(kept: bool, broken: str) -> None:

@@ -33,6 +33,8 @@ NARROW = 70
 AMBER = "dark_goldenrod"
 """For what waits or needs a look: the terminal's own yellow is hardly seen on white."""
 
+STAGES = ("decode", "inference", "render")
+"""Those in which a scan is worked on."""
 STATE_COLOURS = {
     "succeeded": "green",
     "failed": "red",
@@ -137,6 +139,12 @@ def when(stamp: str, now: datetime) -> str:
     if then.date() == here.date():
         return then.strftime("%H:%M:%S")
     return then.strftime("%d %b %H:%M" if then.year == here.year else "%Y-%m-%d %H:%M").lstrip("0")
+
+
+def took(record: Mapping[str, Any]) -> int | None:
+    """Milliseconds that a job's stages took together; None while none has ended."""
+    known = [ms for stage in STAGES if (ms := record.get(f"{stage}_ms")) is not None]
+    return sum(known) if known else None
 
 
 def duration(ms: float | None) -> str:

@@ -26,6 +26,7 @@ from watcherd.cli.common import (
     print_json,
     print_table,
     size,
+    took,
     when,
 )
 from watcherd.cli.screen import state_text
@@ -105,7 +106,6 @@ def job_table(records: Sequence[dict[str, Any]], now: datetime, *, width: int) -
 
 
 def _cells(record: dict[str, Any], now: datetime, numbers: Sequence[str]) -> list[Text | str]:
-    took = [record[f"{stage}_ms"] for stage in ("decode", "inference", "render") if record[f"{stage}_ms"] is not None]
     fraction = record["mask_fraction"]
     scan = Text(record["source"])
     if record["error"]:
@@ -113,7 +113,7 @@ def _cells(record: dict[str, Any], now: datetime, numbers: Sequence[str]) -> lis
     figures = {
         "size": size(record["size_bytes"]),
         "queued": duration(record["queue_ms"]),
-        "took": duration(sum(took)) if took else "",
+        "took": duration(took(record)),
         "mask": "" if fraction is None else f"{fraction:.1%}",
     }
     return [

@@ -16,7 +16,18 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from watcherd.cli.common import STATE_COLOURS, ConfigOption, JsonOption, duration, gib, load_config, local, print_json
+from watcherd.cli.common import (
+    STAGES,
+    STATE_COLOURS,
+    ConfigOption,
+    JsonOption,
+    duration,
+    gib,
+    load_config,
+    local,
+    print_json,
+    took,
+)
 from watcherd.cli.common import size as bytes_of
 from watcherd.errors import UnavailableError, UsageError
 from watcherd.job import Fate
@@ -26,7 +37,6 @@ from watcherd.store import Filter, figures, history, overview, reader
 
 MOST_NAMED = 8
 """Jobs that are named when a name fits several."""
-STAGES = ("decode", "inference", "render")
 PICTURES = ("overlay", "preview", "mask")
 """What `--open` opens: the first of these that there is."""
 
@@ -167,8 +177,7 @@ def _facts(story: Mapping[str, Any]) -> dict[str, Any]:
 
 def _times(story: Mapping[str, Any]) -> str:
     """How long it waited, and how long its stages took together."""
-    took = [story[f"{stage}_ms"] for stage in STAGES if story[f"{stage}_ms"] is not None]
-    words = {"waited": story["queue_ms"] if story["started_at"] else None, "took": sum(took) if took else None}
+    words = {"waited": story["queue_ms"] if story["started_at"] else None, "took": took(story)}
     return ", ".join(f"{word} {duration(ms)}" for word, ms in words.items() if ms is not None)
 
 

@@ -18,7 +18,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Static
 
 from watcherd.cli import screen, verdict
-from watcherd.cli.common import AMBER, duration, when
+from watcherd.cli.common import AMBER, duration, took, when
 from watcherd.cli.overview import gather, seconds_since
 from watcherd.cli.show import story_screen, tell
 from watcherd.cli.steer import steered
@@ -246,17 +246,15 @@ def cells(job: Mapping[str, Any], now: datetime, *, alive: bool) -> dict[str, Te
     if not alive and job["state"] in ("running", "delivering"):
         state, since = Text("half-done", AMBER), when(job["since"], now) if job["since"] else ""
         return {"id": Text(str(job["id"]), justify="right"), "state": state, "when": Text(since), "took": Text("")}
-    stages = [job.get(f"{stage}_ms") for stage in ("decode", "inference", "render")]
-    known = [stage for stage in stages if stage is not None]
     if job["state"] in ("running", "delivering", "queued"):
-        took = duration(seconds_since(job["since"], now) * 1000) if job["since"] else ""
+        so_long = duration(seconds_since(job["since"], now) * 1000) if job["since"] else ""
     else:
-        took = duration(sum(known)) if known else ""
+        so_long = duration(took(job))
     return {
         "id": Text(str(job["id"]), justify="right"),
         "state": screen.state_text(job["state"]),
         "when": Text(when(job["since"], now) if job["since"] else ""),
-        "took": Text(took, justify="right"),
+        "took": Text(so_long, justify="right"),
     }
 
 

@@ -58,6 +58,17 @@ class Prediction:
     decode: str | None = None
     note: str | None = None
 
+    def label_values(self, threshold: float) -> NDArray[np.uint8] | None:
+        """The mask that is written, uint8 (height, width): the segmenter's own, or 1 where one class's probability is
+        greater than ``threshold``, of several the likeliest. None when the model gave no mask."""
+        if self.mask is not None or self.probability is None:
+            return self.mask
+        if self.probability.ndim == 2:
+            return (self.probability > threshold).view("uint8")
+        likeliest: NDArray[np.uint8] = (self.probability.argmax(axis=0) + 1).astype("uint8")
+        likeliest[self.probability.max(axis=0) <= threshold] = 0
+        return likeliest
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:

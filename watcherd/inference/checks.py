@@ -163,15 +163,13 @@ def _predict(segmenter: Segmenter, frame: Frame) -> Prediction:
 
 def _labels(prediction: Prediction, threshold: float) -> NDArray[np.uint8]:
     """The mask as label values. Raises `UnavailableError` when there is none."""
-    if prediction.mask is not None:
-        return prediction.mask
-    if prediction.probability is None:
+    labels = prediction.label_values(threshold)
+    if labels is None:
         raise UnavailableError(
             f"The model gives no mask for its golden image. It answered: {prediction.answer!r}.",
             hint="The weights or the segmenter's code are not what they should be.",
         )
-    stack = prediction.probability.reshape(-1, *prediction.probability.shape[-2:])
-    return np.where(stack.max(axis=0) > threshold, stack.argmax(axis=0) + 1, 0).astype(np.uint8)
+    return labels
 
 
 def _all_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -71,7 +71,7 @@ class _Scan:
         return self.mapped
 
     def frame(self, index: int) -> Frame:
-        return Frame(pixels=np.asarray(self.pixels[index]), options=self.item.options)
+        return Frame(pixels=self.pixels[index], options=self.item.options)
 
     def close(self) -> None:
         """The files are complete. Raises `TransientError` when the disk says only now that it is full."""
@@ -318,8 +318,8 @@ def _store(scan: _Scan, index: int, prediction: Prediction) -> None:
     height, width = scan.pixels.shape[1:3]
     scan.answer = prediction.answer if scan.answer is None else scan.answer
     scan.decode, scan.note, scan.labels = prediction.decode, prediction.note, prediction.labels
-    label, probability = prediction.mask, prediction.probability
-    if label is None and probability is None:
+    label, probability = prediction.label_values(options.threshold), prediction.probability
+    if label is None:
         if options.no_mask != "empty":
             raise NoMaskError(
                 f"The model gave no mask. It answered: {prediction.answer!r}",
@@ -329,9 +329,6 @@ def _store(scan: _Scan, index: int, prediction: Prediction) -> None:
         scan.note = 'the model gave no mask; an empty one was asked for by no_mask = "empty"'
         label = np.zeros((height, width), np.uint8)
         probability = np.zeros((height, width), np.float32)
-    elif label is None:
-        assert probability is not None
-        label = _threshold(probability, options.threshold)
     scan.classes = max(scan.classes, len(prediction.labels), _maps(probability))
     _files(scan, height, width)
     assert scan.mask is not None
@@ -346,14 +343,6 @@ def _store(scan: _Scan, index: int, prediction: Prediction) -> None:
 def _maps(probability: NDArray[np.float32] | None) -> int:
     """For how many classes there are probabilities."""
     return len(probability) if probability is not None and probability.ndim == 3 else 0
-
-
-def _threshold(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
-    """Label values: 1 where one class's probability is greater than the threshold; of several the likeliest."""
-    if probability.ndim == 2:
-        return (probability > threshold).view(np.uint8)
-    label = probability.argmax(axis=0).astype(np.uint8) + 1
-    return np.where(probability.max(axis=0) > threshold, label, 0).astype(np.uint8)
 
 
 def _files(scan: _Scan, height: int, width: int) -> None:
