@@ -66,7 +66,7 @@ class Prediction:
         if self.probability.ndim == 2:
             return (self.probability > threshold).view("uint8")
         likeliest: NDArray[np.uint8] = (self.probability.argmax(axis=0) + 1).astype("uint8")
-        likeliest[self.probability.max(axis=0) <= threshold] = 0
+        likeliest[~(self.probability.max(axis=0) > threshold)] = 0
         return likeliest
 
 

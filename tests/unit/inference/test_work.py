@@ -181,3 +181,19 @@ def test_what_nobody_foresaw_fails_all_that_was_taken_and_nothing_that_comes_aft
     desk.work.take([single(tmp_path, 4)])
     desk.work.rest()
     assert [4, "end"] == desk.said[5:]
+
+
+def test_a_mask_is_the_models_own_or_cut_from_its_probabilities() -> None:
+    one = np.array([[0.2, 0.5, 0.7]], np.float32)
+    two = np.array([[[0.2, 0.5, 0.3]], [[0.1, 0.4, 0.9]]], np.float32)
+    own = np.array([[0, 2, 1]], np.uint8)
+    for prediction, expected in (
+        (Prediction(probability=one), [[0, 0, 1]]),
+        (Prediction(probability=two), [[0, 0, 2]]),
+        (Prediction(probability=one, mask=own), own.tolist()),
+        (Prediction(probability=None, mask=own), own.tolist()),
+    ):
+        labels = prediction.label_values(0.5)
+        assert labels is not None
+        assert (labels.dtype, labels.tolist()) == (np.uint8, expected)
+    assert Prediction(probability=None).label_values(0.5) is None
