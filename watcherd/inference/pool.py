@@ -250,6 +250,16 @@ class _Ended(Exception):  # noqa: N818 - not an error of ours: the end of a proc
         self.stack = stack
 
 
+def _exit_code(process: BaseProcess) -> int | None:
+    """How the process ended. Whoever starts another one meanwhile makes multiprocessing look after all of its children,
+    and may be about to note this one's end: to us it is gone then, but without a code."""
+    until = time.monotonic() + 5.0
+    process.join(5.0)
+    while process.exitcode is None and time.monotonic() < until:
+        time.sleep(0.01)
+    return process.exitcode
+
+
 class _CannotLoadError(Exception):
     """The replica says that its model cannot be loaded."""
 
@@ -448,8 +458,7 @@ class _Member:
 
     def _ended(self) -> _Ended:
         assert self._process is not None
-        self._process.join(5.0)
-        code = self._process.exitcode
+        code = _exit_code(self._process)
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         return _Ended(f"its process ended with {how}", self._stack())
 

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from watcherd.config import Log, Model
+from watcherd.inference import pool as pool_module
 from watcherd.inference.base import Placement
 from watcherd.inference.fake import VARIABLE, marked
 from watcherd.inference.messages import LoadFailed, NotSegmented, Outcome, Ready, ReplicaSpec, Segmented, WorkItem
@@ -335,3 +336,15 @@ def test_a_replica_that_is_not_known_to_be_quick_is_given_nothing_ahead(start: S
     assert isinstance(answers[2], NotSegmented)
     assert [Segmented, Segmented] == [type(answers[job]) for job in (3, 4)]
     assert notes.handed_back.empty()
+
+
+def test_an_end_that_another_thread_is_about_to_note_still_has_its_code() -> None:
+    """As when a process is started elsewhere at that moment: to `join` the child is gone, and its code not there."""
+
+    class Noted:
+        codes = iter([None, None, -9])
+        exitcode = property(lambda self: next(self.codes, -9))
+
+        def join(self, _seconds: float) -> None: ...
+
+    assert pool_module._exit_code(cast("Any", Noted())) == -9
