@@ -1,6 +1,7 @@
-"""Measure what a CPU can show of what watcherd promises: one table, the same as JSON, and a plot of what grows.
+"""Measure what watcherd promises, what needs a GPU apart: one table, the same as JSON, and a plot of what grows.
 
     python -m benchmarks [--quick | --long] [--only CHAPTER] [--out FOLDER]
+    python -m benchmarks --gpu [--quick]
     python -m benchmarks --write-docs
 
 Each figure is the median of several runs, with the smallest and the largest beside it. A machine that is busy with
@@ -17,6 +18,7 @@ import os
 import signal
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,10 +83,51 @@ def long() -> Chapters:
     }
 
 
-def measure(wanted: Chapters, quickly: bool) -> dict[str, Any]:
+def gpu(device: str) -> Chapters:
+    """What needs one GPU; about fifteen minutes."""
+    semantic: dict[str, Any] = {"sizes": None, "device": device}
+    return {
+        "gpu-limits": lambda: _module("gpu_limits").limits(device, 5),
+        "gpu-semantic": lambda: _module("gpu_semantic").by_batch(device, 5, [1, 4, 16, 64]),
+        "gpu-service": lambda: _module("gpu_service").service(device, 5, 4000),
+        "gpu-sa2va": lambda: _module("gpu_sa2va").by_batch(device, 5, [1, 2, 4, 8, 16], full_size=True),
+        "gpu-semantic-scripts": lambda: end_to_end.semantic("SegFormer-B5's size", 5, 6, **semantic),
+        "gpu-sa2va-scripts": lambda: end_to_end.full_sa2va(5, 6, device),
+    }
+
+
+def quick_gpu(device: str) -> Chapters:
+    """The same with small models, also on a CPU in its place: to see that everything runs, not to measure."""
+    tiny: dict[str, object] = dict(end_to_end.TINY)
+    return {
+        "gpu-limits": lambda: _module("gpu_limits").limits(device, 2),
+        "gpu-semantic": lambda: _module("gpu_semantic").by_batch(device, 2, [1, 2], tiny, frames=4),
+        "gpu-service": lambda: _module("gpu_service").service(device, 2, 40, tiny),
+        "gpu-sa2va": lambda: _module("gpu_sa2va").by_batch(device, 2, [1, 2], full_size=False),
+        "gpu-semantic-scripts": lambda: end_to_end.semantic("tiny semantic", 2, 0.5, tiny, device=device),
+    }
+
+
+def _module(name: str) -> Any:
+    """One of ours that loads torch: only when it is needed, which is seconds."""
+    return import_module(f"benchmarks.{name}")
+
+
+def the_gpu(quickly: bool) -> str:
+    """The device; a CPU stands in for it where there is none and nothing is to be measured in earnest."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda:0"
+    if quickly:
+        return "cpu"
+    raise SystemExit("There is no GPU here that torch can use; --gpu --quick shows on a CPU that everything runs.")
+
+
+def measure(wanted: Chapters, kind: str, quickly: bool) -> dict[str, Any]:
     """Chapter by chapter, printed as it comes. A chapter that fails says so and the others go on."""
     began = time.monotonic()
-    result: dict[str, Any] = {"quick": quickly, "chapters": {}, "chapter_seconds": {}, "failed": {}}
+    result: dict[str, Any] = {"kind": kind, "quick": quickly, "chapters": {}, "chapter_seconds": {}, "failed": {}}
     print(report.HEADING)
     for name, work in wanted.items():
         start = time.monotonic()
@@ -117,17 +160,28 @@ def save(measured: Mapping[str, Any], out: Path) -> None:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    known = {**chapters(), **long()}
+    known = {**chapters(), **long(), **gpu("")}
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--quick", action="store_true", help="small numbers, few runs: to try it")
     scale = parser.add_mutually_exclusive_group()
-    scale.add_argument("--quick", action="store_true", help="small numbers, few runs: to try it")
     scale.add_argument("--long", action="store_true", help="large models and 100,000 jobs instead")
+    scale.add_argument("--gpu", action="store_true", help="what needs a GPU instead")
     parser.add_argument("--only", action="append", choices=known, help="one chapter; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder of JSON and plot (%(default)s)")
     parser.add_argument("--write-docs", action="store_true", help="put the JSON's figures into docs/performance.md")
     return parser.parse_args(arguments)
+
+
+def asked_for(wanted: argparse.Namespace) -> Chapters:
+    """The chapters of the kind that the command line names."""
+    if wanted.gpu:
+        device = the_gpu(wanted.quick)
+        return quick_gpu(device) if wanted.quick else gpu(device)
+    if wanted.long:
+        return long()
+    return quick() if wanted.quick else chapters()
 
 
 def main() -> int:
@@ -137,10 +191,10 @@ def main() -> int:
         write_docs(wanted.out)
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the daemon is ended too
-    known = long() if wanted.long else quick() if wanted.quick else chapters()
+    known = asked_for(wanted)
     if wanted.only:
-        known = {name: work for name, work in {**long(), **known}.items() if name in wanted.only}
-    measured = measure(known, wanted.quick)
+        known = {name: work for name, work in known.items() if name in wanted.only}
+    measured = measure(known, "gpu" if wanted.gpu else "long" if wanted.long else "cpu", wanted.quick)
     save(measured, wanted.out)
     for name, seconds in measured["chapter_seconds"].items():
         print(f"{name} {seconds:.0f} s", end=", ")

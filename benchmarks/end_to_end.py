@@ -104,9 +104,9 @@ class Straight:
 
 
 @contextmanager
-def straight(segmenter: str, model: Path | None, way: str = "script") -> Iterator[Straight]:
+def straight(segmenter: str, model: Path | None, way: str = "script", device: str = "cpu") -> Iterator[Straight]:
     """A baseline's process; it ends with the block."""
-    command = [sys.executable, "-m", "benchmarks.straight", segmenter, *([str(model)] if model else [])]
+    command = [sys.executable, "-m", "benchmarks.straight", segmenter, device, *([str(model)] if model else [])]
     with tempfile.TemporaryDirectory() as outbox:
         process = subprocess.Popen(
             command,
@@ -160,7 +160,14 @@ class Service:
 
 
 def end_to_end(
-    name: str, runs: int, seconds: float, *, segmenter: str = "", model: Path | None = None, measures: bool = False
+    name: str,
+    runs: int,
+    seconds: float,
+    *,
+    segmenter: str = "",
+    model: Path | None = None,
+    measures: bool = False,
+    device: str = "cpu",
 ) -> list[Figure]:
     """All ways over the same scans, by turns (see `turns`), ``runs`` times; each way takes about ``seconds`` in a run.
 
@@ -170,7 +177,7 @@ def end_to_end(
     section = {"segmenter": segmenter, **({"path": str(model)} if model else {})}
     turns: dict[str, list[Turn]] = {}
     with ExitStack() as stack:
-        baselines = {way: stack.enter_context(straight(segmenter, model, way)) for way in WAYS}
+        baselines = {way: stack.enter_context(straight(segmenter, model, way, device)) for way in WAYS}
         service = Service(stack.enter_context(daemon(model=section)))
         ways: dict[str, Way] = {"daemon": service, **baselines}
         if measures:
@@ -253,27 +260,38 @@ def figures(name: str, files: int, batch: int, turns: dict[str, list[Turn]]) -> 
 # ------------------------------------------------------------------------------------------------------------- models
 
 
-def semantic(name: str, rounds: int, seconds: float, sizes: dict[str, object] | None) -> list[Figure]:
+def semantic(
+    name: str, runs: int, seconds: float, sizes: Mapping[str, object] | None, *, device: str = "cpu"
+) -> list[Figure]:
     """A SegFormer with random weights: speed does not depend on them. ``sizes``: None for B5's own."""
     from benchmarks.gpu_semantic import B5, save_model
 
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder), B5 if sizes is None else sizes)
-        return end_to_end(name, rounds, seconds, segmenter="semantic", model=Path(folder))
+        return end_to_end(name, runs, seconds, segmenter="semantic", model=Path(folder), device=device)
 
 
-def sa2va(rounds: int, seconds: float) -> list[Figure]:
+def sa2va(runs: int, seconds: float) -> list[Figure]:
     """The Sa2VA of the recorded references: real sizes of SAM2, a small language model, 0.9 GB."""
     from tests.sa2va_folder import write_model
 
     with tempfile.TemporaryDirectory() as folder:
         model = write_model(Path(folder) / "model")
-        return end_to_end("sa2va, golden size", rounds, seconds, segmenter="sa2va", model=model)
+        return end_to_end("sa2va, golden size", runs, seconds, segmenter="sa2va", model=model)
 
 
-def chapter(rounds: int, seconds: float, names: Sequence[str]) -> list[Figure]:
+def full_sa2va(runs: int, seconds: float, device: str) -> list[Figure]:
+    """Sa2VA of InternVL3-8B's size, on a GPU."""
+    from benchmarks.gpu_sa2va import write_full_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = write_full_model(Path(folder) / "model", device)
+        return end_to_end("sa2va, full size", runs, seconds, segmenter="sa2va", model=model, device=device)
+
+
+def chapter(runs: int, seconds: float, names: Sequence[str]) -> list[Figure]:
     """Several models in turn."""
     found: list[Figure] = []
     for name in names:
-        found += end_to_end(name, rounds, seconds, measures=name == "vesselness")
+        found += end_to_end(name, runs, seconds, measures=name == "vesselness")
     return found

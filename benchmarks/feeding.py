@@ -6,8 +6,11 @@ import os
 import shutil
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +20,7 @@ from PIL import Image
 from benchmarks.running import Running, cpu_seconds, small_scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 SETTLE = 0.2
 """Seconds until a file counts as complete; never part of a figure."""
@@ -87,16 +90,26 @@ def make_small(folder: Path, count: int, *, first: int = 0) -> Path:
     return folder
 
 
-def make_pictures(folder: Path, count: int, *, first: int = 0, side: int = 512) -> Path:
+def make_pictures(folder: Path, count: int, *, first: int = 0, side: int = 512, processes: int = 1) -> Path:
     """Grey square JPEGs: the demo's angiograms, each shifted by its own way."""
     folder.mkdir(parents=True)
+    if processes == 1:
+        draw_pictures(folder, side, range(first, first + count))
+        return folder
+    parts = [range(first + part, first + count, processes) for part in range(processes)]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as drawing:
+        list(drawing.map(partial(draw_pictures, folder, side), parts))
+    return folder
+
+
+def draw_pictures(folder: Path, side: int, numbers: Iterable[int]) -> None:
+    """Those with these numbers."""
     demo = Path(__file__).parents[1] / "watcherd" / "demo"
     paths = sorted(demo.glob("angiogram-*.jpg"))
     pictures = [np.asarray(Image.open(path).convert("L").resize((side, side))) for path in paths]
-    for index in range(first, first + count):
-        pixels = np.roll(pictures[index % len(pictures)], (index, index // side), axis=(0, 1))
-        Image.fromarray(pixels).save(folder / f"frame_{index:06d}.jpg", quality=90)
-    return folder
+    for number in numbers:
+        pixels = np.roll(pictures[number % len(pictures)], (number, number // side), axis=(0, 1))
+        Image.fromarray(pixels).save(folder / f"frame_{number:06d}.jpg", quality=90)
 
 
 def make_runs(folder: Path, count: int, *, frames: int, first: int = 0) -> Path:

@@ -1,7 +1,4 @@
-"""Sa2VA at full size on one GPU: scans per second, memory, where the time goes.
-
-    python -m benchmarks.gpu_sa2va            one GPU, InternVL3-8B's size, about six minutes
-    python -m benchmarks.gpu_sa2va --tiny     the same code on the CPU, with a small model, to see that it runs
+"""Sa2VA at full size on one GPU: scans per second by batch, memory, where the time goes, and the service with it.
 
 Weights are random, at the real shapes and dtype: speed does not depend on them. Only the language head is made up so
 that the model says "Sure, [SEG]." to everything, as a fine-tuned one does; so greedy generation ends after six tokens,
@@ -13,13 +10,12 @@ all hidden states, the stop word looked for in decoded text, SAM2's memory encod
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
+import shutil
+import statistics
 import time
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +23,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from benchmarks.figure import Figure, Target
+from benchmarks.gpu_limits import matrix_rates, on_gpu, seconds_of
+from tests.sa2va_folder import DATA, write_tokenizer, write_weights
 from watcherd.inference.base import Frame
 from watcherd.inference.segmenters.sa2va import config as configuration
 from watcherd.inference.segmenters.sa2va.compiled import compile_encoders
@@ -35,28 +34,43 @@ from watcherd.inference.segmenters.sa2va.grounding import enlarge, probability
 from watcherd.inference.segmenters.sa2va.network import Sa2vaNetwork, skeleton
 from watcherd.inference.segmenters.sa2va.preprocess import for_vision, squashed, tiles_of, upload
 from watcherd.inference.segmenters.sa2va.prompt import Words
+from watcherd.inference.segmenters.sa2va.renames import sources
 from watcherd.inference.segmenters.sa2va.weights import place_buffers, put
 from watcherd.job import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
-DATA = Path(__file__).parent.parent / "tests" / "data" / "sa2va"
+FULL = "internvl3-8b"
 ASK = Options(prompt="Please segment the blood vessel.", draft="Sure, [SEG].", decode="verify")
 GIB = 2**30
+SHARDS = 8
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Speed:
-    """One way of segmenting, measured. Times are medians over ``rounds`` batches; memory is null without a GPU."""
-
-    way: str
-    batch: int
-    rounds: int
-    scans_per_second: float
-    times_the_loop: float | None = None
-    peak_allocated_gib: float | None = None
-    peak_reserved_gib: float | None = None
+def by_batch(device: str, runs: int, batches: Sequence[int], *, full_size: bool) -> list[Figure]:
+    """The chapter: every way of segmenting against the loop, operations, stages; with compiled encoders on a GPU."""
+    config = configuration.read(DATA / FULL) if full_size else small()
+    words = Words(DATA / "tokenizer")
+    network = build(config, words, device, torch.bfloat16 if on_gpu(device) else torch.float32)
+    engine = Engine(network, words, max_new_tokens=64)
+    frames = pictures(max(batches))
+    ways = Ways(engine, frames, runs, device)
+    result = [*ways.against_the_loop(), *ways.by_batch("verify", batches)]
+    result += ways.operations()
+    result += ways.stages()
+    if on_gpu(device):
+        with in_24_gb():
+            result += ways.by_batch("verify, in 24 GB", batches[-1:])
+        began = time.perf_counter()
+        parts = compile_encoders(network, lambda *_: None)
+        seconds = time.perf_counter() - began
+        result.append(
+            Figure(name="compiling", unit="s", values=[seconds], definition=f"once, at the start; kept: {parts}")
+        )
+        result += ways.by_batch("verify, compiled", batches[-1:])
+        result += ways.stages(", compiled")
+    return result
 
 
 def build(config: configuration.Sa2vaConfig, words: Words, device: str, dtype: torch.dtype) -> Sa2vaNetwork:
@@ -146,50 +160,7 @@ class Loop:
         return (probability_map > 0.5).cpu().numpy()
 
 
-def seconds_of(work: Callable[[], Any], rounds: int, device: str) -> float:
-    """Median wall time of one call, the device's work included, after one call to warm up."""
-    work()
-    times = []
-    for _ in range(rounds):
-        wait(device)
-        begin = time.perf_counter()
-        work()
-        wait(device)
-        times.append(time.perf_counter() - begin)
-    return float(np.median(times))
-
-
-def wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def measure(
-    way: str, work: Callable[[], Any], batch: int, rounds: int, device: str, loop: float | None = None
-) -> Speed:
-    """Time ``work``, which segments ``batch`` scans, and its memory."""
-    if device != "cpu":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    rate = batch / seconds_of(work, rounds, device)
-    speed = Speed(way=way, batch=batch, rounds=rounds, scans_per_second=rate, times_the_loop=loop and rate / loop)
-    if device != "cpu":
-        speed = replace(
-            speed,
-            peak_allocated_gib=torch.cuda.max_memory_allocated() / GIB,
-            peak_reserved_gib=torch.cuda.max_memory_reserved() / GIB,
-        )
-    say(speed)
-    return speed
-
-
-def say(speed: Speed) -> None:
-    times = "" if speed.times_the_loop is None else f"  {speed.times_the_loop:5.1f}x the loop"
-    memory = "" if speed.peak_allocated_gib is None else f"  peak {speed.peak_allocated_gib:.1f} GiB"
-    print(f"{speed.way:28} batch {speed.batch:2}  {speed.scans_per_second:7.2f} scans/s{times}{memory}", flush=True)
-
-
-def maps(engine: Engine, frames: list[Frame]) -> list[Any]:
+def maps(engine: Engine, frames: Sequence[Frame]) -> list[Any]:
     """What a replica does with a batch: segment, and bring the probabilities to the host."""
     found = engine.segment(frames)
     happened = {"verify": "verified", "generate": "generated"}
@@ -198,38 +169,139 @@ def maps(engine: Engine, frames: list[Frame]) -> list[Any]:
     return [one.probability(*frame.pixels.shape[:2]) for one, frame in zip(found, frames, strict=True)]
 
 
-@torch.inference_mode()
-def shares(engine: Engine, frames: list[Frame], rounds: int, device: str) -> dict[str, float]:
-    """Milliseconds per scan in each part, each waited for; in a batch they overlap where they can."""
-    network, grounding = engine.network, engine.grounding
-    vision_device, dtype = torch.device(device), grounding.dtype
-    tiles = [tiles_of(frame.pixels) for frame in frames]
-    squares = [squashed(frame.pixels, 1024) for frame in frames]
-    flat = [tile for block in tiles for tile in block]
-    started: list[Any] = []
-    features = grounding.encode(squares)
-    replies = engine._ask([[block] for block in tiles], [frame.options for frame in frames])()
-    vectors = torch.cat([reply.vectors for reply in replies])
-    coarse = grounding.prompted(features)
-    logits = grounding.decode(coarse, features, vectors).logits
-    parts: dict[str, Callable[[], Any]] = {
-        "resize (one thread)": lambda: [(tiles_of(f.pixels), squashed(f.pixels, 1024)) for f in frames],
-        "vision tower": lambda: network.see(for_vision(upload(flat, vision_device), dtype)),
-        "vision and language": lambda: started.append(
-            engine._ask([[block] for block in tiles], [frame.options for frame in frames])()
-        ),
-        "SAM2 encoder": lambda: grounding.encode(squares),
-        "SAM2 decoder": lambda: grounding.decode(coarse, features, vectors),
-        "maps to the host": lambda: [probability(one[None], 512, 512).cpu() for one in logits],
-    }
-    times = {name: 1000 * seconds_of(work, rounds, device) / len(frames) for name, work in parts.items()}
-    times["language model"] = times.pop("vision and language") - times["vision tower"]
-    for name, value in times.items():
-        print(f"  {name:24} {value:7.2f} ms per scan", flush=True)
-    return times
+class Ways:
+    """One model, measured in several ways, each ``runs`` times."""
+
+    def __init__(self, engine: Engine, frames: Sequence[Frame], runs: int, device: str) -> None:
+        self._engine = engine
+        self._frames = frames
+        self._runs = runs
+        self._device = device
+        self._loop = 0.0
+        self._last: Sequence[float] = ()
+        """Scans a second: of the loop, and of what was measured last."""
+
+    def against_the_loop(self) -> list[Figure]:
+        """The baseline, whether its mask is ours, and greedy generation with our code."""
+        engine, first = self._engine, self._frames[0]
+        loop, language = Loop(engine), engine.network.language
+        warm = maps(engine, [first])
+        language.set_attn_implementation("eager")
+        (reference,) = loop.segment(first)
+        seconds = seconds_of(lambda: loop.segment(first), self._runs, self._device)
+        language.set_attn_implementation("sdpa")
+        self._loop = 1 / statistics.median(seconds)
+        generate = [replace(first, options=replace(ASK, decode="generate"))]
+        parameters = sum(parameter.numel() for parameter in engine.network.parameters())
+        return [
+            Figure(
+                name="reference loop, one at a time",
+                unit="scans/s",
+                values=[1 / each for each in seconds],
+                definition=f"as in the module's docstring, {parameters / 1e9:.2f} billion parameters in bfloat16",
+            ),
+            Figure(
+                name="  pixels on which loop and engine agree",
+                unit="ratio",
+                values=[float((reference == (warm[0] > 0.5)).mean())],
+                definition="masks of the same picture",
+            ),
+            *self._measure("generate", generate),
+        ]
+
+    def by_batch(self, way: str, batches: Sequence[int]) -> list[Figure]:
+        """The answer drafted and checked, the frames in batches."""
+        found = []
+        for batch in batches:
+            target = Target(least=10) if batch == max(batches) > 1 and way == "verify" else None
+            found += self._measure(f"{way}, batch {batch}", self._frames[:batch], target)
+        return found
+
+    def _measure(self, name: str, frames: Sequence[Frame], target: Target | None = None) -> list[Figure]:
+        if on_gpu(self._device):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        seconds = seconds_of(lambda: maps(self._engine, frames), self._runs, self._device)
+        self._last = [len(frames) / each for each in seconds]
+        result = [
+            Figure(
+                name=f"{name}: times the loop",
+                unit="ratio",
+                values=[rate / self._loop for rate in self._last],
+                definition="scans a second over the median of the reference loop",
+                target=target,
+            ),
+            Figure(
+                name="  rate",
+                unit="scans/s",
+                values=self._last,
+                definition="512 x 512 frames in memory to probabilities on the host",
+            ),
+        ]
+        if on_gpu(self._device):
+            peak = torch.cuda.max_memory_allocated() / GIB
+            result.append(
+                Figure(name="  peak VRAM", unit="GiB", values=[peak], definition="allocated, the weights included")
+            )
+        return result
+
+    def operations(self) -> list[Figure]:
+        """Of the largest batch, which was measured last, against the card's own rate."""
+        each = count_flops(self._engine, self._frames) / len(self._frames)
+        product = statistics.median(matrix_rates(self._device, self._runs))
+        return [
+            Figure(
+                name="operations at the largest batch",
+                unit="TFLOP/s",
+                values=[rate * each / 1e12 for rate in self._last],
+                definition=f"{each / 1e12:.2f} TFLOP for a scan, as torch counts them, by the rate",
+            ),
+            Figure(
+                name="  over a matrix product",
+                unit="ratio",
+                values=[rate * each / product for rate in self._last],
+                definition="over the median of a large bfloat16 product in the same chapter",
+            ),
+        ]
+
+    @torch.inference_mode()
+    def stages(self, suffix: str = "") -> list[Figure]:
+        """Milliseconds per scan in each part, each waited for; in a batch they overlap where they can."""
+        engine, frames = self._engine, self._frames
+        network, grounding = engine.network, engine.grounding
+        vision_device, dtype = torch.device(self._device), grounding.dtype
+        tiles = [tiles_of(frame.pixels) for frame in frames]
+        squares = [squashed(frame.pixels, 1024) for frame in frames]
+        flat = [tile for block in tiles for tile in block]
+        options = [frame.options for frame in frames]
+        features = grounding.encode(squares)
+
+        def answers() -> Any:
+            return engine._ask([[block] for block in tiles], options)()
+
+        vectors = torch.cat([reply.vectors for reply in answers()])
+        coarse = grounding.prompted(features)
+        logits = grounding.decode(coarse, features, vectors).logits
+        parts: dict[str, Callable[[], Any]] = {
+            "resize (one thread)": lambda: [(tiles_of(f.pixels), squashed(f.pixels, 1024)) for f in frames],
+            "vision tower": lambda: network.see(for_vision(upload(flat, vision_device), dtype)),
+            "vision tower and language model": answers,
+            "SAM2 encoder": lambda: grounding.encode(squares),
+            "SAM2 decoder": lambda: grounding.decode(coarse, features, vectors),
+            "maps to the host": lambda: [probability(one[None], 512, 512).cpu() for one in logits],
+        }
+        return [
+            Figure(
+                name=f"  stage: {name}{suffix}",
+                unit="ms a scan",
+                values=[1000 * each / len(frames) for each in seconds_of(work, self._runs, self._device)],
+                definition=f"in a batch of {len(frames)}, waited for",
+            )
+            for name, work in parts.items()
+        ]
 
 
-def count_flops(engine: Engine, frames: list[Frame]) -> float:
+def count_flops(engine: Engine, frames: Sequence[Frame]) -> float:
     """Floating-point operations of a batch, as torch counts them; causal attention counts whole."""
     aten = torch.ops.aten
     attention = (
@@ -249,100 +321,44 @@ def attention_flops(query: torch.Size, key: torch.Size, *_: Any, **__: Any) -> i
     return 4 * batch * heads * tokens * key[2] * width
 
 
-def matrix_rate(device: str) -> float:
-    """FLOP/s of a large bfloat16 product of random matrices: what the card can do."""
-    side = 8192 if device != "cpu" else 512
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * side**3 / seconds_of(lambda: a @ b, 10, device)
-
-
-def main() -> None:
-    """Measure, print a table, and write all figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="a small model on the CPU")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--compile", action="store_true", help="also measure with compiled encoders")
-    arguments = parser.parse_args()
-    device = "cpu" if arguments.tiny else "cuda:0"
-    figures = run(device, tiny=arguments.tiny, compiled=arguments.compile)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
-
-
-def run(device: str, *, tiny: bool, compiled: bool) -> dict[str, Any]:
-    """All measurements."""
-    begin = time.perf_counter()
-    config, words = small() if tiny else full(), Words(DATA / "tokenizer")
-    network = build(config, words, device, torch.float32 if tiny else torch.bfloat16)
-    engine = Engine(network, words, max_new_tokens=64)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{parameters / 1e9:.2f} B parameters, built in {time.perf_counter() - begin:.0f} s", flush=True)
-    batches, rounds = ((1, 2), 1) if tiny else ((1, 2, 4, 8, 16), 8)
-    frames = pictures(max(batches))
-    warm = maps(engine, frames[:1])
-    loop = Loop(engine)
-    network.language.set_attn_implementation("eager")
-    reference = loop.segment(frames[0])
-    speeds = [measure("reference loop", lambda: loop.segment(frames[0]), 1, max(rounds, 2), device)]
-    network.language.set_attn_implementation("sdpa")
-    agree = float((reference[0] == (warm[0] > 0.5)).mean())
-    print(f"  pixels on which the loop and the engine agree: {agree:.4%}", flush=True)
-    base = speeds[0].scans_per_second
-    generate = [replace(frame, options=replace(ASK, decode="generate")) for frame in frames]
-    speeds.append(measure("generate", lambda: maps(engine, generate[:1]), 1, rounds, device, base))
-    speeds += [measure("verify", lambda n=n: maps(engine, frames[:n]), n, rounds, device, base) for n in batches]
-    peak = matrix_rate(device)
-    flops = count_flops(engine, frames)
-    achieved = flops / len(frames) * speeds[-1].scans_per_second
-    print(
-        f"{flops / len(frames) / 1e12:.2f} TFLOP per scan; {achieved / 1e12:.0f} TFLOP/s of {peak / 1e12:.0f}",
-        flush=True,
-    )
-    times = shares(engine, frames, rounds, device)
-    figures: dict[str, Any] = {
-        "parameters": parameters,
-        "flops_per_scan": flops / len(frames),
-        "achieved_flops": achieved,
-        "matrix_flops": peak,
-        "milliseconds": times,
-        "agreement": agree,
-    }
-    if device != "cpu":
-        figures["device"] = torch.cuda.get_device_name()
-        speeds.append(in_24_gib(engine, frames, rounds, device, base))
-    if compiled:
-        started = time.perf_counter()
-        figures["compiled"] = compile_encoders(network, lambda *_: None)
-        print(f"compiled {figures['compiled']} in {time.perf_counter() - started:.0f} s", flush=True)
-        speeds += [
-            measure("verify, compiled", lambda n=n: maps(engine, frames[:n]), n, rounds, device, base)
-            for n in batches[-2:]
-        ]
-        figures["milliseconds_compiled"] = shares(engine, frames, rounds, device)
-    figures["speeds"] = [asdict(speed) for speed in speeds]
-    return figures
-
-
-def in_24_gib(engine: Engine, frames: list[Frame], rounds: int, device: str, base: float) -> Speed:
-    """The largest batch again, on a card that pretends to have 24 GB."""
+@contextmanager
+def in_24_gb() -> Iterator[None]:
+    """The card pretends to have 24 GB."""
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(24e9 / torch.cuda.get_device_properties(0).total_memory)
     try:
-        return measure("verify, in 24 GB", lambda: maps(engine, frames), len(frames), rounds, device, base)
+        yield
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def full() -> configuration.Sa2vaConfig:
-    """InternVL3-8B: 8.18 billion parameters."""
-    return configuration.read(DATA / "internvl3-8b")
-
-
 def small() -> configuration.Sa2vaConfig:
-    """The references' small language model with a narrow SAM2."""
+    """The references' small language model with a narrow SAM2, to see on a CPU that everything runs."""
     config = configuration.read(DATA / "layer-norm")
     return replace(config, hiera=configuration.Hiera(width=16, heads=1, blocks=(1, 1, 2, 1), global_blocks=(3,)))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+# ------------------------------------------------------------------------------------------------------ a model folder
+
+
+def write_full_model(folder: Path, device: str, model: str = FULL) -> Path:
+    """A folder with the full-size model's weights in bfloat16, 16 GB, as `build` makes them on ``device``."""
+    folder.mkdir(parents=True)
+    shutil.copyfile(DATA / model / "config.json", folder / "config.json")
+    write_tokenizer(folder)
+    network = build(configuration.read(folder), Words(folder), device, torch.bfloat16)
+    write_weights(folder, as_checkpoint(network.state_dict()), shards=SHARDS)
+    return folder
+
+
+def as_checkpoint(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Our tensors under the checkpoint's names: what `watcherd.inference.segmenters.sa2va.weights` undoes."""
+    found: dict[str, torch.Tensor] = {}
+    thirds: dict[str, dict[int, torch.Tensor]] = {}
+    for name, origin in sources(tensors).items():
+        if origin.third is not None:
+            thirds.setdefault(origin.names[0], {})[origin.third] = tensors[name]
+        else:
+            found |= zip(origin.names, tensors[name].chunk(len(origin.names)), strict=True)
+    found |= {name: torch.cat([parts[third] for third in range(3)]) for name, parts in thirds.items()}
+    return {name: tensor.contiguous().cpu() for name, tensor in found.items()}

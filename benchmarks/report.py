@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.figure import number
@@ -34,13 +35,17 @@ def spread(values: Sequence[float]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Where it was measured."""
-    return {
+    """Where it was measured. ``gpu`` and ``torch``: where torch was loaded, and found a GPU."""
+    found: dict[str, Any] = {
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "load_average": list(os.getloadavg()),
     }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found |= {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------------- plot
@@ -78,7 +83,7 @@ def with_tables(page: str, measured: Mapping[str, Any]) -> str:
     """
     for chapter, figures in measured["chapters"].items():
         page = _between(page, chapter, table(figures))
-    return _between(page, "machine", described(measured))
+    return _between(page, f"machine-{measured['kind']}", described(measured))
 
 
 def _between(page: str, name: str, text: str) -> str:
@@ -105,6 +110,8 @@ def described(measured: Mapping[str, Any]) -> str:
     place = measured["machine"]
     busy = place["load_average"][0]
     text = f"{place['cores']} cores, Python {place['python']}, load average {busy:.1f} at the end"
+    if "gpu" in place:
+        text = f"One {place['gpu']}, torch {place['torch']}, {text}"
     if measured["quick"]:
         text += "; `--quick`: small numbers and few runs"
     if busy > place["cores"] + 1:

@@ -1,6 +1,6 @@
 """The baselines: what a person would write instead of a service, and the model alone. No queue, no record, no sync.
 
-    python -m benchmarks.straight SEGMENTER [MODEL_FOLDER]
+    python -m benchmarks.straight SEGMENTER DEVICE [MODEL_FOLDER]
 
 The model is loaded once; then each line of stdin asks for one round, as JSON: ``{"way": .., "inbox": .., "outbox": ..,
 "batch": ..}``. A line of JSON says that all is ready for it, an empty line on stdin has it begin, and another line of
@@ -42,9 +42,9 @@ OPTIONS = Options(prompt="Please segment the blood vessel.", draft="Sure, [SEG].
 def main() -> None:
     """Load, then answer until stdin ends, or whoever started it, though this one may stand still."""
     die_with_parent()
-    name, *rest = sys.argv[1:]
+    name, device, *rest = sys.argv[1:]
     segmenter = segmenters.create(Model(segmenter=name, path=Path(rest[0]) if rest else None))
-    segmenter.load(Placement(), lambda *_: None)
+    segmenter.load(placement(device), lambda *_: None)
     loader = Loader()
     for line in sys.stdin:
         work = prepared(segmenter, loader, **json.loads(line))
@@ -53,6 +53,12 @@ def main() -> None:
         before = cpu_seconds()
         work()
         print(json.dumps({"cpu_seconds": cpu_seconds() - before}), flush=True)
+
+
+def placement(device: str) -> Placement:
+    """All of the model on one device: in bfloat16 on a GPU, as the service does it."""
+    dtype = "float32" if device == "cpu" else "bfloat16"
+    return Placement(devices=(device,), device_map={"": device}, dtype=dtype)
 
 
 def prepared(
