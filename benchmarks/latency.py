@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import threading
 import time
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from bisect import bisect_left
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.feeding import (
     SETTLE,
@@ -33,19 +36,23 @@ PAUSE = 0.03
 WHERE = {
     "at rest": ("nothing else to do", Target(most=100)),
     "under a backlog": ("the jobs of a folder of {others:,} are queued already and worked off", Target(most=100)),
-    "inside a burst": ("that folder came just before, and is still being taken in", None),
+    "inside a burst": ("a folder of {others:,} came just before, and is still being taken in", None),
 }
 """What is going on meanwhile, and what DESIGN asks for then."""
 
 PLACES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 
 
+LOOK = 0.003
+"""Seconds between two looks whether the history has something new."""
+
+
 def latency(runs: int, files: int, others: int) -> list[Figure]:
-    """Single files: into an idle daemon, just behind a folder of files, and while that folder's jobs are worked off."""
+    """Single files: into an idle daemon, just behind a folder of files, while the jobs of such a folder are worked off."""
     waits: dict[str, list[list[tuple[float, float]]]] = {where: [] for where in WHERE}
     waiting: dict[str, list[float]] = {"first": [], "last": []}
-    with daemon() as running:
-        dropping = Dropping(running)
+    with daemon() as running, Commits(running) as commits:
+        dropping = Dropping(running, commits)
         dropping.singles("warm-up", 5)
         for turn in range(runs):
             dropping.wait()
@@ -53,7 +60,11 @@ def latency(runs: int, files: int, others: int) -> list[Figure]:
             dropping.wait()
             dropping.folder(others)
             closed["inside a burst"] = dropping.singles(f"burst-{turn}", files // 3)
+            dropping.wait()
+            running.say("pause")
+            dropping.folder(others)
             dropping.wait_until_queued()
+            running.say("resume")
             waiting["first"].append(running.totals().get("job.queued", 0))
             closed["under a backlog"] = dropping.singles(f"backlog-{turn}", files)
             waiting["last"].append(running.totals().get("job.queued", 0))
@@ -63,6 +74,7 @@ def latency(runs: int, files: int, others: int) -> list[Figure]:
     result: list[Figure] = []
     for where, (going_on, target) in WHERE.items():
         each = f"small files in a run, one every {1000 * PAUSE:.0f} ms, less the settle time of {SETTLE} s; "
+        each += "queued is when another program sees the job in the history, so that it is durable; "
         what = f"each of {len(waits[where][0])} {each}{going_on.format(others=others)}"
         queued = [[early for early, _ in run] for run in waits[where]]
         delivered = [[late for _, late in run] for run in waits[where]]
@@ -79,11 +91,45 @@ def latency(runs: int, files: int, others: int) -> list[Figure]:
     ]
 
 
+class Commits:
+    """When jobs were there to be seen in the history, looked at from outside every few milliseconds."""
+
+    def __init__(self, running: Running) -> None:
+        self._path = running.database
+        self._seen: list[tuple[int, float]] = []
+        """The last job's number, and when it was seen first."""
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def when(self, job_id: int) -> float:
+        """The moment, as of `time.time`."""
+        return self._seen[bisect_left(self._seen, (job_id, 0.0))][1]
+
+    def _look(self) -> None:
+        version = None
+        with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=30)) as connection:
+            while not self._stopped.wait(LOOK):
+                ((now,),) = connection.execute("PRAGMA data_version")
+                if now != version:
+                    version = now
+                    ((last,),) = connection.execute("SELECT coalesce(max(id), 0) FROM job")
+                    self._seen.append((last, time.time()))
+
+
 class Dropping:
     """What comes into the inbox, all of it different, and how long it waits."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: Running, commits: Commits) -> None:
         self._running = running
+        self._commits = commits
         self._dropped = 0
 
     def folder(self, count: int) -> None:
@@ -114,10 +160,10 @@ class Dropping:
 
     def waits(self, closed: Mapping[str, float]) -> list[tuple[float, float]]:
         """Milliseconds until queued and until delivered, once all is done."""
-        rows = self._running.rows("SELECT source, created_at, finished_at FROM job WHERE source NOT LIKE '%/%'")
+        rows = self._running.rows("SELECT id, source, finished_at FROM job WHERE source NOT LIKE '%/%'")
         times = [
-            (closed[source], moment(created), moment(finished))
-            for source, created, finished in rows
+            (closed[source], self._commits.when(job_id), moment(finished))
+            for job_id, source, finished in rows
             if source in closed
         ]
         return [(1000 * (early - began - SETTLE), 1000 * (late - began - SETTLE)) for began, early, late in times]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -241,8 +240,7 @@ def queueing(rounds: int, files: int) -> list[Figure]:
     rates: dict[float, list[float]] = {}
     costs: dict[float, list[float]] = {}
     with daemon() as running:
-        pause = [sys.executable, "-m", "watcherd", "pause", "--config", running.config]
-        subprocess.run(pause, check=True, capture_output=True)
+        running.say("pause")
         for turn in range(rounds):
             scans = make_small(running.folder / "outside" / f"scans-{turn}", files, first=turn * files)
             due, cpu = (turn + 1) * files, running.usage().cpu_seconds

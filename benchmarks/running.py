@@ -129,6 +129,11 @@ class Running:
                 raise TimeoutError(f"waited {seconds:.0f} s in vain")
             time.sleep(every)
 
+    def say(self, command: str) -> None:
+        """Run a command of watcherd's that speaks to it, as ``pause``."""
+        words = [sys.executable, "-m", "watcherd", command, "--config", str(self.config)]
+        subprocess.run(words, check=True, capture_output=True)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the main process."""
         os.kill(self.pid, number)

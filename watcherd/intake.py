@@ -30,7 +30,7 @@ from watcherd.names import show
 from watcherd.overrides import Overrides
 from watcherd.overrides import row_of as _row
 from watcherd.pauses import RETRY_SECONDS, Pauses, StoppedError, check_room, in_words, is_passing
-from watcherd.store import Database, Enqueued, Hold, ModelIdentity, NewArrival, Signature, arrivals, leftovers
+from watcherd.store import Database, Enqueued, Hold, ModelIdentity, NewArrival, Signature, Turn, arrivals, leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,8 +45,11 @@ JUMP_SECONDS = 5.0
 """A turn of the loop that took this long means that the process was stopped, or the machine asleep: sweep."""
 WAITING_IS_NEWS = 5.0
 """A file that settles longer than this has a row, so that its fate can be queried."""
+FEW = 8
+"""So few files go into the queue before other work of the database; more go after it."""
+QUEUED_AT_ONCE = 64
+"""So many files at most share a call of the database: what the jobs have to write does not wait longer."""
 CLEANED_AT_ONCE = 256
-REMOVED_AT_ONCE = 8
 CLEAN_SECONDS = 1.0
 """While scans are being finished, copies that nobody needs are looked for no more often."""
 DISPOSAL_SECONDS = 60.0
@@ -119,7 +122,8 @@ class Intake:
         self._next_clean = float("-inf")
         self._forgetting: Future[list[str]] | None = None
         self._came_again: set[str] = set()
-        self._leaving: list[str] = []
+        self._leaving: deque[str] = deque()
+        self._queueing: deque[_Queueing] = deque()
         self.errands: deque[Callable[[], None]] = deque()
         """Things that others want done by the thread that owns the spool."""
         self.state = InboxState()
@@ -168,6 +172,7 @@ class Intake:
         try:
             while not self._stopping.is_set():
                 self._turn()
+            self._finish_queueing(wait=True)
             self._gather_forgotten(wait=True)
             self._remove()
         except StoppedError:
@@ -180,6 +185,7 @@ class Intake:
         """Look at what is due, take what has settled, then wait for the next thing to do."""
         self._wake.clear()
         try:
+            self._finish_queueing()
             self._gather_forgotten(wait=bool(self.errands))
             self._run_errands()
             if not self._is_online():
@@ -417,26 +423,22 @@ class Intake:
     # Taking
 
     def _take_settled(self) -> None:
-        """Copy what has settled into the spool and queue it, a batch at a time: one is copied while the database makes
-        the one before it durable."""
-        queueing: list[_Queueing] = []
-        try:
-            while not self._stopping.is_set() and (batch := self._settler.settled(self._clock(), limit=BATCH)):
-                batch = self._with_sidecars(self._without_known(batch))
-                if not batch:
-                    continue
-                outcomes = self._copy(batch)
-                self._pauses.clear("spool")
-                while queueing:
-                    self._finish(queueing.pop())
-                if taken := [outcome for outcome in outcomes if isinstance(outcome, Ingested)]:
-                    for item in taken:
-                        self._keep(item.sha256)
-                    queueing.append(self._enqueue(taken))
-                self._record([outcome for outcome in outcomes if not isinstance(outcome, Ingested)])
-        finally:
-            while queueing:
-                self._finish(queueing.pop())
+        """Copy what has settled into the spool and queue it, a batch at a time. Nobody waits for the database to make a
+        batch durable as long as few files wait for that: the next ones are copied meanwhile."""
+        while not self._stopping.is_set() and (batch := self._settler.settled(self._clock(), limit=BATCH)):
+            batch = self._with_sidecars(self._without_known(batch))
+            if not batch:
+                continue
+            outcomes = self._copy(batch)
+            self._pauses.clear("spool")
+            taken = [outcome for outcome in outcomes if isinstance(outcome, Ingested)]
+            self._finish_queueing(room_for=len(taken))
+            for start in range(0, len(taken), QUEUED_AT_ONCE):
+                piece = taken[start : start + QUEUED_AT_ONCE]
+                for item in piece:
+                    self._keep(item.sha256)
+                self._queueing.append(self._enqueue(piece))
+            self._record([outcome for outcome in outcomes if not isinstance(outcome, Ingested)])
 
     def _copy(self, batch: Sequence[Settled]) -> list[Outcome]:
         root = self._root
@@ -459,6 +461,9 @@ class Intake:
 
     def _without_known(self, batch: list[Settled]) -> list[Settled]:
         """Leave out files that were taken before and lie in the inbox still."""
+        under_way = {item.path for queueing in self._queueing for item in queueing.taken}
+        if any(item.candidate.path in under_way for item in batch):  # it has changed since: what was taken goes first
+            self._finish_queueing(wait=True)
         rows = {_row(item.candidate.path, item.candidate): item for item in batch}
         with self._database.reader() as connection:
             known = arrivals.known(connection, list(rows))
@@ -516,7 +521,9 @@ class Intake:
             crash_point("enqueue.begun")
             return result
 
-        return _Queueing(taken=taken, work=work, begun=[self._database.submit(work)])
+        begun = self._database.submit(work, turn=Turn.SOON if len(new) <= FEW else Turn.LATER)
+        begun.add_done_callback(lambda _: self._wake.set())
+        return _Queueing(taken=taken, work=work, begun=[begun])
 
     def _held_back(self, arrival: NewArrival) -> NewArrival:
         """A frame of a run waits for the others."""
@@ -533,6 +540,16 @@ class Intake:
         """Whether files whose paths begin so may lie in the inbox and not in the queue yet."""
         swept = self._full_sweeps > 0 and not (self._sweeps or self._sweep_again)
         return not swept or self._settler.expects(before)
+
+    def _finish_queueing(self, *, wait: bool = False, room_for: int | None = None) -> None:
+        """Deal with the batches that are in the queue by now; ``wait`` until all are, or until there is room."""
+        while self._queueing:
+            waiting = sum(len(queueing.taken) for queueing in self._queueing)
+            full = room_for is not None and waiting + room_for > BATCH
+            if not (wait or full or self._queueing[0].is_done):
+                break
+            self._finish(self._queueing[0])
+            self._queueing.popleft()
 
     def _finish(self, queueing: _Queueing) -> None:
         """Wait until a batch is in the queue."""
@@ -587,7 +604,7 @@ class Intake:
 
         names = self._pauses.until_possible("state", result)
         self._forgetting = None
-        self._leaving = [name for name in names if name not in self._came_again]
+        self._leaving.extend(name for name in names if name not in self._came_again)
         self._came_again.clear()
         if len(names) == CLEANED_AT_ONCE:
             self._cleaning, self._next_clean = True, float("-inf")
@@ -599,19 +616,26 @@ class Intake:
         if sha256 in self._leaving:
             self._leaving.remove(sha256)
 
-    def _remove(self, most: int | None = None) -> None:
-        """Remove copies that nobody needs, a few at a time: new files do not wait for hundreds."""
-        leaving, self._leaving = self._leaving[:most], self._leaving[len(self._leaving[:most]) :]
-        for name in leaving:
-            self._spool.remove(name)
+    def _remove(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Remove copies that nobody needs, one at least, and no more ``until`` then."""
+        while self._leaving:
+            self._spool.remove(self._leaving.popleft())
+            if until():
+                return
+
+    def _has_to_look(self) -> bool:
+        """Whether somebody has woken us, or a file is due."""
+        due = self._settler.next_wakeup()
+        return self._wake.is_set() or (due is not None and due <= self._clock())
 
     def _clean(self) -> None:
         """Have copies forgotten that nobody needs any more, remove some, and folders that have long been empty."""
-        self._remove(REMOVED_AT_ONCE)
+        self._remove(until=self._has_to_look)  # new files do not wait for hundreds of these
         now = self._clock()
         if self._cleaning and not self._leaving and self._forgetting is None and now >= self._next_clean:
             self._cleaning = False  # before looking: what finishes meanwhile asks again
             self._next_clean = now + (0.0 if self._once else CLEAN_SECONDS)
+            self._came_again = {item.sha256 for queueing in self._queueing for item in queueing.taken}
             self._forgetting = self._forget()
             self._forgetting.add_done_callback(lambda _: self._wake.set())
         if self._root is not None:
@@ -626,6 +650,11 @@ class _Queueing:
     taken: Sequence[Ingested]
     work: Callable[[Any], list[Enqueued]]
     begun: list[Future[list[Enqueued]]]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing to wait for, or nobody has begun to."""
+        return not self.begun or self.begun[0].done()
 
 
 def _taken(item: Ingested) -> Signature:

@@ -39,7 +39,7 @@ A scan's way through it: `enqueue` → `claim` → `begin_delivery` (names and h
 """
 
 from watcherd.store.connections import CorruptDatabaseError, StoreUnavailableError, reader
-from watcherd.store.database import Database
+from watcherd.store.database import Database, Turn
 from watcherd.store.frame_runs import Hold
 from watcherd.store.history import Filter, JobRecord
 from watcherd.store.records import (
@@ -86,6 +86,7 @@ __all__ = [
     "Signature",
     "Staged",
     "StoreUnavailableError",
+    "Turn",
     "moment",
     "reader",
     "stamp",

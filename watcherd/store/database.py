@@ -6,11 +6,14 @@ together in one IMMEDIATE transaction and commits it durably (WAL, ``synchronous
 
 from __future__ import annotations
 
+import itertools
 import queue
 import sqlite3
+import time
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -30,6 +33,9 @@ T = TypeVar("T")
 GROUP = 64
 """At most this many functions share a transaction: one sync for all of them."""
 
+GROUP_SECONDS = 0.02
+"""A transaction that has taken so long is committed, and what still waits gets another one."""
+
 CHECKED_BYTES = 64 * 2**20
 """A database up to this size is looked through for damage at every start, in a tenth of a second. A larger one would
 hold the start up: it is checked by `backup.check`, at night, and what is damaged says so when it is read."""
@@ -38,10 +44,26 @@ CLOSING_PATIENCE_MS = 400
 """At the end, somebody who reads is waited for at most twice this long."""
 
 
-@dataclass(kw_only=True, slots=True)
+class Turn(IntEnum):
+    """Whose turn it is first."""
+
+    SOON = 0
+    """What is small, and somebody waits for: before everything else, and committed at once."""
+    NORMAL = 1
+    LATER = 2
+    """What is long and nobody waits for."""
+    END = 3
+    """Of the database: when nothing else waits."""
+
+
+@dataclass(order=True, slots=True)
 class _Task:
-    work: Callable[[Connection], Any]
-    future: Future[Any]
+    """A function that waits for its turn: those of one turn in the order of their numbers. The end has no ``work``."""
+
+    turn: Turn
+    number: int
+    work: Callable[[Connection], Any] | None = field(compare=False)
+    future: Future[Any] = field(compare=False, default_factory=Future)
 
 
 class Database:
@@ -51,7 +73,8 @@ class Database:
         self.path = path
         self._connection = connection
         self._readers = connections.pooled_readers(path)
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._tasks: queue.PriorityQueue[_Task] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._closed = False
         self._door = Lock()  # nothing may queue up behind the end
         self._thread = Thread(target=self._serve, name="database", daemon=True)
@@ -82,20 +105,20 @@ class Database:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit(self, work: Callable[[Connection], T]) -> Future[T]:
+    def submit(self, work: Callable[[Connection], T], *, turn: Turn = Turn.NORMAL) -> Future[T]:
         """Have ``work`` done in a transaction; the result arrives once it is committed durably.
 
         ``work`` may share its transaction with others, but fails alone: what it did is then undone. It gets a
         connection inside the transaction and must not commit. The future raises what ``work`` raised, or
         `StoreUnavailableError` when the disk or a lock failed: nothing was recorded then, and it may be submitted
-        again. Works come to pass in the order in which they were submitted.
+        again. Works of one turn come to pass in the order in which they were submitted.
         """
-        future: Future[T] = Future()
+        task = _Task(turn, next(self._numbers), work)
         with self._door:
             if self._closed:
                 raise StoreError(f"The database {self.path} is closed.")
-            self._tasks.put(_Task(work=work, future=future))
-        return future
+            self._tasks.put(task)
+        return task.future
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """As `submit`, and wait for the result."""
@@ -117,7 +140,7 @@ class Database:
             if self._closed:
                 return
             self._closed = True
-            self._tasks.put(None)
+            self._tasks.put(_Task(Turn.END, next(self._numbers), None))
         self._thread.join()
         self._readers.dispose()
         with suppress(exc.DBAPIError):
@@ -125,30 +148,21 @@ class Database:
         self._connection.close()
 
     def _serve(self) -> None:
-        while (tasks := self._next_group()) is not None:
-            live = [task for task in tasks if task.future.set_running_or_notify_cancel()]
-            if live:
-                self._run(live)
+        while (first := self._tasks.get()).work is not None:
+            if first.future.set_running_or_notify_cancel():
+                self._run(first)
 
-    def _next_group(self) -> list[_Task] | None:
-        """Wait for a task, and take along those that wait behind it; None at the end."""
-        first = self._tasks.get()
-        if first is None:
-            return None
-        group = [first]
-        with suppress(queue.Empty):
-            while len(group) < GROUP:
-                task = self._tasks.get_nowait()
-                if task is None:
-                    self._tasks.put(None)  # seen again on the next round, with nothing behind it
-                    break
-                group.append(task)
-        return group
-
-    def _run(self, tasks: list[_Task]) -> None:
+    def _run(self, first: _Task) -> None:
+        """Run a task in a transaction, together with those that wait behind it."""
+        tasks = [first]
+        outcomes: list[tuple[Any, BaseException | None]] = []
+        share = not self._tasks.empty()
         try:
             with errors_of(self.path), self._connection.begin():
-                outcomes = [self._one(task) for task in tasks] if len(tasks) > 1 else [self._alone(tasks[0])]
+                outcomes.append(self._one(first) if share else self._alone(first))
+                for task in self._behind(first) if share else ():
+                    tasks.append(task)
+                    outcomes.append(self._one(task))
         except Exception as error:  # whatever it was belongs to those who wait for the result
             self._recover()
             for task in tasks:
@@ -160,11 +174,29 @@ class Database:
             else:
                 task.future.set_result(result)
 
+    def _behind(self, last: _Task) -> Iterator[_Task]:
+        """Tasks that wait, each when its turn has come, until the transaction has lasted, or holds one of an earlier
+        turn: that one is committed first."""
+        until = time.monotonic() + GROUP_SECONDS
+        for _ in range(GROUP - 1):
+            try:
+                task = self._tasks.get_nowait()
+            except queue.Empty:
+                return
+            if task.work is None or last.turn < task.turn or time.monotonic() > until:
+                self._tasks.put(task)  # seen again in the next round
+                return
+            if task.future.set_running_or_notify_cancel():
+                last = task
+                yield task
+
     def _alone(self, task: _Task) -> tuple[Any, None]:
+        assert task.work is not None
         return task.work(self._connection), None
 
     def _one(self, task: _Task) -> tuple[Any, BaseException | None]:
         """Run one of several tasks so that its failure undoes nothing but its own doing."""
+        assert task.work is not None
         driver = driver_of(self._connection)  # SQLAlchemy would make more of each of these words than SQLite does
         driver.execute("SAVEPOINT task")
         try:
