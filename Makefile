@@ -47,9 +47,7 @@ bench-scale: setup
 	$(BIN)/python -m benchmarks --long
 
 bench-gpu: setup
-	$(BIN)/python -m benchmarks.gpu_sa2va --compile
-	$(BIN)/python -m benchmarks.gpu_semantic
-	$(BIN)/python -m benchmarks.gpu_end_to_end
+	$(BIN)/python -m benchmarks --gpu
 
 clean:
 	rm -rf $(VENV) demo-run

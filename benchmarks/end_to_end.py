@@ -30,7 +30,8 @@ TINY = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 32, 64], "decoder_hidden
 DEFAULT_MODELS = ("vesselness", "vessel")
 """Those that come with watcherd: DESIGN asks for a share of the script's rate with these."""
 
-WAYS = ("script", "dataloader", "model")
+NAMES = {"script": "straight script", "dataloader": "DataLoader script", "model": "model alone"}
+"""What the daemon is compared with."""
 
 PATIENCE = 300.0
 """Seconds that a model may take to be loaded by a baseline."""
@@ -177,13 +178,14 @@ def end_to_end(
     section = {"segmenter": segmenter, **({"path": str(model)} if model else {})}
     turns: dict[str, list[Turn]] = {}
     with ExitStack() as stack:
-        baselines = {way: stack.enter_context(straight(segmenter, model, way, device)) for way in WAYS}
+        baselines = {way: stack.enter_context(straight(segmenter, model, way, device)) for way in NAMES}
         service = Service(stack.enter_context(daemon(model=section)))
         ways: dict[str, Way] = {"daemon": service, **baselines}
         if measures:
             ways["measures"] = Service(stack.enter_context(daemon(model=section, outbox={"measures": True})))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        files = warm_up(ways, baselines["script"], folder, seconds)
+        first = 4 if device == "cpu" else 64  # so that the daemon's batches are as large as later
+        files = warm_up(ways, baselines["script"], folder, seconds, first)
         batch = baselines["model"].batch = service.running.rows("SELECT max(batch_size) FROM job")[0][0] or 1
         for turn in range(runs):
             scans = make_pictures(folder / f"scans-{turn}", files, first=100 + turn * files)
@@ -194,38 +196,39 @@ def end_to_end(
     return figures(name, files, batch, turns)
 
 
-def warm_up(ways: Mapping[str, Way], script: Straight, folder: Path, seconds: float) -> int:
-    """Let every way run once, all over the same scans, and find how many take the script about ``seconds``."""
-    scans = make_pictures(folder / "warm-up", 4)
+def warm_up(ways: Mapping[str, Way], script: Straight, folder: Path, seconds: float, first: int) -> int:
+    """Let every way run over the ``first`` scans, and find how many take the script about ``seconds``."""
+    scans = make_pictures(folder / "warm-up", first)
     take_turns(ways, dict.fromkeys(ways, scans))
     return min(MOST_FILES, max(LEAST_FILES, round(seconds / script.turn(scans).seconds)))
 
 
 def figures(name: str, files: int, batch: int, turns: dict[str, list[Turn]]) -> list[Figure]:
-    """Ratios run by run, then what they are made of."""
+    """Ratios of all runs together, then what they are made of."""
 
-    def ratio(other: str) -> list[float]:
-        pairs = zip(turns["daemon"], turns[other], strict=True)
-        return [theirs.seconds / ours.seconds for ours, theirs in pairs]
+    def ratio(other: str, target: Target | None = None) -> Figure:
+        ours = [turn.seconds for turn in turns["daemon"]]
+        theirs = [turn.seconds for turn in turns[other]]
+        return Figure(
+            name=f"{name}: daemon over {NAMES[other]}",
+            unit="ratio",
+            values=[slow / quick for quick, slow in zip(ours, theirs, strict=True)],
+            overall=sum(theirs) / sum(ours),
+            definition=same,
+            target=target,
+        )
 
     same = (
-        f"scans a second of the one over that of the other, run by run of {files} scans; in a run the ways take turns "
+        "scans a second of the one over that of the other: the times of all runs added up, smallest and largest are "
+        f"those of single runs, of {files} scans; in a run the ways take turns "
         f"of {SLICE} s, the others standing still (SIGSTOP); the same threads of torch, and the same scans to warm up; "
         "the daemon's time is that from the folder's coming to the last scan in the archive: its filling and emptying "
         "is in it, settling is not"
     )
     result = [
-        Figure(
-            name=f"{name}: daemon over straight script",
-            unit="ratio",
-            values=ratio("script"),
-            definition=same,
-            target=Target(least=0.95) if name in DEFAULT_MODELS else None,
-        ),
-        Figure(
-            name=f"{name}: daemon over DataLoader script", unit="ratio", values=ratio("dataloader"), definition=same
-        ),
-        Figure(name=f"{name}: daemon over model alone", unit="ratio", values=ratio("model"), definition=same),
+        ratio("script", Target(least=0.95) if name in DEFAULT_MODELS else None),
+        ratio("dataloader"),
+        ratio("model"),
     ]
     for way, what in (
         ("daemon", "from coming to the last being archived, all durable, no measures"),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """What DESIGN asks of a figure's median: at least ``least``, or at most ``most``."""
+    """What DESIGN asks of a figure: at least ``least``, or at most ``most``."""
 
     least: float | None = None
     most: float | None = None
@@ -36,8 +36,9 @@ class Target:
 class Figure:
     """What was measured. ``values``: one for each run; none where that was not possible: ``definition`` says why.
 
-    ``points``: for a slope, what was measured at each place of the axis ``against``, run by run; ``values`` are then
-    the slopes of the runs.
+    ``overall``: the figure itself where it is not their median, as the ratio of all runs' times is not that of the
+    ratios. ``points``: for a slope, what was measured at each place of the axis ``against``, run by run; ``values`` are
+    then the slopes of the runs.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Figure:
     values: Sequence[float]
     definition: str
     target: Target | None = None
+    overall: float | None = None
     against: str = ""
     of: str = ""
     points: Mapping[float, Sequence[float]] = field(default_factory=dict)
@@ -55,17 +57,23 @@ class Figure:
         return statistics.median(self.values) if self.values else None
 
     @property
+    def value(self) -> float | None:
+        """What the table shows."""
+        return self.median if self.overall is None else self.overall
+
+    @property
     def verdict(self) -> str:
         """Whether the target is reached, and by how much not."""
         if self.target is None:
             return ""
-        return "not measured" if self.median is None else self.target.verdict(self.median)
+        return "not measured" if self.value is None else self.target.verdict(self.value)
 
     def as_json(self) -> dict[str, Any]:
         """Everything that is known of it."""
         return {
             "name": self.name,
             "unit": self.unit,
+            "value": self.value,
             "median": self.median,
             "smallest": min(self.values, default=None),
             "largest": max(self.values, default=None),

@@ -70,9 +70,10 @@ def backlog(running: Running, scans: Path, segmenter: SemanticSegmenter, device:
     count = sum(1 for _ in scans.iterdir())
     scans.rename(running.inbox / scans.name)
     running.wait(lambda: running.totals().get("job.queued", 0) >= count, 60)
+    due = running.totals().get("job.succeeded", 0) + count
     cpu = running.usage().cpu_seconds
     running.say("resume")
-    wait_for(running, running.totals().get("job.succeeded", 0) + running.totals().get("job.queued", 0))
+    wait_for(running, due)
     cpu = running.usage().cpu_seconds - cpu
     ((first, last, inference, batch),) = running.rows(
         "SELECT min(started_at), max(finished_at), sum(inference_ms), max(batch_size) FROM jobs WHERE id > ?", before

@@ -36,7 +36,7 @@ PAUSE = 0.03
 WHERE = {
     "at rest": ("nothing else to do", Target(most=100)),
     "under a backlog": ("the jobs of a folder of {others:,} are queued already and worked off", Target(most=100)),
-    "inside a burst": ("a folder of {others:,} came just before, and is still being taken in", None),
+    "inside a burst": ("a folder of {third:,} came just before, and is still being taken in", None),
 }
 """What is going on meanwhile, and what DESIGN asks for then."""
 
@@ -48,7 +48,7 @@ LOOK = 0.003
 
 
 def latency(runs: int, files: int, others: int) -> list[Figure]:
-    """Single files: into an idle daemon, just behind a folder of files, while the jobs of such a folder are worked off."""
+    """Single files: into an idle daemon, just behind a folder of files, and while the jobs of one are worked off."""
     waits: dict[str, list[list[tuple[float, float]]]] = {where: [] for where in WHERE}
     waiting: dict[str, list[float]] = {"first": [], "last": []}
     with daemon() as running, Commits(running) as commits:
@@ -58,7 +58,7 @@ def latency(runs: int, files: int, others: int) -> list[Figure]:
             dropping.wait()
             closed = {"at rest": dropping.singles(f"rest-{turn}", files)}
             dropping.wait()
-            dropping.folder(others)
+            dropping.folder(others // 3)
             closed["inside a burst"] = dropping.singles(f"burst-{turn}", files // 3)
             dropping.wait()
             running.say("pause")
@@ -75,7 +75,7 @@ def latency(runs: int, files: int, others: int) -> list[Figure]:
     for where, (going_on, target) in WHERE.items():
         each = f"small files in a run, one every {1000 * PAUSE:.0f} ms, less the settle time of {SETTLE} s; "
         each += "queued is when another program sees the job in the history, so that it is durable; "
-        what = f"each of {len(waits[where][0])} {each}{going_on.format(others=others)}"
+        what = f"each of {len(waits[where][0])} {each}{going_on.format(others=others, third=others // 3)}"
         queued = [[early for early, _ in run] for run in waits[where]]
         delivered = [[late for _, late in run] for run in waits[where]]
         result += quantiles(f"closed to queued, {where}", queued, what, target)

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
     from benchmarks.figure import Figure
 
-HEADING = f"{'figure':<52}{'median':>12} {'unit':<14}{'smallest to largest':<24}{'target':<16}"
+HEADING = f"{'figure':<52}{'value':>12} {'unit':<14}{'smallest to largest':<24}{'target':<16}"
 BEGIN = "<!-- bench: {} -->"
 END = "<!-- bench: end -->"
 
 
 def line(figure: Figure) -> str:
     """A figure as a row of the table on the terminal."""
-    middle = "not measured" if figure.median is None else number(figure.median)
+    value = "not measured" if figure.value is None else number(figure.value)
     target = str(figure.target) if figure.target else ""
-    row = f"{figure.name:<52}{middle:>12} {figure.unit:<14}{spread(figure.values):<24}{target:<16}{figure.verdict}"
+    row = f"{figure.name:<52}{value:>12} {figure.unit:<14}{spread(figure.values):<24}{target:<16}{figure.verdict}"
     return row.rstrip()
 
 
@@ -96,11 +96,11 @@ def _between(page: str, name: str, text: str) -> str:
 
 def table(figures: Sequence[Mapping[str, Any]]) -> str:
     """Figures of the JSON in Markdown."""
-    rows = ["| figure | median | smallest to largest | runs | target |", "|---|---|---|---|---|"]
+    rows = ["| figure | value | smallest to largest | runs | target |", "|---|---|---|---|---|"]
     for figure in figures:
-        middle = "not measured" if figure["median"] is None else f"{number(figure['median'])} {figure['unit']}".strip()
+        value = "not measured" if figure["value"] is None else f"{number(figure['value'])} {figure['unit']}".strip()
         target = f"{figure['target']}: {figure['verdict']}" if figure["target"] else ""
-        cells = (figure["name"].strip(), middle, spread(figure["values"]), len(figure["values"]), target)
+        cells = (figure["name"].strip(), value, spread(figure["values"]), len(figure["values"]), target)
         rows.append("| " + " | ".join(str(cell) for cell in cells).replace("|  |", "| |") + " |")
     return "\n".join(re.sub(r" +\|", " |", row) for row in rows)
 

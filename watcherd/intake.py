@@ -462,7 +462,7 @@ class Intake:
     def _without_known(self, batch: list[Settled]) -> list[Settled]:
         """Leave out files that were taken before and lie in the inbox still."""
         under_way = {item.path for queueing in self._queueing for item in queueing.taken}
-        if any(item.candidate.path in under_way for item in batch):  # it has changed since: what was taken goes first
+        if any(item.candidate.path in under_way for item in batch):  # what was taken before goes into the queue first
             self._finish_queueing(wait=True)
         rows = {_row(item.candidate.path, item.candidate): item for item in batch}
         with self._database.reader() as connection:
@@ -562,7 +562,7 @@ class Intake:
         crash_point("enqueue.committed")
         log = self._log.bind()  # once for all: each call on the lazy logger would do it again
         for item, enqueued in zip(queueing.taken, results, strict=True):
-            self._settler.gone(item.path)
+            self._settler.done(item.path)
             event = "arrival_duplicate" if enqueued.duplicate else "arrival_queued"
             log.debug(event, source=show(item.path), arrival_id=enqueued.arrival_id, job_id=enqueued.job_id)
         self._log.info("arrivals_queued", count=len(results))

@@ -14,19 +14,24 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks import __main__ as bench
-from benchmarks import long_history, report
+from benchmarks import gpu_sa2va, long_history, report
 from benchmarks.feeding import cpu_of_children
 from benchmarks.figure import Figure, Target, number, quantile, slope
 from benchmarks.own_cost import calls
 from benchmarks.running import small_scan
 from benchmarks.store_scale import NOW
 from benchmarks.turns import Course
+from tests.sa2va_folder import DATA
+from watcherd.inference.segmenters.sa2va.prompt import Words
+from watcherd.inference.segmenters.sa2va.renames import sources
 
 ROOT = Path(__file__).parents[2]
-CHAPTERS = [*bench.chapters(), *bench.long()]
+MACHINES = ("machine-cpu", "machine-gpu", "machine-long")
+CHAPTERS = [*bench.chapters(), *bench.long(), *bench.gpu("cpu")]
 
 STRACE = """\
 % time     seconds  usecs/call     calls    errors syscall
@@ -46,7 +51,7 @@ def figure(**changes: object) -> Figure:
 def measured(**chapters: list[Figure]) -> dict[str, object]:
     machine = {"cores": 2, "python": "3.11.7", "load_average": [0.4, 0, 0]}
     named = {name: [each.as_json() for each in figures] for name, figures in chapters.items()}
-    return {"chapters": named, "machine": machine, "quick": False, "seconds": 500.0}
+    return {"kind": "cpu", "chapters": named, "machine": machine, "quick": False, "seconds": 500.0}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +70,12 @@ def test_a_target_says_by_how_much_it_is_missed(target: Target, value: float, ve
 def test_what_was_not_measured_reaches_no_target() -> None:
     assert "not measured" == figure(values=[], target=Target(most=1)).verdict
     assert "not measured" in report.line(figure(values=[]))
+
+
+def test_a_ratio_of_all_runs_is_judged_and_not_the_median_of_the_ratios() -> None:
+    both = figure(values=[1.0, 2.0, 3.0], overall=1.5, target=Target(least=1.6))
+    assert ("MISSED by 6 %", 1.5, 2.0) == (both.verdict, both.as_json()["value"], both.as_json()["median"])
+    assert " 1.50 " in report.line(both)
 
 
 def test_a_slope_is_that_of_each_run() -> None:
@@ -127,8 +138,8 @@ def test_the_tables_of_the_page_come_from_the_json(tmp_path: Path) -> None:
     """Other chapters and all prose stay; doing it twice changes nothing."""
     page = tmp_path / "page.md"
     page.write_text(
-        "# Prose\n<!-- bench: machine -->\n<!-- bench: end -->\nmore\n<!-- bench: job -->\nold\n<!-- bench: end -->\n"
-        "<!-- bench: idle -->\nkept\n<!-- bench: end -->\n"
+        "# Prose\n<!-- bench: machine-cpu -->\n<!-- bench: end -->\nmore\n"
+        "<!-- bench: job -->\nold\n<!-- bench: end -->\n<!-- bench: idle -->\nkept\n<!-- bench: end -->\n"
     )
     (tmp_path / "bench.json").write_text(json.dumps(measured(job=[figure(target=Target(least=4))])))
     bench.write_docs(tmp_path, page)
@@ -146,11 +157,31 @@ def test_a_chapter_without_a_place_on_the_page_is_refused() -> None:
 
 def test_every_chapter_has_its_place_on_the_page() -> None:
     places = re.findall(r"<!-- bench: ([\w-]+) -->", (ROOT / "docs" / "performance.md").read_text())
-    assert sorted(["machine", *CHAPTERS]) == sorted(name for name in places if name != "end")
+    assert sorted([*MACHINES, *CHAPTERS]) == sorted(name for name in places if name != "end")
 
 
 def test_quick_measures_the_same_chapters() -> None:
     assert list(bench.chapters()) == list(bench.quick())
+
+
+def test_without_a_gpu_nothing_is_measured_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only to see that it runs may a CPU stand in."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "cpu" == bench.the_gpu(quickly=True)
+    with pytest.raises(SystemExit, match="no GPU here"):
+        bench.the_gpu(quickly=False)
+
+
+def test_a_full_size_models_folder_holds_what_the_network_held() -> None:
+    """Under the checkpoint's names, from which `renames` makes ours again; two of ours are one tensor there."""
+    config, words = gpu_sa2va.small(), Words(DATA / "tokenizer")
+    network = gpu_sa2va.build(config, words, "cpu", torch.float32).state_dict()
+    stored = gpu_sa2va.as_checkpoint(network)
+    origins = sources(network)
+    assert set(stored) == {name for origin in origins.values() for name in origin.names}
+    taken = {name: origin.take([stored[source] for source in origin.names]) for name, origin in origins.items()}
+    different = [name for name in network if not torch.equal(network[name], taken[name])]
+    assert ["sam2.shared_image_embedding.positional_embedding"] == different
 
 
 def test_what_grows_is_drawn(tmp_path: Path) -> None:

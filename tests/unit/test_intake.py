@@ -11,7 +11,7 @@ import pytest
 
 from watcherd.config import Config, build
 from watcherd.errors import StoreError
-from watcherd.intake import CLEAN_SECONDS, REMOVED_AT_ONCE, Intake
+from watcherd.intake import CLEAN_SECONDS, Intake
 from watcherd.pauses import Pauses
 from watcherd.store import StoreUnavailableError
 
@@ -28,7 +28,7 @@ class Books:
         self.asked = 0
         self.meanwhile: Callable[[], None] = lambda: None
 
-    def submit(self, _work: object) -> Future[list[str]]:
+    def submit(self, _work: object, **_turn: object) -> Future[list[str]]:
         self.asked += 1
         answer: Future[list[str]] = Future()
         answer.set_result(self.answers.pop(0) if self.answers else [])
@@ -119,20 +119,14 @@ def test_a_copy_stays_whose_bytes_have_come_again(cleaning: Cleaning, answered: 
     assert cleaning.copies.removed == ["first"]
 
 
-def test_copies_are_removed_a_few_at_a_time(cleaning: Cleaning) -> None:
-    """A new file does not wait for hundreds."""
-    cleaning.books.answers = [[f"{number}" for number in range(100)]]
-    cleaning.turn()
-    cleaning.turn()
-    assert len(cleaning.copies.removed) == REMOVED_AT_ONCE
-    assert cleaning.intake._pause() == 0
-
-
 class Never:
     """An event that nobody waits for."""
 
     def clear(self) -> None: ...
     def set(self) -> None: ...
+    def is_set(self) -> bool:
+        return False
+
     def wait(self, _seconds: float) -> None: ...
 
 

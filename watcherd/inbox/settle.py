@@ -44,7 +44,7 @@ class _Stage(Enum):
     READY = auto()
     """That look showed nothing new."""
     TAKEN = auto()
-    """`settled` has given it away; `gone` or `wait` will say what came of it."""
+    """`settled` has given it away; `done`, `gone` or `wait` will say what came of it."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -150,7 +150,7 @@ class Settler:
         return paths
 
     def settled(self, now: float, limit: int = 256) -> list[Settled]:
-        """Files to be taken now; afterwards say what came of each by `gone` or `wait`."""
+        """Files to be taken now; afterwards say what came of each by `done`, `gone` or `wait`."""
         chosen: list[Settled] = []
         while self._ready and len(chosen) < limit:
             entry = self._ready.popleft()
@@ -177,8 +177,14 @@ class Settler:
     def _longest(self, entry: _Waiting) -> float:
         return self._limit if entry.patience is None else min(entry.patience, self._limit)
 
+    def done(self, path: bytes) -> None:
+        """Forget a path that was taken, unless it has changed since: then it is waited for anew."""
+        entry = self._waiting.get(path)
+        if entry is not None and entry.stage is _Stage.TAKEN:
+            self.gone(path)
+
     def gone(self, path: bytes) -> None:
-        """Forget a path: it was taken, ignored, or there is nothing there any more."""
+        """Forget a path: it is ignored, or there is nothing there any more."""
         self._waiting.pop(path, None)
         if len(self._queue) > 2 * len(self._waiting) + STALE:
             self._queue = [item for item in self._queue if self._stands(item[2], item[0])]

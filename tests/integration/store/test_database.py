@@ -16,9 +16,10 @@ import pytest
 
 from tests.integration.store.helpers import NOW, claim_one, damage_quietly, enqueue, scan, start_run, succeed
 from watcherd.errors import StaleJobError, StoreError
-from watcherd.store import CorruptDatabaseError, Database, StoreUnavailableError, history, queue, reader, runs
+from watcherd.store import CorruptDatabaseError, Database, StoreUnavailableError, Turn, history, queue, reader, runs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from sqlalchemy import Connection
@@ -58,6 +59,50 @@ def test_works_that_come_together_share_a_transaction(database: Database) -> Non
     begun = [database.submit(lambda connection: id(connection.get_transaction())) for _ in range(20)]
     release.set()
     assert len({future.result() for future in begun}) == 1
+
+
+def test_what_is_to_be_done_soon_goes_first_and_is_committed_before_others(database: Database) -> None:
+    """Whoever waits for a little does not wait for the long works behind it, nor for what nobody waits for."""
+    release, done = held(database), []
+
+    def note(name: str) -> Callable[[Connection], int]:
+        return lambda connection: done.append(name) or id(connection.get_transaction())
+
+    turns = {"later": Turn.LATER, "one": Turn.NORMAL, "another": Turn.NORMAL, "soon": Turn.SOON, "too": Turn.SOON}
+    begun = {name: database.submit(note(name), turn=turn) for name, turn in turns.items()}
+    release.set()
+    transactions = {name: future.result() for name, future in begun.items()}
+    assert done == ["soon", "too", "one", "another", "later"]
+    assert transactions["soon"] == transactions["too"] != transactions["one"]
+
+
+def test_a_long_transaction_is_committed_before_it_grows_longer(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("watcherd.store.database.GROUP_SECONDS", 0.0)
+    release = held(database)
+    begun = [database.submit(lambda c: c.get_transaction()) for _ in range(3)]
+    release.set()
+    assert len({id(future.result()) for future in begun}) == 3
+
+
+def test_a_transaction_that_cannot_be_begun_fails_who_waits_for_it(
+    database: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those behind it get the next one."""
+    begin = database._connection.begin
+    refusals = [sqlite3.OperationalError("disk I/O error")]
+
+    def refuse() -> object:
+        if refusals:
+            raise refusals.pop()
+        return begin()
+
+    monkeypatch.setattr(database._connection, "begin", refuse)
+    with pytest.raises(StoreError, match="disk I/O error"):
+        database.write(put("a"))
+    database.write(put("b"))
+    assert settings(path) == {"b"}
 
 
 def test_a_work_that_fails_undoes_only_its_own_doing(database: Database, path: Path) -> None:

@@ -1,0 +1,275 @@
+"""From settled files to jobs while the database is busy: real files, spool and history; the clock is ours."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.integration.store.helpers import MODEL, claim, start_run, succeed
+from tests.integration.store.test_database import held
+from watcherd.config import build
+from watcherd.inbox.spool import Spool
+from watcherd.intake import CLEAN_SECONDS, FEW, QUEUED_AT_ONCE, Intake
+from watcherd.pauses import Pauses
+from watcherd.store import Database, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from typing import Any
+
+SETTLE = 1.0
+
+
+class Looked:
+    """Stands for the event that wakes the intake: nobody waits."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.set, self.clear, self.is_set = self._event.set, self._event.clear, self._event.is_set
+
+    def wait(self, _seconds: float) -> None: ...
+
+
+class Taking:
+    """An intake whose turns are taken one by one."""
+
+    def __init__(self, folder: Path) -> None:
+        values = {
+            "inbox": {"path": "inbox", "events": False, "settle_seconds": SETTLE},
+            "profiles": {"strict": {"folder": "strict", "threshold": 0.9}},
+        }
+        config = build(values, base=folder)
+        config.inbox.path.mkdir()
+        config.outbox.path.mkdir()
+        config.state.path.mkdir()
+        self.inbox, self.now = config.inbox.path, 100.0
+        self.database = Database.open(config.state.database)
+        self.run_id = self.database.write(start_run)
+        self.spool = Spool(config.state.spool)
+        self.spool.prepare()
+        self.intake = Intake(
+            config,
+            self.database,
+            self.spool,
+            Pauses(threading.Event()),
+            run_id=self.run_id,
+            model=MODEL,
+            queued=lambda: None,
+            stopping=threading.Event(),
+            clock=lambda: self.now,
+        )
+        self.intake._wake = Looked()  # type: ignore[assignment]
+        self.turn()  # the inbox is opened, for which the database has something to do
+
+    def drop(self, *names: str, content: bytes | None = None) -> None:
+        for name in names:
+            path = self.inbox / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(name.encode() if content is None else content)
+
+    def turn(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        self.intake.sweep_now()
+        self.intake._turn()
+
+    def take(self) -> None:
+        """Turns until what was dropped is handed to the database."""
+        self.turn()
+        self.turn(SETTLE)
+
+    def finish(self) -> None:
+        """Wait for the database, and let the intake hear of it."""
+        self.database.write(lambda _: None)
+        for queueing in self.intake._queueing:
+            queueing.begun[0].exception()
+        self.turn()
+
+    def sources(self) -> list[str]:
+        with self.database.reader() as connection:
+            return [row.source for row in connection.exec_driver_sql("SELECT source FROM job ORDER BY id")]
+
+    def copies(self) -> set[str]:
+        return {path.name for path in self.spool.root.glob("??/*")}
+
+    def complete_all(self) -> None:
+        """Every job that waits has succeeded."""
+        for job in self.database.write(lambda c: claim(c, self.run_id, limit=1000)):
+            self.database.write(lambda c, job=job: succeed(c, job.claim, f"{job.claim.job_id}.png"))  # type: ignore[misc]
+        self.intake.scans_finished()
+
+
+@pytest.fixture
+def taking(tmp_path: Path) -> Iterator[Taking]:
+    taking = Taking(tmp_path)
+    with taking.database:
+        yield taking
+
+
+@contextmanager
+def released_soon(release: threading.Event) -> Iterator[threading.Event]:
+    """The database goes on a moment later, while what is inside waits for it."""
+    timer = threading.Timer(0.2, release.set)
+    timer.start()
+    yield release
+    timer.join()
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_does_not_wait_until_the_one_before_is_in_the_queue(taking: Taking) -> None:
+    release = held(taking.database)
+    taking.drop("first.png")
+    taking.take()
+    taking.drop("second.png")
+    taking.take()
+    assert {digest(b"first.png"), digest(b"second.png")} == taking.copies()
+    assert not taking.intake.idle
+    release.set()
+    taking.finish()
+    assert ["first.png", "second.png"] == taking.sources()
+    assert taking.intake.idle
+
+
+def test_no_more_files_wait_for_the_database_than_a_batch(taking: Taking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is slow must not fill the memory with what waits for it."""
+    monkeypatch.setattr("watcherd.intake.BATCH", 2)
+    release = held(taking.database)
+    taking.drop("1.png", "2.png")
+    taking.take()
+    taking.drop("3.png")
+    taking.turn()
+    with released_soon(release) as released:
+        taking.turn(SETTLE)
+        assert released.is_set()
+    taking.finish()
+    assert ["1.png", "2.png", "3.png"] == sorted(taking.sources())
+
+
+def test_a_file_that_changes_while_it_is_on_its_way_comes_twice(taking: Taking) -> None:
+    """What was taken of it first goes into the queue first, though with many others, which go last."""
+    release = held(taking.database)
+    taking.drop("scan.png", *(f"{number}.png" for number in range(FEW)), content=b"old")
+    taking.take()
+    taking.drop("scan.png", content=b"newer")
+    taking.turn()
+    with released_soon(release):
+        taking.turn(SETTLE)
+    taking.finish()
+    with taking.database.reader() as connection:
+        rows = connection.exec_driver_sql(
+            "SELECT arrival.size_bytes FROM arrival WHERE arrival.path = CAST('scan.png' AS BLOB) ORDER BY arrival.id"
+        ).fetchall()
+    assert [len(b"old"), len(b"newer")] == [row.size_bytes for row in rows]
+
+
+def test_a_file_that_is_looked_at_again_while_it_is_on_its_way_comes_once(taking: Taking) -> None:
+    """An event need not mean that it has changed."""
+    release = held(taking.database)
+    taking.drop("scan.png")
+    taking.take()
+    taking.intake._look_at([b"scan.png"], hinted=True)
+    with released_soon(release):
+        taking.turn(SETTLE)
+    taking.finish()
+    assert ["scan.png"] == taking.sources()
+    assert taking.intake.idle
+
+
+def test_a_file_that_changes_before_it_is_in_the_queue_is_not_forgotten(taking: Taking) -> None:
+    """It is waited for, not for the next sweep to find it."""
+    release = held(taking.database)
+    taking.drop("scan.png", content=b"old")
+    taking.take()
+    taking.drop("scan.png", content=b"newer")
+    taking.intake._look_at([b"scan.png"], hinted=True)
+    release.set()
+    taking.intake._finish_queueing(wait=True)  # a whole turn would sweep
+    assert b"scan.png" in taking.intake._settler
+
+
+def test_what_the_jobs_write_does_not_wait_for_a_folder_that_is_being_queued(taking: Taking) -> None:
+    """A few new files go first of all, many last, in pieces."""
+    order: list[str] = []
+    work = taking.intake._enqueue
+
+    def told(taken: Any) -> Any:
+        queueing = work(taken)
+        queueing.begun[0].add_done_callback(lambda _: order.append(f"{len(taken)} files"))
+        return queueing
+
+    taking.intake._enqueue = told  # type: ignore[method-assign]
+    release = held(taking.database)
+    taking.drop(*(f"folder/{number}.png" for number in range(QUEUED_AT_ONCE + FEW + 1)))
+    taking.take()
+    job = taking.database.submit(lambda _: None)
+    job.add_done_callback(lambda _: order.append("a job"))
+    taking.drop(*(f"{number}.png" for number in range(FEW)))
+    taking.take()
+    release.set()
+    taking.finish()
+    assert [f"{FEW} files", "a job", f"{QUEUED_AT_ONCE} files", f"{FEW + 1} files"] == order
+
+
+def test_a_copy_stays_whose_bytes_are_on_their_way_into_the_queue_again(taking: Taking) -> None:
+    """The question what may go overtakes the folder that is being queued, and finds the copy needed by nobody."""
+    taking.drop("scan.png", content=b"bytes")
+    taking.take()
+    taking.finish()
+    taking.complete_all()
+    release = held(taking.database)
+    taking.now += CLEAN_SECONDS
+    taking.drop("strict/scan.png", *(f"strict/{number}.png" for number in range(FEW)))
+    (taking.inbox / "strict/scan.png").write_bytes(b"bytes")  # another threshold: to be computed anew
+    taking.intake._cleaning = False
+    taking.turn()
+    taking.intake.scans_finished()
+    taking.turn(SETTLE)
+    assert taking.intake._forgetting is not None
+    release.set()
+    taking.finish()
+    taking.turn()
+    assert "strict/scan.png" in taking.sources()
+    assert digest(b"bytes") in taking.copies()
+
+
+def test_a_batch_that_could_not_be_written_is_written_later(taking: Taking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk: the intake pauses, says so, and tries again; nothing is lost, nothing comes twice."""
+    submit, refused = taking.database.submit, [True]
+
+    def full_once(work: Callable[[Any], Any], **turn: Any) -> Any:
+        def refuse(_: Any) -> None:
+            raise StoreUnavailableError("The disk is full.")
+
+        is_queueing = "_enqueue" in work.__qualname__
+        return submit(refuse if is_queueing and refused and refused.pop() else work, **turn)
+
+    monkeypatch.setattr(taking.database, "submit", full_once)
+    monkeypatch.setattr("watcherd.pauses.RETRY_SECONDS", 0.0)
+    taking.drop("scan.png")
+    taking.take()
+    taking.finish()
+    assert ["scan.png"] == taking.sources()
+    assert not refused
+
+
+def test_copies_go_while_nothing_else_is_to_be_done(taking: Taking) -> None:
+    """One at least in each turn, and no more once a file is due."""
+    taking.drop(*(f"{number}.png" for number in range(5)))
+    taking.take()
+    taking.finish()
+    taking.complete_all()
+    taking.turn(CLEAN_SECONDS)
+    taking.database.write(lambda _: None)
+    taking.intake._has_to_look = lambda: True  # type: ignore[method-assign]
+    taking.turn()
+    assert 4 == len(taking.copies())
+    del taking.intake._has_to_look
+    taking.turn()
+    assert not taking.copies()
