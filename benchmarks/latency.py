@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from benchmarks.running import Running
 
-PAUSE = 0.03
+PAUSE = 0.02
 """Seconds between two files that are timed."""
 
 WHERE = {

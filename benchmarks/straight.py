@@ -3,12 +3,12 @@
     python -m benchmarks.straight SEGMENTER DEVICE [MODEL_FOLDER]
 
 The model is loaded once; then each line of stdin asks for one round, as JSON: ``{"way": .., "inbox": .., "outbox": ..,
-"batch": ..}``. A line of JSON says that all is ready for it, an empty line on stdin has it begin, and another line of
-JSON says that it is done: the CPU seconds of the round, the loader's processes included.
+"batch": .., "repeats": ..}``. A line of JSON says that all is ready for it, an empty line on stdin has it begin, and
+another line of JSON says that it is done: the CPU seconds of the round, the loader's processes included.
 
     script      open each scan, predict, save the mask, one after the other
     dataloader  the same, decoded by two processes of torch's DataLoader, which live on between rounds
-    model       predict alone, in batches of ``batch`` frames that lie in memory: the limit
+    model       predict alone, in batches of ``batch`` frames that lie in memory, ``repeats`` times: the limit
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def placement(device: str) -> Placement:
 
 
 def prepared(
-    segmenter: Segmenter, loader: Loader, *, way: str, inbox: str, outbox: str, batch: int = 1
+    segmenter: Segmenter, loader: Loader, *, way: str, inbox: str, outbox: str, batch: int = 1, repeats: int = 1
 ) -> Callable[[], None]:
     """One round over a folder; what does not count is done already."""
     paths = sorted(Path(inbox).iterdir())
     if way == "model":
         frames = [Frame(pixels=opened(path), options=OPTIONS) for path in paths]
-        return lambda: predict_all(segmenter, frames, batch)
+        return lambda: predict_all(segmenter, frames * repeats, batch)
     if way == "dataloader":
         return lambda: save_all(segmenter, loader.pictures(paths), paths, Path(outbox))
     return lambda: save_all(segmenter, map(opened, paths), paths, Path(outbox))

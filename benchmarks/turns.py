@@ -23,7 +23,12 @@ SLICE = 0.5
 
 
 class Way(Protocol):
-    """One way of doing the work, in processes of their own. ``group``: their process group."""
+    """One way of doing the work, in processes of their own.
+
+    ``group``: their process group; ``repeats``: how often it goes over the same scans, to take time enough.
+    """
+
+    repeats: int
 
     @property
     def group(self) -> int: ...
@@ -66,7 +71,7 @@ class Course:
 
 def take_turns(ways: Mapping[str, Way], folders: Mapping[str, Path]) -> dict[str, Turn]:
     """Let every way work through its folder, half a second at a time, until all are done."""
-    counts = {name: sum(1 for _ in folders[name].iterdir()) for name in ways}
+    counts = {name: way.repeats * sum(1 for _ in folders[name].iterdir()) for name, way in ways.items()}
     taken: dict[str, Turn] = {}
     for name, way in ways.items():
         way.prepare(folders[name])
