@@ -73,7 +73,7 @@ def quick() -> Chapters:
         "size": lambda: latency.scan_sizes(2, [256, 1024, 2048]),
         "frames": lambda: latency.run_lengths(2, [1, 8]),
         "replicas": lambda: latency.replicas(2, 20, [1, 2]),
-        **{name: lambda name=name: end_to_end.chapter(2, 0.7, [name]) for name in ("none", "vesselness", "vessel")},  # type: ignore[misc]
+        **{name: lambda name=name: end_to_end.chapter(2, 0.7, [name]) for name in SECONDS},  # type: ignore[misc]
         "semantic": lambda: end_to_end.semantic("tiny semantic", 2, 0.7, tiny),
     }
 
@@ -89,13 +89,12 @@ def long() -> Chapters:
 
 def gpu(device: str) -> Chapters:
     """What needs one GPU; about fifteen minutes."""
-    semantic: dict[str, Any] = {"sizes": None, "device": device}
     return {
         "gpu-limits": lambda: _module("gpu_limits").limits(device, 5),
         "gpu-semantic": lambda: _module("gpu_semantic").by_batch(device, 5, [1, 4, 16, 64]),
         "gpu-service": lambda: _module("gpu_service").service(device, 5, 4000),
         "gpu-sa2va": lambda: _module("gpu_sa2va").by_batch(device, 5, [1, 2, 4, 8, 16], full_size=True),
-        "gpu-semantic-scripts": lambda: end_to_end.semantic("SegFormer-B5's size", 5, 5, **semantic),
+        "gpu-semantic-scripts": lambda: end_to_end.semantic("SegFormer-B5's size", 5, 5, None, device=device),
         "gpu-sa2va-scripts": lambda: end_to_end.full_sa2va(5, 5, device),
     }
 
@@ -175,11 +174,24 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=known, help="one chapter; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder of JSON and plot (%(default)s)")
     parser.add_argument("--write-docs", action="store_true", help="put the JSON's figures into docs/performance.md")
-    return parser.parse_args(arguments)
+    wanted = parser.parse_args(arguments)
+    if wanted.long and wanted.quick:
+        parser.error("--long has no quick version")
+    return wanted
 
 
 def asked_for(wanted: argparse.Namespace) -> Chapters:
-    """The chapters of the kind that the command line names."""
+    """The chapters that the command line names. Raises SystemExit for one that is not of this kind."""
+    known = _of_the_kind(wanted)
+    others = [name for name in wanted.only or () if name not in known]
+    if others:
+        raise SystemExit(
+            f"{', '.join(others)}: not among {', '.join(known)}. Others need --long or --gpu, or no --quick."
+        )
+    return {name: work for name, work in known.items() if name in (wanted.only or known)}
+
+
+def _of_the_kind(wanted: argparse.Namespace) -> Chapters:
     if wanted.gpu:
         device = the_gpu(wanted.quick)
         return quick_gpu(device) if wanted.quick else gpu(device)
@@ -195,10 +207,7 @@ def main() -> int:
         write_docs(wanted.out)
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the daemon is ended too
-    known = asked_for(wanted)
-    if wanted.only:
-        known = {name: work for name, work in known.items() if name in wanted.only}
-    measured = measure(known, "gpu" if wanted.gpu else "long" if wanted.long else "cpu", wanted.quick)
+    measured = measure(asked_for(wanted), "gpu" if wanted.gpu else "long" if wanted.long else "cpu", wanted.quick)
     save(measured, wanted.out)
     for name, seconds in measured["chapter_seconds"].items():
         print(f"{name} {seconds:.0f} s", end=", ")

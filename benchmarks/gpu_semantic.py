@@ -175,7 +175,6 @@ def work_figures(
 ) -> list[Figure]:
     """What a batch is made of: operations against the card's own rate, copies against its bandwidth, stages."""
     network, recipe = network_of(segmenter), segmenter._recipe
-    sizes = [frame.pixels.shape for frame in frames]
     batch = len(frames)
     with torch.inference_mode():
         pictures = recipe.prepare(frames, (SIDE, SIDE), network.device, network.dtype)
@@ -194,7 +193,6 @@ def work_figures(
         copying = seconds_of(lambda: transfer.to_host(masks).result(), runs, device)
     product = statistics.median(matrix_rates(device, runs))
     _, down = copy_rates(device, runs)
-    assert set(sizes) == {(SIDE, SIDE)}
     return [
         Figure(
             name="model's operations",

@@ -653,7 +653,7 @@ class _Queueing:
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nothing to wait for, or nobody has begun to."""
+        """Whether nobody needs to wait: the transaction has ended, or has to be begun anew."""
         return not self.begun or self.begun[0].done()
 
 

@@ -164,6 +164,13 @@ def test_quick_measures_the_same_chapters() -> None:
     assert list(bench.chapters()) == list(bench.quick())
 
 
+def test_a_chapter_of_another_kind_is_refused_and_not_left_out() -> None:
+    assert ["job"] == list(bench.asked_for(bench.parse(["--only", "job"])))
+    assert list(bench.long()) == list(bench.asked_for(bench.parse(["--long"])))
+    with pytest.raises(SystemExit, match="job-scale: not among start, idle"):
+        bench.asked_for(bench.parse(["--only", "job", "--only", "job-scale"]))
+
+
 def test_without_a_gpu_nothing_is_measured_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only to see that it runs may a CPU stand in."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
