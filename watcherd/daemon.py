@@ -39,6 +39,7 @@ from watcherd.notify import Notifier
 from watcherd.outbox.deliver import Outbox
 from watcherd.pauses import Pauses, StoppedError, is_passing
 from watcherd.pipeline import Pipeline
+from watcherd.precedence import Precedence
 from watcherd.steering import PAUSED_SINCE, Command, JobSteering
 from watcherd.store import CorruptDatabaseError, Database, ModelIdentity, backup, history, runs
 from watcherd.store import queue as jobs
@@ -191,7 +192,8 @@ class Daemon:
         workers = config.limits.workers
         count = min(16, max(2, os.cpu_count() or 2)) if workers == "auto" else workers
         self._imaging = ImagingPool(workers=count, memory_mib=config.limits.worker_memory_mib)
-        self._delivery = Delivery(config, database, self._outbox, self._pauses)
+        self._precedence = Precedence()
+        self._delivery = Delivery(config, database, self._outbox, self._pauses, self._precedence)
         self._pipeline = Pipeline(
             config,
             database,
@@ -199,6 +201,7 @@ class Daemon:
             lambda: self._pool,
             self._delivery,
             self._pauses,
+            self._precedence,
             run_id=self._run_id,
             scratch=scratch,
             spool_path=self._spool.path,
@@ -279,6 +282,7 @@ class Daemon:
             self._database,
             self._spool,
             self._pauses,
+            self._precedence,
             run_id=self._run_id,
             model=self._model,
             queued=self._queued,

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from watcherd.flight import Drawn
     from watcherd.inbox.dispose import Disposal
     from watcherd.pauses import Pauses
+    from watcherd.precedence import Precedence
     from watcherd.store import ArrivalInfo, Claim, ClaimedJob, Database
 
 T = TypeVar("T")
@@ -73,11 +74,14 @@ class Delivery:
     one `dispose`.
     """
 
-    def __init__(self, config: Config, database: Database, outbox: Outbox, pauses: Pauses) -> None:
+    def __init__(
+        self, config: Config, database: Database, outbox: Outbox, pauses: Pauses, precedence: Precedence
+    ) -> None:
         self._config = config
         self._database = database
         self._outbox = outbox
         self._pauses = pauses
+        self._precedence = precedence
         self._log = get_logger()
         self._stuck: set[bytes] = set()
         self.inbox_online: Callable[[], bool] = lambda: True
@@ -173,6 +177,7 @@ class Delivery:
 
     def _promise(self, item: Drawn, stem: bytes, record: dict[str, Any], finished_at: str) -> list[Promise]:
         """A succeeded job's result files with their final names, the JSON last."""
+        self._precedence.give_way()
         job, measured, answer = item.flight.job, item.measured, item.answer
         staged = [
             Staged(
@@ -219,6 +224,8 @@ class Delivery:
         crash_point("deliver.synced")
 
     def _finish(self, claims: Sequence[Claim]) -> None:
+        self._precedence.give_way()
+
         def work(connection: Any) -> None:
             jobs.finish_delivery(connection, claims, now=datetime.now(UTC))
             crash_point("record.begun")
@@ -328,6 +335,7 @@ class Delivery:
 
     def _dispose(self, ended: Sequence[ArrivalInfo]) -> None:
         crash_point("dispose.begun")
+        self._precedence.give_way()
         inbox = self._config.inbox
         sources = [
             Source(

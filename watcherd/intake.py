@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -35,9 +36,11 @@ from watcherd.store import Database, Enqueued, Hold, ModelIdentity, NewArrival, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
 
     from watcherd.config import Config
     from watcherd.inbox.spool import Spool
+    from watcherd.precedence import Precedence
 
 PRESENCE_SECONDS = 2.0
 """Between two looks whether the inbox is still the folder that it was."""
@@ -46,7 +49,7 @@ JUMP_SECONDS = 5.0
 WAITING_IS_NEWS = 5.0
 """A file that settles longer than this has a row, so that its fate can be queried."""
 FEW = 8
-"""So few files go into the queue before other work of the database; more go after it."""
+"""So few files go into the queue before all other work; more of them are in no hurry."""
 QUEUED_AT_ONCE = 64
 """So many files at most share a call of the database: what the jobs have to write does not wait longer."""
 CLEANED_AT_ONCE = 256
@@ -81,6 +84,7 @@ class Intake:
         database: Database,
         spool: Spool,
         pauses: Pauses,
+        precedence: Precedence,
         *,
         run_id: int,
         model: ModelIdentity,
@@ -94,6 +98,7 @@ class Intake:
         self._database = database
         self._spool = spool
         self._pauses = pauses
+        self._precedence = precedence
         self._run_id = run_id
         self._model = model
         self._queued = queued
@@ -192,7 +197,10 @@ class Intake:
                 self._wake.wait(PRESENCE_SECONDS)
                 return
             self._notice()
-            self._take_settled()
+            due = self._settler.due(self._clock())
+            with self._ahead(len(due)):
+                self._look_again(due)
+                self._take_settled()
             self._clean()
         except OSError as error:  # the inbox itself does not answer: look whether it is still there
             self._next_presence = float("-inf")
@@ -312,7 +320,7 @@ class Intake:
     # Looking
 
     def _notice(self) -> None:
-        """Follow hints, go on with sweeps, look at files that are due."""
+        """Follow hints, go on with sweeps."""
         root = self._root
         assert root is not None
         now = self._clock()
@@ -320,12 +328,22 @@ class Intake:
         for folder in hints.folders:
             self._folders.came(folder)
             self._sweeps.append((now, sweep(root, self._ignore, folder=folder, entering=self._enter), False))
-        self._look_at(hints.paths, hinted=True)
+        with self._ahead(len(hints.paths)):
+            self._look_at(hints.paths, hinted=True)
         if hints.sweep or now >= self._next_sweep or (self._sweep_again and self._settler.room >= CHUNK):
             self._start_sweep(root, now)
         while self._sweeps and self._settler.room >= CHUNK and not self._stopping.is_set():
             self._advance_sweep()
-        self._look_at(self._settler.due(self._clock()))
+
+    def _ahead(self, files: int) -> AbstractContextManager[None]:
+        """While so many files are looked at or taken: a few go before all other work of the daemon."""
+        return self._precedence.first() if 0 < files <= FEW else nullcontext()
+
+    def _look_again(self, due: Iterable[bytes]) -> None:
+        """Look whether files, and what lies beside them, are as they were."""
+        root = self._root
+        assert root is not None
+        self._look_at(due)
         self._overrides.judge(
             root, self._ignore, self._clock(), tell=self._tell, ignored=self._record_ignored, store=self._store
         )
@@ -521,7 +539,10 @@ class Intake:
             crash_point("enqueue.begun")
             return result
 
-        begun = self._database.submit(work, turn=Turn.SOON if len(new) <= FEW else Turn.LATER)
+        few = len(new) <= FEW
+        begun = self._database.submit(work, turn=Turn.SOON if few else Turn.LATER)
+        if few:
+            self._precedence.until(begun)
         begun.add_done_callback(lambda _: self._wake.set())
         return _Queueing(taken=taken, work=work, begun=[begun])
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from watcherd.inference.messages import Outcome
     from watcherd.inference.pool import Pool
     from watcherd.pauses import Pauses
+    from watcherd.precedence import Precedence
     from watcherd.retry import Decision
     from watcherd.store import Claim, ClaimedJob, Database
 
@@ -74,6 +75,7 @@ class Pipeline:
         pool: Callable[[], Pool],
         delivery: Delivery,
         pauses: Pauses,
+        precedence: Precedence,
         *,
         run_id: int,
         scratch: Path,
@@ -86,6 +88,7 @@ class Pipeline:
         self._pool = pool
         self._delivery = delivery
         self._pauses = pauses
+        self._precedence = precedence
         self._run_id = run_id
         self._scratch = scratch
         self._spool_path = spool_path
@@ -150,6 +153,7 @@ class Pipeline:
         return pool.has_room() and len(self._flights) < batches * self._batch_limit()
 
     def _claim(self) -> list[Flight]:
+        self._precedence.give_way()
         limit, hold = self._batch_limit(), self.hold_frames()
 
         def work(connection: Any) -> tuple[list[ClaimedJob], datetime | None]:
@@ -204,6 +208,7 @@ class Pipeline:
                 self._pool().submit([self._item(flight) for flight in arrange(ready)])
 
     def _decode(self, flight: Flight) -> Future[Any]:
+        self._precedence.give_way()
         crash_point("decode.begun")
         if flight.job.options.refused:
             return _refusal(flight.job.options.refused)
@@ -222,6 +227,7 @@ class Pipeline:
         )
 
     def _take_decoded(self, flight: Flight, future: Future[Any]) -> bool:
+        self._precedence.give_way()
         try:
             flight.decoded, flight.decode_ms = future.result()
         except BaseException as error:  # whatever ended the worker is this scan's failure
@@ -256,6 +262,7 @@ class Pipeline:
                 self._answered(replica_id, outcome)
 
     def _answered(self, replica_id: int | None, outcome: Outcome) -> None:
+        self._precedence.give_way()
         flight = self._flights.get(outcome.job_id)
         if flight is None:
             return

@@ -12,9 +12,11 @@ import pytest
 from tests.integration.store.helpers import MODEL, claim, start_run, succeed
 from tests.integration.store.test_database import held
 from watcherd.config import build
+from watcherd.inbox.events import Hints
 from watcherd.inbox.spool import Spool
 from watcherd.intake import CLEAN_SECONDS, FEW, QUEUED_AT_ONCE, Intake
 from watcherd.pauses import Pauses
+from watcherd.precedence import Precedence
 from watcherd.store import Database, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Taking:
         config.outbox.path.mkdir()
         config.state.path.mkdir()
         self.inbox, self.now = config.inbox.path, 100.0
+        self.precedence = Precedence()
         self.database = Database.open(config.state.database)
         self.run_id = self.database.write(start_run)
         self.spool = Spool(config.state.spool)
@@ -57,6 +60,7 @@ class Taking:
             self.database,
             self.spool,
             Pauses(threading.Event()),
+            self.precedence,
             run_id=self.run_id,
             model=MODEL,
             queued=lambda: None,
@@ -215,6 +219,46 @@ def test_what_the_jobs_write_does_not_wait_for_a_folder_that_is_being_queued(tak
     release.set()
     taking.finish()
     assert [f"{FEW} files", "a job", f"{QUEUED_AT_ONCE} files", f"{FEW + 1} files"] == order
+
+
+@pytest.mark.parametrize(("files", "first"), [(FEW, True), (FEW + 1, False)])
+def test_a_few_files_go_before_the_work_on_what_is_queued(
+    files: int, first: bool, taking: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the look at them until they are in the queue; a folder of many is in no hurry."""
+    seen: dict[str, bool] = {}
+
+    def watched(name: str) -> None:
+        step = getattr(taking.intake, name)
+
+        def watching(*arguments: Any, **named: Any) -> Any:
+            seen[name] = taking.precedence.is_taken
+            return step(*arguments, **named)
+
+        monkeypatch.setattr(taking.intake, name, watching)
+
+    for name in ("_look_at", "_copy", "_enqueue"):
+        watched(name)
+    release = held(taking.database)
+    taking.drop(*(f"{number}.png" for number in range(files)))
+    taking.take()
+    assert {"_look_at": first, "_copy": first, "_enqueue": first} == seen
+    assert first == taking.precedence.is_taken, "they are not in the queue yet"
+    release.set()
+    taking.finish()
+    assert not taking.precedence.is_taken
+
+
+def test_a_file_that_an_event_tells_of_is_looked_at_before_other_work(
+    taking: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its settle time begins with the look."""
+    looked: list[bool] = []
+    monkeypatch.setattr(taking.intake, "_look_at", lambda *_, **__: looked.append(taking.precedence.is_taken))
+    monkeypatch.setattr(taking.intake._events, "fetch", lambda: Hints(paths=(b"scan.png",)))
+    taking.intake._notice()
+    assert [True] == looked
+    assert not taking.precedence.is_taken
 
 
 def test_a_copy_stays_whose_bytes_are_on_their_way_into_the_queue_again(taking: Taking) -> None:

@@ -15,6 +15,7 @@ from watcherd.inbox.values import Signature as Seen
 from watcherd.intake import Intake
 from watcherd.job import Options
 from watcherd.pauses import Pauses
+from watcherd.precedence import Precedence
 from watcherd.store import NewArrival, Signature
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def intake(tmp_path: Path) -> Intake:
         NOTHING,
         NOTHING,
         Pauses(threading.Event()),
+        Precedence(),
         run_id=1,
         model=NOTHING,
         queued=lambda: None,

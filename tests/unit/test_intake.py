@@ -13,6 +13,7 @@ from watcherd.config import Config, build
 from watcherd.errors import StoreError
 from watcherd.intake import CLEAN_SECONDS, Intake
 from watcherd.pauses import Pauses
+from watcherd.precedence import Precedence
 from watcherd.store import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Cleaning:
             cast("Any", self.books),
             cast("Any", self.copies),
             Pauses(threading.Event()),
+            Precedence(),
             run_id=1,
             model=cast("Any", None),
             queued=lambda: None,
@@ -161,6 +163,7 @@ def test_a_history_that_cannot_be_read_for_a_while_pauses_the_intake(
         cast("Any", ShyBooks(error)),
         nothing,
         pauses,
+        Precedence(),
         run_id=1,
         model=nothing,
         queued=lambda: None,

@@ -71,6 +71,8 @@ class Spool:
         self.root = root
         self._root = os.fspath(root)
         self._temporaries = f"{self._root}/{_TEMPORARY}"
+        self.folders_durable = False
+        """Whether the names of the folders ``ab`` are; not known of those that an earlier run has made."""
 
     def path(self, sha256: str) -> Path:
         """Where the copy with this hash is, or would be."""
@@ -214,7 +216,8 @@ class Batch:
             _unlink(copy.temporary)
         else:
             # A committed job's copy is whole and is not touched; whatever else has the name is a leftover.
-            _rename(copy.temporary, name)
+            if _rename(copy.temporary, name):
+                self._spool.folders_durable = False
             self._published.append(name)
         self._temporaries.discard(copy.temporary)
         crash_point("ingest.renamed")
@@ -223,13 +226,15 @@ class Batch:
     def _sync(self, names: Sequence[str]) -> None:
         if len(names) > FEW:
             sync_filesystem(self._spool.root)
+            self._spool.folders_durable = True
             return
         for name in names:
             _sync_file(name)
         for folder in {os.path.dirname(name) for name in names}:  # noqa: PTH120
             sync_folder(folder)
-        if names:
+        if names and not self._spool.folders_durable:
             sync_folder(self._spool.root)
+            self._spool.folders_durable = True
 
     def discard(self) -> None:
         """Take away everything that the batch has written; after a failed sync its files cannot be trusted."""
@@ -260,13 +265,15 @@ def _write(descriptor: int, block: bytes) -> None:
         written += os.write(descriptor, memoryview(block)[written:])
 
 
-def _rename(temporary: str, name: str) -> None:
-    """Rename, and make the folder that is missing the first time."""
+def _rename(temporary: str, name: str) -> bool:
+    """Rename, and make the folder if it is missing, as it is the first time; whether it was."""
     try:
         os.rename(temporary, name)  # noqa: PTH104
     except FileNotFoundError:
         Path(name).parent.mkdir(mode=0o700, exist_ok=True)
         os.rename(temporary, name)  # noqa: PTH104
+        return True
+    return False
 
 
 def _unlink(name: str) -> None:

@@ -299,6 +299,38 @@ def test_a_spool_that_fails_raises_with_the_reason_and_keeps_nothing(
     assert len(take(before, root_fd, spool)) == 3, "it goes on by itself"
 
 
+def test_a_name_is_durable_with_the_folders_above_it(inbox, root_fd, spool, monkeypatch):
+    """The spool's own folder is synced when one was made in it, also when that was not come to the last time."""
+    synced = []
+
+    def sync(folder):
+        synced.append(os.path.relpath(folder, spool.root))
+        if synced[-1] in fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def taken(content, spool=spool):
+        (inbox / "a.raw").write_bytes(content)
+        synced.clear()
+        take(settled(root_fd, b"a.raw"), root_fd, spool)
+        return synced
+
+    contents = [b"%d" % number for number in range(1000)]
+    first = contents[0]
+    beside = next(content for content in contents[1:] if sha256(content)[:2] == sha256(first)[:2])
+    apart = next(content for content in contents if sha256(content)[:2] != sha256(first)[:2])
+    monkeypatch.setattr(spool_module, "sync_folder", sync)
+    fails = []
+    assert [sha256(first)[:2], "."] == taken(first)
+    assert [sha256(first)[:2]] == taken(beside)
+    for folder in (sha256(apart)[:2], "."):
+        fails = [folder]
+        with pytest.raises(TransientError):
+            taken(apart)
+    fails = []
+    assert [sha256(apart)[:2], "."] == taken(apart)
+    assert [sha256(first)[:2], "."] == taken(first, Spool(spool.root)), "an earlier run may have made the folder"
+
+
 def test_a_failing_sync_of_a_large_batch_keeps_nothing(inbox, root_fd, spool, monkeypatch):
     for number in range(8):
         (inbox / f"{number}.raw").write_bytes(b"%d" % number)

@@ -1,0 +1,110 @@
+"""Who waits for whom, and no longer than it is good for."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from watcherd.config import Config
+from watcherd.delivery import Delivery
+from watcherd.precedence import LONGEST, Precedence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NOTHING = cast("Any", None)
+
+
+def waits(precedence: Precedence) -> bool:
+    """Whether somebody who gives way is still waiting after a moment."""
+    thread = threading.Thread(target=precedence.give_way, daemon=True)
+    thread.start()
+    thread.join(0.05)
+    return thread.is_alive()
+
+
+@pytest.fixture
+def standing() -> Precedence:
+    """For which no time passes."""
+    return Precedence(clock=lambda: 0.0)
+
+
+def test_nobody_waits_for_nobody(standing: Precedence) -> None:
+    assert not waits(standing)
+
+
+def test_others_wait_while_somebody_goes_first(monkeypatch: pytest.MonkeyPatch, standing: Precedence) -> None:
+    monkeypatch.setattr("watcherd.precedence.LONGEST", 30.0)
+    with standing.first():
+        thread = threading.Thread(target=standing.give_way, daemon=True)
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_who_goes_first_and_fails_is_waited_for_no_longer(standing: Precedence) -> None:
+    with pytest.raises(OSError, match="gone"), standing.first():
+        raise OSError("gone")
+    assert not standing.is_taken
+
+
+@pytest.mark.parametrize("how", [lambda f: f.set_result(None), lambda f: f.set_exception(OSError()), Future.cancel])
+def test_others_wait_until_something_is_done(how: Callable[[Future[object]], object], standing: Precedence) -> None:
+    """Or has failed, or will not be done."""
+    done: Future[object] = Future()
+    with standing.first():
+        standing.until(done)
+    assert standing.is_taken
+    how(done)
+    assert not standing.is_taken
+
+
+def test_others_wait_for_all_who_go_first(standing: Precedence) -> None:
+    with standing.first():
+        with standing.first():
+            pass
+        assert standing.is_taken
+    assert not standing.is_taken
+
+
+def test_who_takes_long_is_not_waited_for() -> None:
+    """A share that does not answer must not stop the work; nor may those who come while it does not."""
+    now = 0.0
+    precedence = Precedence(clock=lambda: now)
+    with precedence.first():
+        now = LONGEST
+        assert not waits(precedence)
+        with precedence.first():
+            assert not waits(precedence)
+
+
+class _AskedError(Exception):
+    """Somebody has asked whether to give way."""
+
+
+class Asked:
+    """Tells when it is asked."""
+
+    def give_way(self) -> None:
+        raise _AskedError
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda delivery: delivery._promise(NOTHING, b"", {}, ""),
+        lambda delivery: delivery._finish([]),
+        lambda delivery: delivery._dispose([]),
+    ],
+    ids=["promise", "finish", "dispose"],
+)
+def test_delivering_gives_way(step: Callable[[Delivery], object]) -> None:
+    """Before each scan, or each transaction."""
+    delivery = Delivery(Config(), NOTHING, NOTHING, NOTHING, cast("Any", Asked()))
+    with pytest.raises(_AskedError):
+        step(delivery)
