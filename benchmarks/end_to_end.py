@@ -37,9 +37,6 @@ NAMES = {"script": "straight script", "dataloader": "DataLoader script", "model"
 PATIENCE = 300.0
 """Seconds that a model may take to be loaded by a baseline."""
 
-LEAST_SECONDS = 0.5
-"""A way that takes less in a run repeats it."""
-
 LEAST_FILES, MOST_FILES = 5, 600
 """Scans in a run: so many that the daemon's filling and emptying does not weigh, and not more than needed."""
 
@@ -200,7 +197,7 @@ def end_to_end(
         first = 4 if device == "cpu" else 64  # so that the daemon's batches are as large as later
         files = warm_up(ways, baselines["script"], folder, seconds, first)
         alone = baselines["model"].turn(folder / "warm-up")
-        baselines["model"].repeats = math.ceil(LEAST_SECONDS / (alone.seconds * files))
+        baselines["model"].repeats = math.ceil(seconds / (alone.seconds * files))
         batch = baselines["model"].batch = service.running.rows("SELECT max(batch_size) FROM job")[0][0] or 1
         for turn in range(runs):
             scans = make_pictures(folder / f"scans-{turn}", files, first=100 + turn * files)
@@ -208,7 +205,7 @@ def end_to_end(
             order = names[turn % len(names) :] + names[: turn % len(names)]  # so that none always comes first
             for way, taken in take_turns({way: ways[way] for way in order}, dict.fromkeys(order, scans)).items():
                 turns.setdefault(way, []).append(taken)
-    return figures(name, files, batch, turns)
+    return figures(name, files, seconds, batch, turns)
 
 
 def warm_up(ways: Mapping[str, Way], script: Straight, folder: Path, seconds: float, first: int) -> int:
@@ -218,7 +215,7 @@ def warm_up(ways: Mapping[str, Way], script: Straight, folder: Path, seconds: fl
     return min(MOST_FILES, max(LEAST_FILES, round(seconds / script.turn(scans).seconds)))
 
 
-def figures(name: str, files: int, batch: int, turns: dict[str, list[Turn]]) -> list[Figure]:
+def figures(name: str, files: int, seconds: float, batch: int, turns: dict[str, list[Turn]]) -> list[Figure]:
     """Ratios of all runs together, then what they are made of."""
 
     def ratio(other: str, target: Target | None = None) -> Figure:
@@ -253,7 +250,7 @@ def figures(name: str, files: int, batch: int, turns: dict[str, list[Turn]]) -> 
     ):
         taken = turns[way]
         over = f"{files} grey JPEGs of 512 x 512 in a run, {what}; loading not counted"
-        over += ", repeated until it takes half a second" if way == "model" else ""
+        over += f", repeated until it takes about {seconds:g} s" if way == "model" else ""
         result += [
             Figure(name=f"  {way}", unit="scans/s", values=[1 / turn.seconds for turn in taken], definition=over),
             Figure(

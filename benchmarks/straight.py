@@ -25,7 +25,7 @@ from PIL import Image
 
 from watcherd.config import Model
 from watcherd.imaging.worker import die_with_parent
-from watcherd.inference import segmenters
+from watcherd.inference import host_memory, segmenters
 from watcherd.inference.base import Frame, Placement
 from watcherd.job import Options
 
@@ -67,6 +67,7 @@ def prepared(
     """One round over a folder; what does not count is done already."""
     paths = sorted(Path(inbox).iterdir())
     if way == "model":
+        host_memory.keep_freed()  # as a replica does
         frames = [Frame(pixels=opened(path), options=OPTIONS) for path in paths]
         return lambda: predict_all(segmenter, frames * repeats, batch)
     if way == "dataloader":

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from watcherd.inference.base import Segmenter
-    from watcherd.inference.messages import FromReplica
+    from watcherd.inference.messages import FromReplica, WorkItem
     from watcherd.inference.work import Work
 
 PR_SET_PDEATHSIG = 1
+REST_SECONDS = 5.0
+"""After so long without work the memory that the last batches needed is given back."""
 LOOK_SECONDS = 0.001
 """How often is looked whether the devices are done, while nothing else is to be done."""
 
@@ -93,11 +95,12 @@ class _Worker:
         self._send([ready])
 
     def serve(self) -> None:
-        from watcherd.inference import batching
+        from watcherd.inference import batching, host_memory
         from watcherd.inference.work import Work
 
+        host_memory.keep_freed()  # not sooner: what loading has freed is not needed again
         work = Work(self._segmenter, self._probe, self._meter, self._send, self._working_on)
-        while (items := self._connection.recv()) is not None:
+        while (items := self._next()) is not None:
             try:
                 work.take(items)
                 self._rest_or_more(work)
@@ -105,6 +108,15 @@ class _Worker:
                 if batching.is_sticky(error):
                     self._end_poisoned(error)
                 work.give_up(error)
+
+    def _next(self) -> list[WorkItem] | None:
+        """Wait for work."""
+        from watcherd.inference import host_memory
+
+        if not self._connection.poll(REST_SECONDS):
+            host_memory.give_back()
+        items: list[WorkItem] | None = self._connection.recv()
+        return items
 
     def _rest_or_more(self, work: Work) -> None:
         """While the devices compute the last batch, wait for more; what comes is begun before that one is finished."""
