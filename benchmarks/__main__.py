@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 
-SECONDS = {"none": 1.7, "vesselness": 1.4, "vessel": 3.4}
+SECONDS = {"none": 1.7, "vesselness": 1.4, "vessel": 2.6}
 """About so long the straight script takes in a run."""
 
 Chapters = dict[str, "Callable[[], list[Figure]]"]
@@ -49,7 +49,7 @@ def chapters() -> Chapters:
         "syscalls": lambda: own_cost.system_calls(300),
         "queue": lambda: own_cost.queueing(5, 10_000),
         "history": lambda: own_cost.history([0, 10_000, 1_000_000]),
-        "latency": lambda: latency.latency(5, 100, 1200),
+        "latency": lambda: latency.latency(5, 80, 1000),
         "size": lambda: latency.scan_sizes(5, [256, 1024, 2048, 4096]),
         "frames": lambda: latency.run_lengths(5, [1, 8, 32]),
         "replicas": lambda: latency.replicas(5, 30, [1, 2, 4]),

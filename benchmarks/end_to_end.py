@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.feeding import SETTLE, cpu_of_all, daemon, make_pictures, moment
 from benchmarks.figure import Figure, Target
-from benchmarks.turns import SLICE, Turn, take_turns
+from benchmarks.turns import LONG_SLICE, SLICE, Turn, take_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -185,6 +185,7 @@ def end_to_end(
     ``name`` is what the table says; ``measures`` adds a second daemon that also measures its masks.
     """
     segmenter = segmenter or name
+    slice_seconds = LONG_SLICE if segmenter == "none" else SLICE
     section = {"segmenter": segmenter, **({"path": str(model)} if model else {})}
     turns: dict[str, list[Turn]] = {}
     with ExitStack() as stack:
@@ -203,9 +204,10 @@ def end_to_end(
             scans = make_pictures(folder / f"scans-{turn}", files, first=100 + turn * files)
             names = list(ways)
             order = names[turn % len(names) :] + names[: turn % len(names)]  # so that none always comes first
-            for way, taken in take_turns({way: ways[way] for way in order}, dict.fromkeys(order, scans)).items():
+            chosen = {way: ways[way] for way in order}
+            for way, taken in take_turns(chosen, dict.fromkeys(order, scans), slice_seconds).items():
                 turns.setdefault(way, []).append(taken)
-    return figures(name, files, seconds, batch, turns)
+    return figures(name, files, seconds, batch, turns, slice_seconds)
 
 
 def warm_up(ways: Mapping[str, Way], script: Straight, folder: Path, seconds: float, first: int) -> int:
@@ -215,7 +217,9 @@ def warm_up(ways: Mapping[str, Way], script: Straight, folder: Path, seconds: fl
     return min(MOST_FILES, max(LEAST_FILES, round(seconds / script.turn(scans).seconds)))
 
 
-def figures(name: str, files: int, seconds: float, batch: int, turns: dict[str, list[Turn]]) -> list[Figure]:
+def figures(
+    name: str, files: int, seconds: float, batch: int, turns: dict[str, list[Turn]], slice_seconds: float
+) -> list[Figure]:
     """Ratios of all runs together, then what they are made of."""
 
     def ratio(other: str, target: Target | None = None) -> Figure:
@@ -233,7 +237,8 @@ def figures(name: str, files: int, seconds: float, batch: int, turns: dict[str, 
     same = (
         "scans a second of the one over that of the other: the times of all runs added up, smallest and largest are "
         f"those of single runs, of {files} scans; in a run the ways take turns "
-        f"of {SLICE} s, the others standing still (SIGSTOP); the same threads of torch, and the same scans to warm up; "
+        f"of {slice_seconds} s, the others standing still (SIGSTOP); the same threads of torch, and the same scans to "
+        "warm up; "
         "the daemon's time is that from the folder's coming to the last scan in the archive: its filling and emptying "
         "is in it, settling is not"
     )
