@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 
 from benchmarks import __main__ as bench
-from benchmarks import gpu_sa2va, long_history, report
+from benchmarks import end_to_end, gpu_sa2va, long_history, report
 from benchmarks.feeding import cpu_of_children
 from benchmarks.figure import Figure, Target, number, quantile, slope
 from benchmarks.own_cost import calls
 from benchmarks.running import small_scan
 from benchmarks.store_scale import NOW
-from benchmarks.turns import Course
+from benchmarks.turns import Course, Turn
 from tests.sa2va_folder import DATA
 from watcherd.inference.segmenters.sa2va.prompt import Words
 from watcherd.inference.segmenters.sa2va.renames import sources
@@ -113,6 +113,16 @@ def test_only_the_time_of_a_ways_own_turns_counts() -> None:
     """Standing still does not, nor what it waits for at first; it may have ended before its last turn was over."""
     course = Course(waits=0.2, cpu=0.0, slices=[(10.0, 11.0), (13.0, 14.0)])
     assert [0.3, 1.3, 1.8] == [pytest.approx(course.seconds_until(end)) for end in (10.5, 13.5, 20.0)]
+
+
+@pytest.mark.parametrize(("name", "limits"), [("vessel", [0.8]), ("none", [])])
+def test_the_model_alone_is_the_limit_where_there_is_a_model(name: str, limits: list[float]) -> None:
+    seconds = {"daemon": 0.5, "script": 0.6, "dataloader": 0.5, "model": 0.4}
+    turns = {way: [Turn(seconds=each, cpu_seconds=each)] * 5 for way, each in seconds.items()}
+    figures = {figure.name: figure for figure in end_to_end.figures(name, 10, 2.0, 4, turns, 0.1)}
+    assert figures[f"{name}: daemon over straight script"].value == pytest.approx(1.2)
+    assert [each.value for said, each in figures.items() if said == f"{name}: daemon over model alone"] == limits
+    assert figures["  model"].value == pytest.approx(2.5)
 
 
 def test_small_scans_differ_and_can_be_opened() -> None:
