@@ -32,8 +32,8 @@ DEFAULT_MODELS = ("vesselness", "vessel")
 """Those that come with watcherd: DESIGN asks for a share of the script's rate with these."""
 
 WITHOUT_A_MODEL = ("none",)
-"""Those that only make an empty mask: how much longer everything else takes says nothing, and comes out differently every
-time, for it is a ratio to 50 µs of writing to memory."""
+"""Those that only make an empty mask: a ratio to 50 µs of writing to memory says nothing of the daemon, and comes out
+differently every time."""
 
 NAMES = {"script": "straight script", "dataloader": "DataLoader script", "model": "model alone"}
 """What the daemon is compared with."""
