@@ -31,8 +31,8 @@ TINY = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 32, 64], "decoder_hidden
 DEFAULT_MODELS = ("vesselness", "vessel")
 """Those that come with watcherd: DESIGN asks for a share of the script's rate with these."""
 
-WITHOUT_A_MODEL = ("none",)
-"""Those that only make an empty mask: a ratio to 50 µs of writing to memory says nothing of the daemon, and comes out
+WITHOUT_A_MODEL = "none"
+"""It only makes an empty mask: a ratio to 50 µs of writing to memory says nothing of the daemon, and comes out
 differently every time."""
 
 NAMES = {"script": "straight script", "dataloader": "DataLoader script", "model": "model alone"}
@@ -189,7 +189,6 @@ def end_to_end(
     ``name`` is what the table says; ``measures`` adds a second daemon that also measures its masks.
     """
     segmenter = segmenter or name
-    slice_seconds = LONG_SLICE if segmenter == "none" else SLICE
     section = {"segmenter": segmenter, **({"path": str(model)} if model else {})}
     turns: dict[str, list[Turn]] = {}
     with ExitStack() as stack:
@@ -209,9 +208,9 @@ def end_to_end(
             names = list(ways)
             order = names[turn % len(names) :] + names[: turn % len(names)]  # so that none always comes first
             chosen = {way: ways[way] for way in order}
-            for way, taken in take_turns(chosen, dict.fromkeys(order, scans), slice_seconds).items():
+            for way, taken in take_turns(chosen, dict.fromkeys(order, scans), slice_of(name)).items():
                 turns.setdefault(way, []).append(taken)
-    return figures(name, files, seconds, batch, turns, slice_seconds)
+    return figures(name, files, seconds, batch, turns)
 
 
 def warm_up(ways: Mapping[str, Way], script: Straight, folder: Path, seconds: float, first: int) -> int:
@@ -221,9 +220,12 @@ def warm_up(ways: Mapping[str, Way], script: Straight, folder: Path, seconds: fl
     return min(MOST_FILES, max(LEAST_FILES, round(seconds / script.turn(scans).seconds)))
 
 
-def figures(
-    name: str, files: int, seconds: float, batch: int, turns: dict[str, list[Turn]], slice_seconds: float
-) -> list[Figure]:
+def slice_of(name: str) -> float:
+    """Seconds of a turn: without a model the disk decides."""
+    return LONG_SLICE if name == WITHOUT_A_MODEL else SLICE
+
+
+def figures(name: str, files: int, seconds: float, batch: int, turns: dict[str, list[Turn]]) -> list[Figure]:
     """Ratios of all runs together, then what they are made of."""
 
     def ratio(other: str, target: Target | None = None) -> Figure:
@@ -241,7 +243,7 @@ def figures(
     same = (
         "scans a second of the one over that of the other: the times of all runs added up, smallest and largest are "
         f"those of single runs, of {files} scans; in a run the ways take turns "
-        f"of {slice_seconds} s, the others standing still (SIGSTOP); the same threads of torch, and the same scans to "
+        f"of {slice_of(name)} s, the others standing still (SIGSTOP); the same threads of torch, and the same scans to "
         "warm up; "
         "the daemon's time is that from the folder's coming to the last scan in the archive: its filling and emptying "
         "is in it, settling is not"
@@ -249,7 +251,7 @@ def figures(
     result = [
         ratio("script", Target(least=0.95) if name in DEFAULT_MODELS else None),
         ratio("dataloader"),
-        *([ratio("model")] if name not in WITHOUT_A_MODEL else []),
+        *([ratio("model")] if name != WITHOUT_A_MODEL else []),
     ]
     for way, what in (
         ("daemon", "from coming to the last being archived, all durable, no measures"),

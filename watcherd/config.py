@@ -138,7 +138,7 @@ class Model(Section):
     tta: bool = False
     """Average over flips (test-time augmentation)."""
     batch: Literal["auto"] | Positive = "auto"
-    """Frames in one batch; auto: found by the probe at the first start."""
+    """Frames in one batch; auto: found by the probe at the first start, 2 on a CPU."""
     compile: bool = False
     """torch.compile the encoders of fixed shape, where a golden check passes."""
     sa2va: Sa2va = Sa2va()

@@ -119,7 +119,7 @@ def test_only_the_time_of_a_ways_own_turns_counts() -> None:
 def test_the_model_alone_is_the_limit_where_there_is_a_model(name: str, limits: list[float]) -> None:
     seconds = {"daemon": 0.5, "script": 0.6, "dataloader": 0.5, "model": 0.4}
     turns = {way: [Turn(seconds=each, cpu_seconds=each)] * 5 for way, each in seconds.items()}
-    figures = {figure.name: figure for figure in end_to_end.figures(name, 10, 2.0, 4, turns, 0.1)}
+    figures = {figure.name: figure for figure in end_to_end.figures(name, 10, 2.0, 4, turns)}
     assert figures[f"{name}: daemon over straight script"].value == pytest.approx(1.2)
     assert [each.value for said, each in figures.items() if said == f"{name}: daemon over model alone"] == limits
     assert figures["  model"].value == pytest.approx(2.5)

@@ -17,7 +17,7 @@ from watcherd.pipeline import BATCHES_UNDER_WAY, Pipeline
 from watcherd.precedence import Precedence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 CAPACITY = 4
 
@@ -120,27 +120,3 @@ def test_the_next_batch_is_claimed_while_one_is_decoded_if_the_model_is_quick(
     line._send = lambda flights, decoding: log.append(f"send {len(decoding)}")  # type: ignore[method-assign]
     line._decode_and_send(flights[:-1])
     assert order == log
-
-
-class _AskedError(Exception):
-    """Somebody has asked whether to give way."""
-
-
-@pytest.mark.parametrize(
-    "step",
-    [
-        lambda line: line._claim(),
-        lambda line: line._decode(None),
-        lambda line: line._take_decoded(None, None),
-        lambda line: line._answered(None, None),
-    ],
-    ids=["claim", "decode", "decoded", "segmented"],
-)
-def test_a_scan_gives_way_to_a_file_that_has_just_come(step: Callable[[Pipeline], object]) -> None:
-    """At each station."""
-
-    def give_way() -> None:
-        raise _AskedError
-
-    with pytest.raises(_AskedError):
-        step(pipeline(precedence=SimpleNamespace(give_way=give_way)))

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from tests.unit.test_pipeline import pipeline
 from watcherd.config import Config
 from watcherd.delivery import Delivery
 from watcherd.precedence import LONGEST, Precedence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from watcherd.pipeline import Pipeline
 
 NOTHING = cast("Any", None)
 
@@ -94,17 +97,28 @@ class Asked:
         raise _AskedError
 
 
+def delivery() -> Delivery:
+    return Delivery(Config(), NOTHING, NOTHING, NOTHING, cast("Any", Asked()))
+
+
+def line() -> Pipeline:
+    return pipeline(precedence=Asked())
+
+
 @pytest.mark.parametrize(
     "step",
     [
-        lambda delivery: delivery._promise(NOTHING, b"", {}, ""),
-        lambda delivery: delivery._finish([]),
-        lambda delivery: delivery._dispose([]),
+        lambda: line()._claim(),
+        lambda: line()._decode(NOTHING),
+        lambda: line()._take_decoded(NOTHING, NOTHING),
+        lambda: line()._answered(None, NOTHING),
+        lambda: delivery()._promise(NOTHING, b"", {}, ""),
+        lambda: delivery()._finish([]),
+        lambda: delivery()._dispose([]),
     ],
-    ids=["promise", "finish", "dispose"],
+    ids=["claim", "decode", "decoded", "segmented", "promise", "finish", "dispose"],
 )
-def test_delivering_gives_way(step: Callable[[Delivery], object]) -> None:
-    """Before each scan, or each transaction."""
-    delivery = Delivery(Config(), NOTHING, NOTHING, NOTHING, cast("Any", Asked()))
+def test_the_work_on_what_is_queued_gives_way(step: Callable[[], object]) -> None:
+    """At each station, before each scan or each transaction."""
     with pytest.raises(_AskedError):
-        step(delivery)
+        step()

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from watcherd.inference import host_memory, replica
+from watcherd.inference import host_memory
 from watcherd.inference.replica import REST_SECONDS, _Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 TAKING = """
-import json, resource, sys
+import json, resource
 from pathlib import Path
 import numpy as np
 from watcherd.inference import host_memory
@@ -30,8 +30,7 @@ def taken():
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1])
 
-if sys.argv[1] == "keep":
-    host_memory.keep_freed()
+host_memory.keep_freed()
 taken()
 again, held = taken(), resident()
 host_memory.give_back()
@@ -41,17 +40,17 @@ PAGES = 16_384
 """Of 4 KiB; huge ones are fewer."""
 
 
-def pages(mode: str) -> dict[str, int]:
+def kept_pages() -> dict[str, int]:
     """What becomes of a block of 64 MiB in a process of its own: pages taken the second time, and given back."""
     script = TAKING.format(blocks=PAGES * 4096)
-    ran = subprocess.run([sys.executable, "-c", script, mode], check=True, capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     result: dict[str, int] = json.loads(ran.stdout)
     return result
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
 def test_memory_is_kept_for_the_next_batch_and_given_back_when_asked() -> None:
-    kept = pages("keep")
+    kept = kept_pages()
     assert kept["again"] < PAGES / 100
     assert kept["given_back"] > 0.9 * PAGES
 
@@ -105,4 +104,3 @@ def test_a_replica_keeps_memory_at_work_and_gives_it_back_at_rest(
     worker._segmenter = worker._probe = worker._meter = cast("Any", None)  # type: ignore[assignment]
     worker.serve()
     assert log == seen
-    assert replica.REST_SECONDS > replica.LOOK_SECONDS
