@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from watcherd.job import Options
-from watcherd.store import Database, ModelIdentity
+from watcherd.store import Database, InUse, ModelIdentity
 from watcherd.store.records import stamp
 from watcherd.store.rules import TRIGGERS
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MODEL = ModelIdentity(segmenter="vesselness", model="vesselness", revision="1", dtype="float32")
 OPTIONS = Options()
+IN_USE = InUse(identity=MODEL, options=lambda _path, _overrides: OPTIONS)
 
 MOST_CHECKED = 100_000
 """A longer history is made without the tables' own checks, at two thirds of the time: its rows are those of a short

@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.long_history import MODEL, OPTIONS, make
+from benchmarks.long_history import IN_USE, MODEL, OPTIONS, make
 from watcherd.job import State
 from watcherd.store import (
     Database,
@@ -144,8 +144,8 @@ def writes(run_id: int, jobs: int) -> dict[str, Callable[[Connection], Any]]:
 
     taken = [scan(number).signature for number in range(jobs - 999, jobs + 1)]
     return {
-        "claim 1": lambda c: queue.claim(c, run_id=run_id, limit=1, now=NOW),
-        "claim 16": lambda c: queue.claim(c, run_id=run_id, limit=16, now=NOW),
+        "claim 1": lambda c: queue.claim(c, run_id=run_id, limit=1, now=NOW, in_use=IN_USE),
+        "claim 16": lambda c: queue.claim(c, run_id=run_id, limit=16, now=NOW, in_use=IN_USE),
         "enqueue 256": enqueue,
         "known 1000": lambda c: arrivals.known(c, taken),
         "to deliver and to dispose": lambda c: (

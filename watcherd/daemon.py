@@ -16,9 +16,10 @@ import socket
 import threading
 import time
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from watcherd import config as configuration
 from watcherd import exporter, hooks, live, logs, steering
@@ -26,6 +27,7 @@ from watcherd.crash_points import crash_point
 from watcherd.delivery import Delivery
 from watcherd.errors import BusyError, ConfigError, StoreError, UnavailableError, UsageError, WatcherdError
 from watcherd.exporter import Exporter
+from watcherd.flight import ReplicaRecord
 from watcherd.hooks import Hooks
 from watcherd.imaging.pool import ImagingPool
 from watcherd.inbox import mounts
@@ -41,6 +43,7 @@ from watcherd.outbox.deliver import Outbox
 from watcherd.pauses import Pauses, StoppedError, is_passing
 from watcherd.pipeline import Pipeline
 from watcherd.precedence import Precedence
+from watcherd.refetch import Refetch
 from watcherd.steering import PAUSED_SINCE, Command, JobSteering
 from watcherd.store import CorruptDatabaseError, Database, ModelIdentity, backup, history, runs
 from watcherd.store import queue as jobs
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
     from watcherd.inference.messages import Outcome, Ready
     from watcherd.inference.placement import Plan
     from watcherd.inference.pool import Died
+
+T = TypeVar("T")
 
 TICK_SECONDS = 1.0
 ONCE_TICK_SECONDS = 0.1
@@ -95,6 +100,8 @@ class Daemon:
         self._began = datetime.now(UTC)
         self._version = version("watcherd")  # once: it reads all of what is written about the package
         self._replica_ids: dict[int, int] = {}
+        self._replicas: dict[int, ReplicaRecord] = {}
+        """By number; what computed a result is told by the one that answered, never by the configuration."""
         self._live = live.LiveStatus(config.state.path)
         self._status_at = float("-inf")
         self._threads: list[threading.Thread] = []
@@ -156,7 +163,7 @@ class Daemon:
     def _open_database(self) -> Database:
         path = self._config.state.database
         try:
-            return Database.open(path)
+            return Database.open(path, mark=self._upgrading)
         except CorruptDatabaseError as error:
             aside = backup.set_aside(path, now=datetime.now(UTC))
             self._log.error("database_corrupt", error=error.message, reason=f"set aside as {aside and aside.name}")
@@ -164,7 +171,11 @@ class Daemon:
             if copies:
                 backup.restore(copies[-1], path, now=datetime.now(UTC))
                 self._log.warning("database_restored", reason=f"from the backup {copies[-1].name}")
-            return Database.open(path)
+            return Database.open(path, mark=self._upgrading)
+
+    def _upgrading(self, fraction: float) -> None:
+        """A long history takes its time: systemd is asked to wait, and people are told."""
+        self._notifier.extend(EXTEND_SECONDS, f"starting: the history is brought up to date, {fraction:.0%}")
 
     def _begin_run(self, database: Database) -> None:
         """Put right what the last run left, as far as the database goes."""
@@ -288,13 +299,16 @@ class Daemon:
             self._pauses,
             self._precedence,
             run_id=self._run_id,
-            model=self._model,
+            model=lambda: self._model,
             queued=self._queued,
             stopping=self._stopping,
             once=self._once,
             follows_runs=self._follows_runs,
         )
         self._pipeline.hold_frames = intake.hold
+        self._pipeline.in_use = intake.in_use
+        refetch = Refetch(self._config, self._database, self._spool)
+        self._pipeline.bring_back = lambda job_id: self._in_intake(partial(refetch.bring_back, job_id))
         self._delivery.inbox_online = lambda: intake.state.online
         self._delivery.source_left = intake.folder_emptied
         self._delivery.scans_finished = self._scans_finished
@@ -449,16 +463,17 @@ class Daemon:
     def replica_ready(self, number: int, ready: Ready) -> None:
         """A replica's model is loaded and passed its checks."""
         info = ready.info
-        self._model = ModelIdentity(
+        model = self._model = ModelIdentity(
             segmenter=info.segmenter, model=info.model, revision=info.revision, dtype=info.dtype
         )
+        self._replicas[number] = ReplicaRecord(id=self._replica_ids.get(number), model=model)
         self._follows_runs = ready.follows_runs
         weights = {use.device: use.vram_peak_allocated_mib for use in ready.weights}
         self._note(
             lambda c: runs.replica_ready(
                 c,
                 self._replica_ids[number],
-                model=self._model,
+                model=model,
                 weights_mib=weights,
                 host_rss_mib=ready.host_rss_mib,
                 now=datetime.now(UTC),
@@ -493,7 +508,7 @@ class Daemon:
 
     def scans_answered(self, number: int, outcomes: Sequence[Outcome]) -> None:
         """Scans were segmented, or failed."""
-        self._pipeline.scans_answered(self._replica_ids.get(number), outcomes)
+        self._pipeline.scans_answered(self._replicas[number], outcomes)
 
     def scans_handed_back(self, job_ids: Sequence[int]) -> None:
         """Scans that were not begun."""
@@ -539,11 +554,11 @@ class Daemon:
         self._queued()
         return outcome
 
-    def _in_intake(self, work: Callable[[], str]) -> str:
-        """Have the thread that owns the spool do it."""
+    def _in_intake(self, work: Callable[[], T]) -> T:
+        """Have the thread that owns the spool do it. Raises what that raises, and `UnavailableError`."""
         assert self._intake is not None
         done = threading.Event()
-        result: list[str | WatcherdError] = []
+        result: list[T | WatcherdError] = []
 
         def errand() -> None:
             try:

@@ -196,6 +196,7 @@ class Delivery:
             error_class=None,
             advice=None,
             labels=item.segmented.labels,
+            **item.flight.model.columns(),
             **results.of_the_source(decoded),
             **{name: getattr(answer, name) for name in ("answer", "decode", "note", "threshold", "mask_fraction")},
             **{name: getattr(measured, name) for name in MEASURED},

@@ -33,6 +33,9 @@ HOOK_DAYS = 7
 OUTPUTS_LOOKED_AT = 1000
 """The newest results whose hashes are compared; all of a long history would take hours."""
 
+SHOWN = 5
+"""Files that are named of those that the history does not know."""
+
 Level = Literal["ok", "warning", "error"]
 
 
@@ -61,6 +64,7 @@ def examine(config: Config) -> Iterator[Finding]:
             yield from _fates(connection)
             yield from _spool(config, connection)
             yield from _results(config, connection)
+            yield from _unknown(config, connection)
             yield from _stuck(config, connection)
             yield from _hooks(config, connection)
     except WatcherdError as error:
@@ -165,7 +169,7 @@ def _spool(config: Config, connection: Any) -> Iterator[Finding]:
             check="spool",
             level="error",
             text=f"{len(lost)} scans with work to do have lost their copy, the first is {lost[0]}",
-            todo="Drop these scans again; see watcherd jobs --state queued.",
+            todo="They are looked for in the archive and the inbox when their turn comes; drop again what fails.",
         )
     files = [path for path in config.state.spool.glob("??/*") if len(path.name) == 64]
     orphans: list[Path] = []
@@ -214,6 +218,47 @@ def _results(config: Config, connection: Any) -> Iterator[Finding]:
             )
     if not missing and not changed:
         yield Finding(check="results", level="ok", text=f"the newest {looked_at} results are as they were delivered")
+
+
+def _unknown(config: Config, connection: Any) -> Iterator[Finding]:
+    """After another database was set aside: what lies in outbox and archive that the history does not know."""
+    aside = sorted(config.state.path.glob(f"{config.state.database.name}.aside-*[0-9]"))
+    if not aside:
+        return
+    places = (
+        ("outbox", config.outbox.path, history.known_results),
+        ("archive", config.inbox.archive_path, history.known_in_archive),
+    )
+    for check, root, known in places:
+        count = 0
+        first: list[bytes] = []
+        for piece in chunks([*_files_below(os.fsencode(root))]):
+            unknown = [path for path in piece if path not in known(connection, piece)]
+            count += len(unknown)
+            first += unknown[: SHOWN - len(first)]
+        listed = ", ".join(map(show, first)) + (", ..." if count > len(first) else "")
+        yield Finding(
+            check=check,
+            level="warning" if count else "ok",
+            text=f"{count} files are unknown to the history since {aside[-1].name} was set aside: {listed}"
+            if count
+            else f"the history knows all files, although {aside[-1].name} was set aside",
+            todo="They are left alone. Drop a scan of the archive again to have it in the history; watcherd db restore "
+            "brings an older history back."
+            if count
+            else "",
+        )
+
+
+def _files_below(root: bytes) -> Iterator[bytes]:
+    """Paths below a folder, without what is ours and hidden."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(b".")]
+        yield from (
+            os.path.relpath(os.path.join(folder, name), root)  # noqa: PTH118 - names below the outbox are bytes
+            for name in files
+            if not name.startswith(b".")
+        )
 
 
 def _hooks(config: Config, connection: Any) -> Iterator[Finding]:

@@ -12,7 +12,8 @@ WatcherdError                 what happened, why, and what to do (exit code 70)
     ├── TransientError        may pass by itself
     ├── OutOfMemoryError      a smaller batch may do
     ├── CrashError            the process that worked on it died or hung
-    └── NoMaskError           the model answered without a mask
+    ├── NoMaskError           the model answered without a mask
+    └── LostBytesError        the scan's own bytes are not there any more
 """
 
 from __future__ import annotations
@@ -110,3 +111,9 @@ class NoMaskError(JobError):
     def __init__(self, message: str, *, answer: str | None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.answer = answer
+
+
+class LostBytesError(JobError):
+    """The copy of a scan is missing, or holds other bytes than those that were dropped."""
+
+    error_class = ErrorClass.LOST

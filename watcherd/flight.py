@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from watcherd.store import Answer, ClaimedJob, DeviceUse, FrameMeasure, Measured
+from watcherd.store import Answer, ClaimedJob, DeviceUse, FrameMeasure, Measured, ModelIdentity
 
 if TYPE_CHECKING:
     from watcherd.errors import JobError
@@ -40,10 +40,19 @@ class Place:
         }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplicaRecord:
+    """A replica as the history knows it: its row, and the model that it has loaded."""
+
+    id: int | None
+    model: ModelIdentity
+
+
 @dataclass(slots=True, eq=False)
 class Flight:
     """A claimed job, with what has come of it so far. ``render_ms`` and ``decode_ms``: time in the worker.
 
+    ``replica``: which one answered. ``fetched``: its bytes were fetched anew, for its copy was missing or damaged.
     ``place``: of a frame in its run; ``together``: the name of the run with whose other frames it is followed;
     ``note``: what the record has to say of that. ``stem``: what its files in the run folder are called; no other flight
     has the same, for a job that went back to the queue may be claimed before its last flight is cleared away.
@@ -52,10 +61,11 @@ class Flight:
     job: ClaimedJob
     decoded: Decoded | None = None
     decode_ms: int | None = None
-    replica_id: int | None = None
+    replica: ReplicaRecord | None = None
     answer: Segmented | NotSegmented | None = None
     render_ms: int | None = None
     renders: int = 0
+    fetched: bool = False
     place: Place | None = None
     together: str = ""
     note: str = ""
@@ -67,15 +77,21 @@ class Flight:
         return self.job.id
 
     @property
+    def model(self) -> ModelIdentity:
+        """What the record names: the model of the replica that answered, and before that the one it is meant for."""
+        return self.replica.model if self.replica else self.job.model
+
+    @property
     def stem(self) -> str:
         """Of its files in the run folder."""
         return f"{self.id}-{self.number}"
 
     def measured(self) -> Measured:
         """What was measured so far."""
-        decoded, answer = self.decoded, self.answer
+        decoded, answer, replica = self.decoded, self.answer, self.replica
         return Measured(
-            replica_id=self.replica_id,
+            replica_id=replica.id if replica else None,
+            computed_by=replica.model if replica and replica.model != self.job.model else None,
             decode_ms=self.decode_ms,
             inference_ms=round(answer.inference_ms) if answer and answer.inference_ms is not None else None,
             render_ms=self.render_ms,

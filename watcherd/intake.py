@@ -22,7 +22,7 @@ from watcherd.inbox.events import Events
 from watcherd.inbox.folders import OpenFolders, open_root
 from watcherd.inbox.ingest import BATCH, OPEN_FOR_WRITING, take
 from watcherd.inbox.settle import Settled, Settler
-from watcherd.inbox.sidecars import Sidecars
+from watcherd.inbox.sidecars import Asked, Sidecars
 from watcherd.inbox.sweep import CHUNK, Chunk, IgnoreList, look, sweep
 from watcherd.inbox.tidy import EmptyFolders, remove_if_empty
 from watcherd.inbox.values import Candidate, Folder, Gone, Ignored, Ingested, NotYet, Outcome, Seen
@@ -31,15 +31,27 @@ from watcherd.names import show
 from watcherd.overrides import Overrides
 from watcherd.overrides import row_of as _row
 from watcherd.pauses import RETRY_SECONDS, Pauses, StoppedError, check_room, in_words, is_passing
-from watcherd.store import Database, Enqueued, Hold, ModelIdentity, NewArrival, Signature, Turn, arrivals, leftovers
+from watcherd.store import (
+    Database,
+    Enqueued,
+    Hold,
+    InUse,
+    ModelIdentity,
+    NewArrival,
+    Signature,
+    Turn,
+    arrivals,
+    leftovers,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
     from watcherd.config import Config
     from watcherd.inbox.spool import Spool
+    from watcherd.job import Options
     from watcherd.precedence import Precedence
 
 PRESENCE_SECONDS = 2.0
@@ -87,7 +99,7 @@ class Intake:
         precedence: Precedence,
         *,
         run_id: int,
-        model: ModelIdentity,
+        model: Callable[[], ModelIdentity],
         queued: Callable[[], None],
         stopping: threading.Event,
         once: bool = False,
@@ -150,6 +162,18 @@ class Intake:
         quiet = self._quiet_time()
         most = self._config.limits.max_frames
         return Hold(quiet=quiet, longest=LONGEST * quiet, since=self._began, most=most, expected=self._may_still_bring)
+
+    def in_use(self) -> InUse:
+        """The model that would run a job now, and what its scan is asked for. May be asked from another thread."""
+        return InUse(identity=self._model(), options=self._options_now)
+
+    def _options_now(self, path: bytes, overrides: Mapping[str, Any] | None) -> Options:
+        """What a scan is to be done with by the configuration as it is now.
+
+        ``overrides``: what its sidecars said when it was taken, as it is kept with its job.
+        """
+        options = Asked.of(overrides or {}).applied_to(self._config.options_for(os.fsdecode(path)))
+        return as_frame(options, path) if self._follows_runs else options
 
     def sweep_now(self) -> None:
         """Look at the whole inbox as soon as possible."""
@@ -515,25 +539,29 @@ class Intake:
     def _enqueue(self, taken: Sequence[Ingested]) -> _Queueing:
         """Have the whole batch written in one transaction; nothing leaves the inbox before it is durable."""
         now = datetime.now(UTC)
+        model = self._model()
         # Without sidecars, what a scan is asked for depends on its folder alone, and a batch comes from few.
         of_folder = {item.path.rpartition(b"/")[0]: item.path for item in taken}
         options = {folder: self._config.options_for(os.fsdecode(path)) for folder, path in of_folder.items()}
-        new = [
-            NewArrival(
-                signature=_taken(item),
-                sha256=item.sha256,
-                spool_name=item.sha256,
-                options=self._overrides.applied(item.path, options[item.path.rpartition(b"/")[0]]),
-                seen_at=now,
+        new = []
+        for item in taken:
+            asked = self._overrides.asked(item.path)
+            new.append(
+                NewArrival(
+                    signature=_taken(item),
+                    sha256=item.sha256,
+                    spool_name=item.sha256,
+                    options=asked.applied_to(options[item.path.rpartition(b"/")[0]]),
+                    overrides=asked.to_json(),
+                    seen_at=now,
+                )
             )
-            for item in taken
-        ]
         if self._follows_runs:
             new = [self._held_back(arrival) for arrival in new]
         sidecars = self._overrides.used(item.path for item in taken)
 
         def work(connection: Any) -> list[Enqueued]:
-            result = arrivals.enqueue(connection, new, model=self._model, run_id=self._run_id, now=now)
+            result = arrivals.enqueue(connection, new, model=model, run_id=self._run_id, now=now)
             if sidecars:
                 arrivals.ignored(connection, sidecars, run_id=self._run_id, now=now)
             crash_point("enqueue.begun")

@@ -72,6 +72,12 @@ class ErrorClass(StrEnum):
     """The worker died or hung: alone next, quarantined after two."""
     NO_MASK = "no-mask"
     """The model answered without a mask: failed, with its answer."""
+    LOST = "lost"
+    """The scan's own bytes are nowhere any more: failed, until they are dropped again."""
+
+
+MAY_PASS = frozenset({ErrorClass.TRANSIENT, ErrorClass.MEMORY, ErrorClass.CRASH, ErrorClass.LOST})
+"""A job that failed like this is tried again when its scan is dropped again; a bad file stays bad."""
 
 
 class Fate(StrEnum):

@@ -18,6 +18,7 @@ HASH_DIGITS = 8
 _HASH_ROOM = 1 + HASH_DIGITS
 # Extensions hold a letter: "IM-0001.0002" and a DICOM UID have none, and without their last number they would clash.
 _EXTENSION = re.compile(rb"(?:\.nii)?\.[A-Za-z][A-Za-z0-9]{0,5}\Z", re.IGNORECASE)
+_ADDITION = re.compile(rb"-[0-9a-f]{8}(?:-[0-9]+)?\Z")
 _ESCAPE = re.compile(rb"\\(\\|x[0-9a-f]{2})")
 
 
@@ -88,6 +89,13 @@ def insert(name: bytes, addition: bytes) -> bytes:
     end = found.start() if found and found.start() > 0 else len(name)
     room = LONGEST - len(addition) - (len(name) - end)
     return _cut(name[:end], room) + addition + name[end:]
+
+
+def without_addition(name: bytes) -> bytes:
+    """The name that `insert` put the digits of a hash into, with or without a number; others as they are."""
+    found = _EXTENSION.search(name)
+    end = found.start() if found and found.start() > 0 else len(name)
+    return _ADDITION.sub(b"", name[:end]) + name[end:]
 
 
 def _cut(name: bytes, room: int) -> bytes:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from watcherd.inbox.settle import Settled, Settler
     from watcherd.inbox.sweep import IgnoreList
     from watcherd.inbox.values import NotYet, Seen
-    from watcherd.job import Options
     from watcherd.store import Database
 
 FOLDERS = "gives options to the scans of its folder"
@@ -77,9 +76,9 @@ class Overrides:
                 refused.append(asked)
         return taken, refused
 
-    def applied(self, path: bytes, options: Options) -> Options:
-        """The options of a scan that `ready` has let through."""
-        return self._asked.get(path, NOTHING).applied_to(options)
+    def asked(self, path: bytes) -> Asked:
+        """What the sidecars of a scan ask for that `ready` has let through."""
+        return self._asked.get(path, NOTHING)
 
     def used(self, paths: Iterable[bytes]) -> list[tuple[Signature, str]]:
         """The sidecars of scans that are being taken, and what is to be recorded of them in the same transaction."""

@@ -17,8 +17,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from watcherd.crash_points import crash_point
-from watcherd.errors import InputError, JobError, NoMaskError, StaleJobError, TransientError
-from watcherd.flight import Drawn, Failed, Flight
+from watcherd.errors import (
+    InputError,
+    JobError,
+    LostBytesError,
+    NoMaskError,
+    StaleJobError,
+    TransientError,
+    WatcherdError,
+)
+from watcherd.flight import Drawn, Failed, Flight, ReplicaRecord
 from watcherd.frame_runs import arrange
 from watcherd.imaging.limits import DecodeLimits
 from watcherd.imaging.pool import explained
@@ -44,7 +52,7 @@ if TYPE_CHECKING:
     from watcherd.pauses import Pauses
     from watcherd.precedence import Precedence
     from watcherd.retry import Decision
-    from watcherd.store import Claim, ClaimedJob, Database
+    from watcherd.store import Claim, ClaimedJob, Database, InUse
 
 T = TypeVar("T")
 
@@ -109,6 +117,10 @@ class Pipeline:
         """Set while a person has paused the work."""
         self.hold_frames: Callable[[], Hold] = Hold
         """How long the frames of a run wait for one another."""
+        self.in_use: Callable[[], InUse]
+        """The model that runs what is claimed; set before `feed` is started."""
+        self.bring_back: Callable[[int], bool] = lambda _job_id: False
+        """Looks for the bytes of a job's scan elsewhere than in the spool; whether they lie there again."""
 
     def reconfigure(self, config: Config) -> None:
         """Use another configuration for what is begun from now on."""
@@ -154,12 +166,13 @@ class Pipeline:
 
     def _claim(self) -> list[Flight]:
         self._precedence.give_way()
-        limit, hold = self._batch_limit(), self.hold_frames()
+        limit, in_use, hold = self._batch_limit(), self.in_use(), self.hold_frames()
 
         def work(connection: Any) -> tuple[list[ClaimedJob], datetime | None]:
-            claimed = jobs.claim(connection, run_id=self._run_id, limit=limit, now=datetime.now(UTC), hold=hold)
+            now = datetime.now(UTC)
+            claimed = jobs.claim(connection, run_id=self._run_id, limit=limit, now=now, in_use=in_use, hold=hold)
             crash_point("claim.begun")
-            return claimed, None if claimed else jobs.next_due(connection)
+            return claimed, None if claimed else jobs.next_due(connection, now=now)
 
         claimed, due = self._store(work)
         if due is not None:
@@ -202,7 +215,13 @@ class Pipeline:
         seconds = GATHER_SECONDS if flights[0].job.run is None else None
         while decoding:
             done, _ = wait(decoding, timeout=seconds)
-            ready = [flight for future in done if self._take_decoded(flight := decoding.pop(future), future)]
+            ready = []
+            for future in done:
+                flight = decoding.pop(future)
+                if self._is_back(flight, future):
+                    decoding[self._decode(flight)] = flight
+                elif self._take_decoded(flight, future):
+                    ready.append(flight)
             if ready:
                 crash_point("segment.begun")
                 self._pool().submit([self._item(flight) for flight in arrange(ready)])
@@ -220,11 +239,27 @@ class Pipeline:
         return self._imaging.run(
             timed_decode,
             source,
+            flight.job.sha256,
             self._scratch / f"{flight.stem}.npy",
             bounds,
             self._config.privacy.dicom_tags,
             seconds=limits.decode_seconds,
         )
+
+    def _is_back(self, flight: Flight, future: Future[Any]) -> bool:
+        """Whether the copy of this scan was lost, and its bytes were found elsewhere: once for each try."""
+        error = future.exception()
+        if not isinstance(error, LostBytesError) or flight.fetched:
+            return False
+        flight.fetched = True
+        try:
+            found = self.bring_back(flight.id)
+        except WatcherdError as failure:
+            self._log.warning("copy_not_fetched", job_id=flight.id, source=flight.job.source, error=failure.message)
+            return False
+        told = "fetched anew" if found else "found nowhere"
+        self._log.warning("copy_lost", job_id=flight.id, source=flight.job.source, error=error.message, reason=told)
+        return found
 
     def _take_decoded(self, flight: Flight, future: Future[Any]) -> bool:
         self._precedence.give_way()
@@ -255,18 +290,18 @@ class Pipeline:
         """A replica has begun a batch: there is room for another."""
         self._wake.set()
 
-    def scans_answered(self, replica_id: int | None, outcomes: Sequence[Outcome]) -> None:
+    def scans_answered(self, replica: ReplicaRecord, outcomes: Sequence[Outcome]) -> None:
         """A replica has computed these scans' masks, or has failed to."""
         with self._imaging.together():
             for outcome in outcomes:
-                self._answered(replica_id, outcome)
+                self._answered(replica, outcome)
 
-    def _answered(self, replica_id: int | None, outcome: Outcome) -> None:
+    def _answered(self, replica: ReplicaRecord, outcome: Outcome) -> None:
         self._precedence.give_way()
         flight = self._flights.get(outcome.job_id)
         if flight is None:
             return
-        flight.replica_id, flight.answer = replica_id, outcome
+        flight.replica, flight.answer = replica, outcome
         if isinstance(outcome, NotSegmented):
             self._results.put(Failed(flight, _error_of(outcome), flight.job.solo))
             return
@@ -298,6 +333,7 @@ class Pipeline:
             classes=segmented.classes,
             labels=segmented.labels,
             source=self._spool_path(flight.job.sha256),
+            sha256=flight.job.sha256,
             scan=flight.decoded,
             memory_mib=self._config.limits.worker_memory_mib,
             measure_seconds=limits.decode_seconds * MEASURING_SHARE if self._config.outbox.measures else 0,
@@ -308,6 +344,9 @@ class Pipeline:
     def _rendered(self, flight: Flight, segmented: Segmented, future: Future[Any]) -> None:
         try:
             rendered, flight.render_ms = future.result()
+        except LostBytesError as error:  # it was whole when it was decoded: the next try looks for it elsewhere
+            self._results.put(Failed(flight, TransientError(error.message), True))
+            return
         except BaseException as error:  # whatever ended the worker is this scan's failure
             seconds = self._config.limits.decode_seconds
             self._results.put(Failed(flight, _job_error(explained(error, doing="drawing", seconds=seconds)), True))

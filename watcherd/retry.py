@@ -3,6 +3,7 @@
 | error class | next |
 |---|---|
 | input, no-mask | failed at once: trying again cannot help |
+| lost | failed at once: its bytes were looked for everywhere; dropping the scan again brings them |
 | transient | queued after 30 s, 2 min, 10 min, with jitter; then failed |
 | memory | alone at once; from then on as transient |
 | crash | in a batch: alone at once, the attempt counted against nobody; alone: once more, then quarantined |
@@ -65,6 +66,8 @@ def decide(
     """
     if error_class in (ErrorClass.INPUT, ErrorClass.NO_MASK):
         return Decision(state=State.FAILED, why="trying again cannot help", solo=solo, crashes_alone=crashes_alone)
+    if error_class is ErrorClass.LOST:
+        return Decision(state=State.FAILED, why="its bytes are nowhere", solo=solo, crashes_alone=crashes_alone)
     if error_class is ErrorClass.CRASH:
         return _after_crash(crashes_alone=crashes_alone, solo=solo, now=now, random=random)
     if error_class is ErrorClass.MEMORY and not solo:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import grp
-import hashlib
 import json
 import os
 import time
@@ -22,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from watcherd.errors import BusyError, UnavailableError, UsageError, WatcherdError
 from watcherd.files import write_durably
 from watcherd.housekeeping import prune
-from watcherd.inbox.spool import BLOCK, Spool
-from watcherd.store import Database, leftovers, runs
+from watcherd.refetch import Refetch
+from watcherd.store import Database, identity, runs
 from watcherd.store import queue as jobs
 from watcherd.store.records import stamp
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from watcherd.config import Config
+    from watcherd.inbox.spool import Spool
 
 PAUSED_SINCE = "paused_since"
 """The setting that keeps a person's pause, with its time: it outlives the daemon."""
@@ -107,10 +107,11 @@ class JobSteering:
         self._config = config
         self._database = database
         self._spool = spool
+        self._refetch = Refetch(config, database, spool)
 
     def carry_out(self, command: Command) -> str:
         """Do it; what was done, in words. Raises `UsageError` for what cannot be done."""
-        ids = _ids(command.arguments.get("jobs", []))
+        ids = self._current(_ids(command.arguments.get("jobs", [])))
         now = datetime.now(UTC)
         if command.verb == "pause":
             self._database.write(lambda c: runs.set_setting(c, PAUSED_SINCE, stamp(now)))
@@ -139,7 +140,8 @@ class JobSteering:
         if lost:
             others = f" Queued again: {len(moved)}." if moved else ""
             raise UsageError(
-                f"The bytes of job {', '.join(map(str, lost))} are neither in the spool nor in the archive.{others}",
+                f"The bytes of job {', '.join(map(str, lost))} are neither in the spool nor in the archive or the "
+                f"inbox.{others}",
                 hint="Drop the scan into the inbox again.",
             )
         return _done("queued again", ids, moved, "ended")
@@ -148,27 +150,12 @@ class JobSteering:
         with self._database.reader() as connection:
             if connection.exec_driver_sql("SELECT 1 FROM job WHERE id = ?", (job_id,)).scalar() is None:
                 raise UsageError(f"There is no job {job_id}.", hint="See `watcherd jobs`.")
-            sha256, spooled = leftovers.spooled(connection, job_id)
-            archived = leftovers.archived_copies(connection, job_id)
-        if spooled and self._spool.path(sha256).exists():
-            return True
-        archive = os.fsencode(self._config.inbox.archive_path)
-        for path in archived:
-            if self._restore(os.path.join(archive, path), sha256):
-                self._database.write(lambda c: leftovers.remember_spooled(c, sha256, sha256))
-                return True
-        return False
+        return self._refetch.bring_back(job_id)
 
-    def _restore(self, path: bytes, sha256: str) -> bool:
-        try:
-            with open(path, "rb") as file, self._spool.batch() as batch:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    return False
-                file.seek(0)
-                batch.publish([batch.copy(iter(lambda: file.read(BLOCK), b""))])
-        except OSError:
-            return False
-        return True
+    def _current(self, ids: Sequence[int]) -> list[int]:
+        """The jobs that these numbers stand for: some were joined with others."""
+        with self._database.reader() as connection:
+            return list(dict.fromkeys(identity.current(connection, job_id) for job_id in ids))
 
 
 def _ids(values: Any) -> list[int]:

@@ -62,7 +62,7 @@ class Taking:
             Pauses(threading.Event()),
             self.precedence,
             run_id=self.run_id,
-            model=MODEL,
+            model=lambda: MODEL,
             queued=lambda: None,
             stopping=threading.Event(),
             clock=lambda: self.now,

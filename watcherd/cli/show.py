@@ -33,7 +33,7 @@ from watcherd.errors import UnavailableError, UsageError
 from watcherd.job import Fate
 from watcherd.names import show as shown_name
 from watcherd.names import unshow
-from watcherd.store import Filter, figures, history, overview, reader
+from watcherd.store import Filter, figures, history, identity, overview, reader
 
 MOST_NAMED = 8
 """Jobs that are named when a name fits several."""
@@ -86,8 +86,10 @@ def _plain(screen: RenderableType) -> str:
 
 def find(connection: Any, wanted: str) -> int:
     """The job of this number, or of the scan of this name. Raises `UsageError` when there is none, or several."""
-    if wanted.isdecimal() and history.job(connection, int(wanted)) is not None:
-        return int(wanted)
+    if wanted.isdecimal():
+        number = identity.current(connection, int(wanted))
+        if history.job(connection, number) is not None:
+            return number
     exact = overview.jobs_of_name(connection, _as_stored(wanted))
     found = exact[:1] or [
         record["id"] for record in history.jobs(connection, Filter(name=wanted, limit=MOST_NAMED + 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zlib
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -20,10 +21,12 @@ from watcherd.imaging.overlay import overlay
 from watcherd.imaging.preview import write_preview
 from watcherd.imaging.sheets import contact_sheet, panel
 from watcherd.imaging.values import KINDS, Rendered, RenderedFile, RenderRequest
+from watcherd.imaging.verified import verified
 from watcherd.imaging.video import write_video
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -121,13 +124,19 @@ def _is_format(request: RenderRequest, name: str) -> bool:
     return request.source is not None and request.scan is not None and request.scan.format == name
 
 
+def _source(request: RenderRequest) -> AbstractContextManager[Path]:
+    """The scan's own file, and nothing else, where its hash is known."""
+    assert request.source is not None
+    return verified(request.source, request.sha256) if request.sha256 else nullcontext(request.source)
+
+
 def _nifti_mask(request: RenderRequest, labels: FrameFile) -> RenderedFile:
     """In place of pages: who works with volumes needs the source's geometry."""
     from watcherd.imaging.nifti_mask import write_nifti_mask  # slow to import, and most scans are pictures
 
-    assert request.source is not None
     path = _path(request, "mask", "nii.gz")
-    write_nifti_mask(path, request.source, labels)
+    with _source(request) as source:
+        write_nifti_mask(path, source, labels)
     return _recorded("mask", path)
 
 
@@ -135,17 +144,17 @@ def _dicom_seg(request: RenderRequest, labels: FrameFile, files: list[RenderedFi
     """Add a DICOM segmentation to ``files``; why there is none. A missing extra must not cost the mask."""
     from watcherd.imaging.dicom_seg import CannotSegmentError, write_dicom_seg  # slow to import
 
-    assert request.source is not None
     path = _path(request, "dicom-seg", "dcm")
     try:
-        write_dicom_seg(
-            path,
-            request.source,
-            labels,
-            classes=request.classes,
-            names=request.labels,
-            memory_mib=request.memory_mib,
-        )
+        with _source(request) as source:
+            write_dicom_seg(
+                path,
+                source,
+                labels,
+                classes=request.classes,
+                names=request.labels,
+                memory_mib=request.memory_mib,
+            )
     except CannotSegmentError as error:
         path.unlink(missing_ok=True)
         return f"There is no DICOM segmentation: {error}"

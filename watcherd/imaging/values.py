@@ -54,8 +54,9 @@ class RenderRequest:
     ``probability``: uint16, (frames, height, width), 65535 for certainty; needed for that kind only.
     ``folder``: where the files go, as ``<stem>.<kind>.<extension>``. ``kinds``: of `KINDS`; a single frame has no
     contact sheet, preview or video. ``classes``: 1 gives a mask of 0 and 255, more give label values; ``labels``: their
-    names, where known. ``source``: the scan's own file, and ``scan``: what `decode.decode` said of it; needed where
-    results go back in the source's format, geometry or units. ``memory_mib``: what the worker has.
+    names, where known. ``source``: the scan's own file, whose hash is ``sha256`` (empty: not
+    known), and ``scan``: what `decode.decode` said of it; needed where results go back in the source's format, geometry
+    or units. ``memory_mib``: what the worker has.
     ``measure_seconds``: what measures may cost (`measures.SECONDS`); 0: none are wanted.
     """
 
@@ -68,6 +69,7 @@ class RenderRequest:
     classes: int = 1
     labels: tuple[str, ...] = ()
     source: Path | None = None
+    sha256: str = ""
     scan: Decoded | None = None
     memory_mib: int = 2048
     measure_seconds: float = 0.0

@@ -85,12 +85,20 @@ def _ended(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Ended:
     return Ended(result, error, time.monotonic() - began)
 
 
-def timed_decode(source: Path, target: Path, limits: DecodeLimits, tags: tuple[str, ...] = ()) -> tuple[Decoded, int]:
-    """`decode.decode` and the milliseconds that it took."""
+def timed_decode(
+    source: Path, sha256: str, target: Path, limits: DecodeLimits, tags: tuple[str, ...] = ()
+) -> tuple[Decoded, int]:
+    """`decode.decode` of the file with this hash, and the milliseconds that it took with the look at the hash.
+
+    Raises what that raises, and `LostBytesError` for other bytes.
+    """
     from watcherd.imaging.decode import decode
+    from watcherd.imaging.verified import verified
 
     began = time.monotonic()
-    return decode(source, target, limits, tags), round((time.monotonic() - began) * 1000)
+    with verified(source, sha256) as opened:
+        decoded = decode(opened, target, limits, tags)
+    return decoded, round((time.monotonic() - began) * 1000)
 
 
 def timed_render(request: RenderRequest) -> tuple[Rendered, int]:

@@ -39,6 +39,9 @@ COPYING = b".watcherd-copying-"
 MOST_NAMES = 1000
 """Names tried in the archive before giving up."""
 
+LIKELY_NAMES = 3
+"""Names under which a scan is looked for in the archive."""
+
 _BLOCK = 1 << 20
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK})
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -237,7 +240,7 @@ class _Disposer:
     def _already_archived(self, source: Source) -> Disposal:
         """The source is gone: taken by us before a crash, or by somebody else."""
         folder, _ = split(self._archived_path(source))
-        for name in itertools.islice(_archive_names(source), 3):
+        for name in itertools.islice(_archive_names(source), LIKELY_NAMES):
             if self._holds(self._archive[folder], name, source):
                 archived_as = (folder + b"/" if folder else b"") + name
                 return Disposal(path=source.path, result="archived", archived_as=archived_as)
@@ -296,9 +299,20 @@ def _put_back(here: int, name: bytes, there: int, wanted: bytes) -> None:
             return
 
 
+def archived_names(path: bytes, sha256: str) -> Iterator[bytes]:
+    """Paths below the archive at which a scan may lie that was dropped at ``path`` below the inbox."""
+    folder, name = split(path)
+    for place in (folder, FAILED_FOLDER + b"/" + folder if folder else FAILED_FOLDER):
+        for candidate in itertools.islice(_names_like(name, sha256), LIKELY_NAMES):
+            yield (place + b"/" if place else b"") + candidate
+
+
 def _archive_names(source: Source) -> Iterator[bytes]:
-    name = split(source.archive_as or source.path)[1]
-    digits = source.sha256[: names.HASH_DIGITS].encode()
+    return _names_like(split(source.archive_as or source.path)[1], source.sha256)
+
+
+def _names_like(name: bytes, sha256: str) -> Iterator[bytes]:
+    digits = sha256[: names.HASH_DIGITS].encode()
     yield name
     yield names.insert(name, b"-" + digits)
     for number in range(2, MOST_NAMES):

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import stat
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from watcherd.inbox.dispose import Source
 from watcherd.inbox.folders import VANISHED, OpenFolders, open_below, open_root, split
@@ -25,7 +26,7 @@ from watcherd.inbox.sidecar_options import WrongError, overrides
 from watcherd.inbox.values import Candidate, NotYet, candidate_of, reason_not_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from watcherd.inbox.dispose import Disposal
@@ -79,6 +80,15 @@ class Asked:
     def applied_to(self, options: Options) -> Options:
         """The options that the scan's job is frozen with."""
         return replace(options, refused=self.wrong) if self.wrong else replace(options, **self.values)
+
+    def to_json(self) -> str:
+        """What was overridden, as text: `applied_to` may be asked again, by another configuration."""
+        return json.dumps(self.values, sort_keys=True) if self.values else "{}"
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """What `to_json` wrote."""
+        return cls(values={key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 NOTHING = Asked()

@@ -7,6 +7,7 @@ For segmenters with modules of their own: build them with `skeleton`, fill them 
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ SHOWN = 8
 """Names that an error lists before it only counts."""
 SAMPLES = 64
 SAMPLE_BYTES = 64 * 1024
-"""A weights file's fingerprint reads so many places of so many bytes, and its size."""
+"""The fingerprint of a weights file of unknown inside reads so many places of so many bytes, and its size."""
 
 
 def resolve_dtype(setting: str, devices: Sequence[Device]) -> str:
@@ -130,6 +131,17 @@ def dispatch(module: nn.Module, placement: Placement, *, force_hooks: bool = Fal
     return dispatched
 
 
+def own_memory(module: nn.Module) -> None:
+    """Give what lies on the CPU memory of its own, tensor by tensor, and let go of the files that it was read from.
+
+    A loader may leave weights as windows onto their file: who overwrites that file would then change the masks of a
+    model that is running, under the revision of the old one.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+
+
 def fingerprint(folder: Path, *, extra: str = "") -> str:
     """A revision for a model folder: changes with its JSON files and with its weights, of which it reads samples.
 
@@ -141,9 +153,29 @@ def fingerprint(folder: Path, *, extra: str = "") -> str:
             digest.update(f"{path.name}\0".encode() + path.read_bytes())
         elif path.suffix in {".safetensors", ".bin", ".pt", ".pth"}:
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-            for sample in _samples(path):
+            for sample in tensor_samples(path) if path.suffix == ".safetensors" else _samples(path):
                 digest.update(sample)
     return digest.hexdigest()[:16]
+
+
+def tensor_samples(path: Path) -> Iterator[bytes]:
+    """A safetensors file's header and a kilobyte of every tensor; of a broken file its beginning.
+
+    Training changes all of a tensor, and may change a single one. The format: eight bytes of the header's length, the
+    header as JSON with each tensor's offsets, then the data.
+    """
+    with path.open("rb") as file:
+        header = file.read(min(int.from_bytes(file.read(8), "little"), 100_000_000))
+        yield header
+        try:
+            tensors = json.loads(header)
+        except ValueError:
+            return
+        for name, tensor in sorted(tensors.items()):
+            if name != "__metadata__":
+                begin, end = tensor["data_offsets"]
+                file.seek(8 + len(header) + (begin + end) // 2)
+                yield file.read(min(1024, end - begin))
 
 
 def listed(names: Iterable[str]) -> str:

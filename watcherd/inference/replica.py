@@ -13,7 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from watcherd.errors import WatcherdError
+from watcherd.errors import UnavailableError, WatcherdError
 from watcherd.inference.messages import LoadFailed, Marked, Poisoned, Ready, ReplicaSpec
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ class _Worker:
         self._meter = vram.Meter(self._spec.placement.devices, self._spec.visible)
         self._meter.before()
         self.mark("loading the model", 0.0)
+        revision = self._segmenter.info().revision
         self._segmenter.load(self._spec.placement, self.mark)
+        self._check_folder(revision)
         weights = self._meter.after()
         self.mark("checking the golden image")
         checks.golden(self._segmenter, self._spec.cache)
@@ -93,6 +95,16 @@ class _Worker:
             follows_runs=isinstance(self._segmenter, RunSegmenter),
         )
         self._send([ready])
+
+    def _check_folder(self, revision: str) -> None:
+        """Raise `UnavailableError` if the model's files were changed while they were read: no revision fits that."""
+        from watcherd.inference import segmenters
+
+        if segmenters.create(self._spec.model).info().revision != revision:
+            raise UnavailableError(
+                "The model's files changed while they were loaded.",
+                hint="Wait until the folder is written completely, then start again.",
+            )
 
     def serve(self) -> None:
         from watcherd.inference import batching, host_memory

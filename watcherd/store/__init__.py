@@ -14,6 +14,8 @@ Reading (any process)::
 
 `arrivals`
     enqueue, known, settling, ignored, vanished, record_disposal, present_after
+`identity`
+    renew, correct, current: which model a job is for, and which made its result
 `queue`
     claim, release, retry_later, give_up, begin_delivery, finish_delivery, delivering_jobs,
     requeue_interrupted, ask_again, cancel, prioritise, next_due
@@ -42,6 +44,7 @@ from watcherd.store.connections import CorruptDatabaseError, StoreUnavailableErr
 from watcherd.store.database import Database, Turn
 from watcherd.store.frame_runs import Hold
 from watcherd.store.history import Filter, JobRecord
+from watcherd.store.identity import InUse
 from watcherd.store.records import (
     Answer,
     ArrivalInfo,
@@ -76,6 +79,7 @@ __all__ = [
     "Filter",
     "FrameMeasure",
     "Hold",
+    "InUse",
     "Intent",
     "JobRecord",
     "Measured",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from watcherd.job import ErrorClass, Fate, Options, State
+from watcherd.job import MAY_PASS, ErrorClass, Fate, Options, State
 from watcherd.names import show
 from watcherd.store import queue
 from watcherd.store.records import Disposal, Enqueued, Identity, ModelIdentity, NewArrival, Signature, stamp
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy import Connection
-
-MAY_PASS = frozenset({ErrorClass.TRANSIENT, ErrorClass.MEMORY, ErrorClass.CRASH})
-"""A job that failed like this is tried again when its scan is dropped again; a bad file stays bad."""
 
 PRESENT = """
 SELECT id, path, size_bytes, mtime_ns, device, inode, ctime_ns, fate, job_id FROM arrival
@@ -241,6 +238,7 @@ def _new_job(batch: _Batch, arrival: NewArrival, arrival_id: int, scan_id: int, 
             "profile": arrival.options.profile,
             "options": text,
             "options_key": key,
+            "overrides": arrival.overrides,
             "segmenter": batch.model.segmenter,
             "model": batch.model.model,
             "model_revision": batch.model.revision,

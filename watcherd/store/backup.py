@@ -149,6 +149,13 @@ def prune(connection: Connection, *, before: datetime, limit: int = PRUNE_AT_ONC
     return len(jobs)
 
 
+_DELETE_JOINED = """
+DELETE FROM event
+WHERE job_id IN (SELECT json_extract(detail, '$.job') FROM event WHERE job_id = :id AND kind = 'joined')
+"""
+"""What is left of the jobs that were joined with this one: see `identity.renew`."""
+
+
 def _remove(connection: Connection, jobs: Sequence[int]) -> None:
     rows = [{"id": job_id} for job_id in jobs]
     marks = ",".join(map(str, jobs))
@@ -159,6 +166,7 @@ def _remove(connection: Connection, jobs: Sequence[int]) -> None:
         "DELETE FROM attribute WHERE job_id = :id",
         "DELETE FROM attempt_device WHERE attempt_id IN (SELECT id FROM attempt WHERE job_id = :id)",
         "DELETE FROM attempt WHERE job_id = :id",
+        _DELETE_JOINED,
         "DELETE FROM event WHERE job_id = :id",
         "DELETE FROM hook WHERE job_id = :id",
         "DELETE FROM arrival WHERE job_id = :id",

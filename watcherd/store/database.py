@@ -81,9 +81,10 @@ class Database:
         self._thread.start()
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, mark: Callable[[float], None] = lambda _: None) -> Self:
         """Open or make the database at ``path`` and migrate it to this program's version.
 
+        ``mark``: told how far that is, 0 to 1, when there is something to migrate.
         Raises `CorruptDatabaseError` for a damaged file, `StoreUnavailableError` for what may pass (a full disk;
         somebody who holds a read transaction open on a database that was closed cleanly), and `StoreError` for one
         written by a newer program or a migration that failed; the file is then as it was.
@@ -93,7 +94,7 @@ class Database:
             try:
                 _look_for_damage(path, connection)
                 _use_wal(path, connection)
-                upgrade(path, connection)
+                upgrade(path, connection, mark)
             except BaseException:
                 connection.close()
                 raise

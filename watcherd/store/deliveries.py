@@ -38,8 +38,8 @@ UPDATE output SET state = 'delivered', delivered_at = :now WHERE arrival_id = :a
 JOB_ENDED = """
 UPDATE arrival SET delivery = CASE
     WHEN id = :delivered_arrival THEN 'delivered'
-    WHEN EXISTS (SELECT 1 FROM arrival AS earlier WHERE earlier.job_id = arrival.job_id
-                 AND earlier.id < arrival.id AND earlier.path = arrival.path) THEN 'none'
+    WHEN EXISTS (SELECT 1 FROM arrival AS other WHERE other.job_id = arrival.job_id AND other.path = arrival.path
+                 AND (other.id < arrival.id OR other.id = :delivered_arrival)) THEN 'none'
     ELSE 'due' END
 WHERE job_id = :job_id AND delivery = 'waiting'
 """

@@ -14,13 +14,13 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from watcherd.job import ErrorClass, Fate, State
-from watcherd.names import show
+from watcherd.names import show, without_addition
 from watcherd.store.records import stamp
 from watcherd.store.statements import select_in
 from watcherd.store.tables import NOT_SUCCEEDED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy import Connection
 
@@ -151,13 +151,16 @@ def events(connection: Connection, job_id: int) -> list[dict[str, Any]]:
     return [dict(row) | {"detail": json.loads(row["detail"] or "{}")} for row in rows]
 
 
+_ATTEMPTS = """
+SELECT attempt.*, replica.number AS replica, replica.placement, replica.segmenter, replica.model,
+       replica.model_revision, replica.dtype
+FROM attempt LEFT JOIN replica ON replica.id = attempt.replica_id WHERE job_id = ? ORDER BY attempt.id
+"""
+
+
 def attempts(connection: Connection, job_id: int) -> list[dict[str, Any]]:
-    """Every try at a job, in order, each with its ``devices`` and the replica's ``placement``."""
-    rows = connection.exec_driver_sql(
-        "SELECT attempt.*, replica.number AS replica, replica.placement FROM attempt "
-        "LEFT JOIN replica ON replica.id = attempt.replica_id WHERE job_id = ? ORDER BY attempt.id",
-        (job_id,),
-    ).mappings()
+    """Every try at a job, in order, each with its ``devices``, and the replica's ``placement`` and model."""
+    rows = connection.exec_driver_sql(_ATTEMPTS, (job_id,)).mappings()
     return [_attempt(connection, dict(row)) for row in rows]
 
 
@@ -314,6 +317,30 @@ def vram_now(connection: Connection) -> float | None:
     )
     peak: float | None = connection.exec_driver_sql(sql).scalar()
     return peak
+
+
+def known_results(connection: Connection, paths: Sequence[bytes]) -> set[bytes]:
+    """Which of these paths below the outbox are results, promised or delivered."""
+    sql = "SELECT path FROM output WHERE state <> 'removed' AND path IN ({values})"
+    return {bytes(row.path) for row in select_in(connection, sql, paths)}
+
+
+def known_in_archive(connection: Connection, paths: Sequence[bytes]) -> set[bytes]:
+    """Which of these paths below the archive are files that were put there by us.
+
+    The history finds an arrival by the path at which it was seen, which follows from the one in the archive.
+    """
+    origins = {show(origin) for path in paths for origin in _origins(path)}
+    sql = "SELECT disposed_path FROM arrival WHERE path_text IN ({values}) AND disposed_path IS NOT NULL"
+    return {bytes(row.disposed_path) for row in select_in(connection, sql, sorted(origins))}
+
+
+def _origins(path: bytes) -> Iterator[bytes]:
+    """Paths below the inbox at which a file may have been seen that lies at ``path`` below the archive."""
+    for below in (path, path.removeprefix(b"failed/")):
+        folder, slash, name = below.rpartition(b"/")
+        yield below
+        yield folder + slash + without_addition(name)
 
 
 def spool_names(connection: Connection, names: Sequence[str]) -> set[str]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from watcherd.store.deliveries import _OUTPUT, _outputs
@@ -62,23 +63,39 @@ def retry_disposals(connection: Connection) -> int:
     return connection.exec_driver_sql(sql).rowcount
 
 
-def archived_copies(connection: Connection, job_id: int) -> list[bytes]:
-    """Where in the archive the scan of a job may be found, newest first."""
-    rows = connection.exec_driver_sql(
-        "SELECT disposed_path FROM arrival JOIN job ON job.id = arrival.job_id "
-        "WHERE disposal = 'archived' AND disposed_path IS NOT NULL "
-        "AND job.scan_id = (SELECT scan_id FROM job WHERE id = ?) ORDER BY arrival.id DESC",
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScanBytes:
+    """Where the bytes of a job's scan may be.
+
+    ``spool_name``: of its copy, if it should have one. ``archived``: paths below the archive; ``dropped``: paths below
+    the inbox at which it was seen; both the newest first.
+    """
+
+    sha256: str
+    size_bytes: int
+    spool_name: str | None
+    archived: tuple[bytes, ...]
+    dropped: tuple[bytes, ...]
+
+
+def scan_bytes(connection: Connection, job_id: int) -> ScanBytes:
+    """Where to look for the scan of this job."""
+    scan = connection.exec_driver_sql(
+        "SELECT id, sha256, size_bytes, spool_name FROM scan WHERE id = (SELECT scan_id FROM job WHERE id = ?)",
         (job_id,),
-    )
-    return [row.disposed_path for row in rows]
-
-
-def spooled(connection: Connection, job_id: int) -> tuple[str, str | None]:
-    """The SHA-256 of a job's scan, and the name of its copy in the spool if it has one."""
-    row = connection.exec_driver_sql(
-        "SELECT sha256, spool_name FROM scan WHERE id = (SELECT scan_id FROM job WHERE id = ?)", (job_id,)
     ).one()
-    return row.sha256, row.spool_name
+    rows = connection.exec_driver_sql(
+        "SELECT path, disposal, disposed_path FROM arrival JOIN job ON job.id = arrival.job_id "
+        "WHERE job.scan_id = ? ORDER BY arrival.id DESC",
+        (scan.id,),
+    ).fetchall()
+    return ScanBytes(
+        sha256=scan.sha256,
+        size_bytes=scan.size_bytes,
+        spool_name=scan.spool_name,
+        archived=tuple(row.disposed_path for row in rows if row.disposal == "archived" and row.disposed_path),
+        dropped=tuple(dict.fromkeys(bytes(row.path) for row in rows)),
+    )
 
 
 def first_arrival(connection: Connection, job_id: int) -> int:

@@ -13,13 +13,13 @@ Each function takes a connection inside a transaction (`Database.write`) and the
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import StaleJobError
 from watcherd.job import ErrorClass, Options, State
 from watcherd.retry import after_daemon_death
-from watcherd.store import attributes, deliveries, figures, frame_runs
+from watcherd.store import attributes, deliveries, figures, frame_runs, identity
 from watcherd.store.frame_runs import CLAIMABLE, Hold
 from watcherd.store.records import (
     Answer,
@@ -38,19 +38,24 @@ from watcherd.store.statements import Row, last_id, one_by_one, select_in
 from watcherd.store.tables import NOT_SUCCEEDED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
 
     from watcherd.retry import Decision
+    from watcherd.store.identity import InUse
 
 NO_HOLD = Hold()
 
+RENEWALS = 16
+"""Times that one claim makes jobs of another model anew, before it takes what it has: a backlog of duplicates of what
+is done must not keep the database from everybody else."""
+
 ADD = """
-INSERT INTO job (id, scan_id, arrival_id, source, profile, options, options_key, segmenter, model, model_revision,
-                 dtype, state, moved_why, moved_at, created_at, queued_at, threshold, not_before)
-VALUES (:job_id, :scan_id, :arrival_id, :source, :profile, :options, :options_key, :segmenter, :model,
+INSERT INTO job (id, scan_id, arrival_id, source, profile, options, options_key, overrides, segmenter, model,
+                 model_revision, dtype, state, moved_why, moved_at, created_at, queued_at, threshold, not_before)
+VALUES (:job_id, :scan_id, :arrival_id, :source, :profile, :options, :options_key, :overrides, :segmenter, :model,
         :model_revision, :dtype, 'queued', 'ingested', :now, :now, :now, :threshold, :not_before)
 """
 
@@ -61,7 +66,7 @@ WHERE job.state = 'queued' AND (job.not_before IS NULL OR job.not_before <= :now
 ORDER BY job.priority DESC, job.id LIMIT :limit
 """
 
-NEXT_DUE = "SELECT min(not_before) FROM job INDEXED BY job_claim WHERE state = 'queued'"
+NEXT_DUE = "SELECT min(coalesce(not_before, :now)) FROM job INDEXED BY job_claim WHERE state = 'queued'"
 
 POSTPONE = "UPDATE job SET not_before = :until WHERE id = :job_id AND state = 'queued'"
 
@@ -164,14 +169,17 @@ def add(connection: Connection, rows: Sequence[Row]) -> None:
     one_by_one(connection, ADD, rows)
 
 
-def claim(connection: Connection, *, run_id: int, limit: int, now: datetime, hold: Hold = NO_HOLD) -> list[ClaimedJob]:
+def claim(
+    connection: Connection, *, run_id: int, limit: int, now: datetime, in_use: InUse, hold: Hold = NO_HOLD
+) -> list[ClaimedJob]:
     """Take up to ``limit`` jobs, those of high priority and long waiting first, and count the attempt.
 
-    A job that has to run alone is taken alone, when its turn comes. When the turn of a run's first frame comes, all
-    its queued frames are taken, in order and nothing else; a run that ``hold`` finds incomplete is put off.
+    Jobs that were queued for another model than the one in use are made anew for it first (`identity.renew`). A job
+    that has to run alone is taken alone, when its turn comes. When the turn of a run's first frame comes, all its
+    queued frames are taken, in order and nothing else; a run that ``hold`` finds incomplete is put off.
     """
     at = stamp(now)
-    chosen, places = _next(connection, limit, hold, now)
+    chosen, places = _next(connection, partial(_upcoming, connection, limit, in_use, run_id, now), hold, now)
     if not chosen:
         return []
     first = last_id(connection, "attempt") + 1
@@ -185,12 +193,24 @@ def claim(connection: Connection, *, run_id: int, limit: int, now: datetime, hol
     return jobs
 
 
+def _upcoming(connection: Connection, limit: int, in_use: InUse, run_id: int, now: datetime) -> Sequence[Any]:
+    """What is next in the queue, all of it for the model in use."""
+    for _ in range(RENEWALS):
+        rows = connection.exec_driver_sql(NEXT, {"now": stamp(now), "limit": limit}).fetchall()
+        foreign = [row for row in rows if identity.is_foreign(row, in_use.identity)]
+        if not foreign:
+            return rows
+        again = identity.renew(connection, foreign, in_use, run_id=run_id, now=now)
+        ask_again(connection, again, now=now)
+    return []
+
+
 def _next(
-    connection: Connection, limit: int, hold: Hold, now: datetime
+    connection: Connection, upcoming: Callable[[], Sequence[Any]], hold: Hold, now: datetime
 ) -> tuple[Sequence[Any], Mapping[int, RunPlace]]:
     """What to claim: single scans, one that runs alone, or the frames of one run with their places in it."""
     while True:
-        rows = connection.exec_driver_sql(NEXT, {"now": stamp(now), "limit": limit}).fetchall()
+        rows = upcoming()
         postponed: set[int] = set()
         scans: list[Any] = []
         for row in rows:
@@ -211,9 +231,9 @@ def _next(
             return scans, {}
 
 
-def next_due(connection: Connection) -> datetime | None:
+def next_due(connection: Connection, *, now: datetime) -> datetime | None:
     """When the first of the jobs that have to wait may be claimed; to be asked when `claim` has found none."""
-    text = connection.exec_driver_sql(NEXT_DUE).scalar()
+    text = connection.exec_driver_sql(NEXT_DUE, {"now": stamp(now)}).scalar()
     return moment(text) if text else None
 
 
@@ -269,6 +289,7 @@ def give_up(
     }
     _move(connection, GIVE_UP, [row])
     _record_attempt(connection, [(row, measured)])
+    _correct(connection, [(row, measured)], now)
     one_by_one(connection, deliveries.JOB_ENDED, [{"job_id": claim.job_id, "delivered_arrival": None}])
 
 
@@ -280,6 +301,7 @@ def begin_delivery(connection: Connection, staged: Sequence[Staged], *, now: dat
     ]
     _move(connection, STAGE, [row for row, _ in rows])
     _record_attempt(connection, rows)
+    _correct(connection, rows, now)
     deliveries.promise(connection, [row for item in staged for row in _promised(item)])
     figures.keep(connection, [(item.claim.job_id, item.measures) for item in staged])
     attributes.keep(connection, [(item.claim.job_id, item.attributes) for item in staged])
@@ -417,6 +439,7 @@ def _claimed(row: Any, claim: Claim, at: str, place: RunPlace | None) -> Claimed
         spool_name=row.spool_name,
         size_bytes=row.size_bytes,
         options=_options(row.options),
+        model=identity.identity_of(row),
         attempt=row.attempts + 1,
         tries=row.attempts + 1 - row.attempts_before,
         crashes_alone=row.crashes_alone,
@@ -484,6 +507,13 @@ def _record_attempt(connection: Connection, rows: Sequence[tuple[dict[str, Any],
         if measured.width is not None
     ]
     one_by_one(connection, DECODED, sizes)
+
+
+def _correct(connection: Connection, rows: Sequence[tuple[Row, Measured | None]], now: datetime) -> None:
+    """Let the record say which model it was, where that is another one than the job was claimed for."""
+    for row, measured in rows:
+        if measured is not None and measured.computed_by is not None:
+            identity.correct(connection, row["job_id"], measured.computed_by, run_id=row["run_id"], now=now)
 
 
 def _device(row: Row, use: Any) -> dict[str, Any]:

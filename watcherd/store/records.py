@@ -90,7 +90,7 @@ class NewArrival:
     """A file that lies in the spool, copied, hashed and synced, and has to become a job.
 
     ``spool_name``: the spool's copy, below the spool folder. ``seen_at``: when it was first seen in the inbox.
-    ``not_before``: when its job may be claimed, if not at once.
+    ``not_before``: when its job may be claimed, if not at once. ``overrides``: what its sidecars say, a JSON object.
     """
 
     signature: Signature
@@ -99,11 +99,12 @@ class NewArrival:
     options: Options
     seen_at: datetime
     not_before: datetime | None = None
+    overrides: str = "{}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelIdentity:
-    """The model that new jobs are for; fields as ``ModelInfo`` of the inference package."""
+    """Which model: what a job is for, and what made a result. Fields as ``ModelInfo`` of the inference package."""
 
     segmenter: str
     model: str
@@ -114,6 +115,15 @@ class ModelIdentity:
     def key(self) -> str:
         """What makes two models the same for the purpose of not computing a scan twice."""
         return json.dumps([self.segmenter, self.model, self.revision, self.dtype])
+
+    def columns(self) -> dict[str, str]:
+        """Names and values, as they are stored and shown."""
+        return {
+            "segmenter": self.segmenter,
+            "model": self.model,
+            "model_revision": self.revision,
+            "dtype": self.dtype,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,8 +171,8 @@ class ClaimedJob:
 
     ``attempt``: how often it was tried in all, this time included; ``tries``: since a person last asked for it, which
     is what the retry rules count. ``crashes_alone``: deaths of its worker while it ran alone. ``path``: of the first
-    arrival, below the inbox, in bytes; ``source``: the same for people. ``run``: for a frame of a run; the
-    jobs of one claim are those of one run, or of none.
+    arrival, below the inbox, in bytes; ``source``: the same for people. ``model``: the one that is to run it.
+    ``run``: for a frame of a run; the jobs of one claim are those of one run, or of none.
     """
 
     claim: Claim
@@ -172,6 +182,7 @@ class ClaimedJob:
     spool_name: str | None
     size_bytes: int
     options: Options
+    model: ModelIdentity
     attempt: int
     tries: int
     crashes_alone: int
@@ -202,9 +213,13 @@ class DeviceUse:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What an attempt measured, as far as it came. ``inference_ms``: its share of its batches' time; shares add up."""
+    """What an attempt measured, as far as it came. ``inference_ms``: its share of its batches' time; shares add up.
+
+    ``computed_by``: the model of the replica that worked on it, where that is not the one that the job was claimed for.
+    """
 
     replica_id: int | None = None
+    computed_by: ModelIdentity | None = None
     decode_ms: int | None = None
     inference_ms: int | None = None
     render_ms: int | None = None

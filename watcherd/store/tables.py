@@ -30,7 +30,7 @@ from watcherd.store.records import Delivery, Disposal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest migration. Kept here so that opening an up-to-date database need not import alembic."""
 
 Outcome = ("succeeded", "retry", "failed", "quarantined", "released", "interrupted")
@@ -228,6 +228,9 @@ job = _table(
     _whole("render_ms", null=True),
     _whole("batch_size", null=True),
     _real("host_peak_rss_mib"),
+    # What sidecars say of the scan, as JSON: the rest of its options follows from the configuration. NULL: written by
+    # a version that kept no note of it.
+    _words("overrides", null=True),
     UniqueConstraint("scan_id", "options_key"),
     CheckConstraint("state <> 'running' OR (run_id IS NOT NULL AND attempt_id IS NOT NULL)", name="running_is_claimed"),
     CheckConstraint(

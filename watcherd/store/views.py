@@ -49,6 +49,8 @@ VIEWS: dict[str, str] = {
             job.created_at, job.started_at, job.finished_at,
             scan.width, scan.height, scan.frames, scan.size_bytes,
             job.profile, job.segmenter, job.model, job.model_revision, job.dtype,
+            (SELECT run.version FROM attempt JOIN run ON run.id = attempt.run_id WHERE attempt.id = job.attempt_id)
+                AS watcherd_version,
             json_extract(job.options, '$.prompt') AS prompt, job.answer, job.decode,
             job.note, job.threshold, job.batch_size, job.host_peak_rss_mib,
             job.priority, job.not_before, job.solo, job.advice, scan.sha256, scan.format,

@@ -16,6 +16,7 @@ from watcherd.store import (
     Enqueued,
     Failure,
     Intent,
+    InUse,
     Measured,
     ModelIdentity,
     NewArrival,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 MODEL = ModelIdentity(segmenter="vesselness", model="vesselness", revision="1", dtype="float32")
 OPTIONS = Options()
+IN_USE = InUse(identity=MODEL, options=lambda _path, _overrides: OPTIONS)
 
 
 def later(**parts: float) -> datetime:
@@ -71,7 +73,7 @@ def enqueue(connection: Connection, run_id: int, *scans: NewArrival, now: dateti
 
 
 def claim(connection: Connection, run_id: int, limit: int = 1, now: datetime = NOW) -> list[ClaimedJob]:
-    return queue.claim(connection, run_id=run_id, limit=limit, now=now)
+    return queue.claim(connection, run_id=run_id, limit=limit, now=now, in_use=IN_USE)
 
 
 def claim_one(connection: Connection, run_id: int, now: datetime = NOW) -> Claim:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.store.helpers import NOW, claim_one, damage_quietly, enqueue, scan, start_run, succeed
+from tests.integration.store.helpers import IN_USE, NOW, claim_one, damage_quietly, enqueue, scan, start_run, succeed
 from watcherd.errors import StaleJobError, StoreError
 from watcherd.store import CorruptDatabaseError, Database, StoreUnavailableError, Turn, history, queue, reader, runs
 
@@ -139,7 +139,7 @@ def test_many_threads_claim_each_job_once(database: Database) -> None:
     claimed: list[int] = []
 
     def work() -> None:
-        while jobs := database.write(lambda c: queue.claim(c, run_id=run_id, limit=3, now=NOW)):
+        while jobs := database.write(lambda c: queue.claim(c, run_id=run_id, limit=3, now=NOW, in_use=IN_USE)):
             claimed.extend(job.id for job in jobs)
 
     threads = [threading.Thread(target=work) for _ in range(6)]

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from tests.integration.store.helpers import (
+    IN_USE,
     NOW,
     OPTIONS,
     claim,
@@ -50,7 +51,7 @@ def drop(connection: Connection, run_id: int, *frames: NewArrival) -> None:
 
 
 def take(connection: Connection, run_id: int, seconds: float, limit: int = 8, hold: Hold = HOLD) -> list[ClaimedJob]:
-    return queue.claim(connection, run_id=run_id, limit=limit, now=later(seconds=seconds), hold=hold)
+    return queue.claim(connection, run_id=run_id, limit=limit, now=later(seconds=seconds), hold=hold, in_use=IN_USE)
 
 
 def names(jobs: Sequence[ClaimedJob]) -> list[str]:
@@ -82,10 +83,10 @@ def test_a_run_waits_until_no_frame_has_come_for_a_while(connection: Connection,
     drop(connection, run_id, scan("other.png"))
     assert ["other.png"] == names(take(connection, run_id, 11, limit=1))
     assert [] == take(connection, run_id, 17)
-    assert later(seconds=22) == queue.next_due(connection)
+    assert later(seconds=22) == queue.next_due(connection, now=NOW)
     assert [] == take(connection, run_id, 21.9)
     assert [1, 2, 3] == numbers(take(connection, run_id, 22))
-    assert queue.next_due(connection) is None
+    assert queue.next_due(connection, now=NOW) is None
 
 
 def test_a_run_that_never_ends_is_claimed_piece_by_piece(connection: Connection, run_id: int) -> None:
@@ -111,7 +112,7 @@ def test_a_run_waits_for_files_that_are_on_their_way(connection: Connection, run
     hold = Hold(quiet=QUIET, longest=30 * QUIET, expected=lambda before: not asked.append(before))
     drop(connection, run_id, frame("x/a_frame_1.png"))
     assert [] == take(connection, run_id, 10, hold=hold)
-    assert later(seconds=11) == queue.next_due(connection)
+    assert later(seconds=11) == queue.next_due(connection, now=NOW)
     assert [b"x/a_frame_"] == asked
     assert [1] == numbers(take(connection, run_id, 300, hold=hold))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.integration.store.helpers import (
+    IN_USE,
     NOW,
     claim_one,
     enqueue,
@@ -70,8 +71,15 @@ def live(connection: Connection) -> None:
     leftovers.needed_copies(connection)
     frame = scan("e_frame_1.png", options=Options(group_frames=True, frame="e_frame_1.png"))
     enqueue(connection, run_id, replace(frame, not_before=later(seconds=1)))
-    queue.next_due(connection)
-    queue.claim(connection, run_id=run_id, limit=8, now=later(seconds=1), hold=Hold(expected=lambda _before: True))
+    queue.next_due(connection, now=NOW)
+    queue.claim(
+        connection,
+        run_id=run_id,
+        limit=8,
+        now=later(seconds=1),
+        in_use=IN_USE,
+        hold=Hold(expected=lambda _before: True),
+    )
     queue.requeue_interrupted(connection, run_id=start_run(connection), now=NOW)
 
 

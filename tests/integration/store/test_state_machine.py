@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.integration.store.helpers import NOW, enqueue, failure, intents, scan, staged, start_run
+from tests.integration.store.helpers import IN_USE, NOW, enqueue, failure, intents, scan, staged, start_run
 from watcherd.errors import StaleJobError
 from watcherd.job import FINISHED, ErrorClass, State, may_become
 from watcherd.retry import INTERRUPTIONS, decide
@@ -120,7 +120,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(target=claims, limit=st.integers(1, 4))
     def claim(self, limit: int) -> Any:
-        jobs = self.do(lambda c: queue.claim(c, run_id=self.run_id, limit=limit, now=self.now))
+        jobs = self.do(lambda c: queue.claim(c, run_id=self.run_id, limit=limit, now=self.now, in_use=IN_USE))
         assert len(jobs) <= limit
         assert len(jobs) == 1 or not any(job.solo for job in jobs)
         for job in jobs:

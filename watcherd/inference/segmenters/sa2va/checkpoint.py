@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import UnavailableError
+from watcherd.inference.loading import tensor_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     import torch
@@ -197,25 +198,6 @@ def fingerprint(folder: Path) -> str:
         digest.update(path.read_bytes() if path.is_file() else b"-")
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(path.name.encode())
-        for part in _samples(path):
+        for part in tensor_samples(path):
             digest.update(part)
     return digest.hexdigest()[:16]
-
-
-def _samples(path: Path) -> Iterator[bytes]:
-    """A safetensors file's header and a kilobyte of every tensor; of a broken file its beginning.
-
-    The format: eight bytes of the header's length, the header as JSON with each tensor's offsets, then the data.
-    """
-    with path.open("rb") as file:
-        header = file.read(min(int.from_bytes(file.read(8), "little"), 100_000_000))
-        yield header
-        try:
-            tensors = json.loads(header)
-        except ValueError:
-            return
-        for name, tensor in sorted(tensors.items()):
-            if name != "__metadata__":
-                begin, end = tensor["data_offsets"]
-                file.seek(8 + len(header) + (begin + end) // 2)
-                yield file.read(min(1024, end - begin))

@@ -13,7 +13,7 @@ from watcherd.inference.segmenters.sa2va.network import NO_SPLIT, place
 from watcherd.inference.segmenters.sa2va.renames import sources
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from watcherd.inference.base import Mark
     from watcherd.inference.segmenters.sa2va.checkpoint import Checkpoint
@@ -38,11 +38,18 @@ def load(
     ordered = sorted(tensors, key=lambda name: checkpoint.position(origins[name].names[0]))
     for done, name in enumerate(ordered):
         mark("loading weights", done / len(ordered))
-        value = origins[name].take([checkpoint.read(source) for source in origins[name].names])
+        read = [checkpoint.read(source) for source in origins[name].names]
         device = torch.device(str(place(name, device_map)))
-        put(network, name, value.to(device).to(dtype if name in parameters else torch.float32).contiguous())
+        value = origins[name].take(read).to(device).to(dtype if name in parameters else torch.float32).contiguous()
+        put(network, name, value.clone() if _shares_memory(value, read) else value)
     place_buffers(network, device_map)
     mark("loading weights", 1.0)
+
+
+def _shares_memory(value: torch.Tensor, read: Sequence[torch.Tensor]) -> bool:
+    """Whether a tensor is still a window onto its file, which may be overwritten while the model runs."""
+    memory = value.untyped_storage().data_ptr()
+    return any(tensor.untyped_storage().data_ptr() == memory for tensor in read)
 
 
 def check_names(tensors: Mapping[str, torch.Tensor], origins: Mapping[str, Source], checkpoint: Checkpoint) -> None:

@@ -141,6 +141,7 @@ def _load(description: Description, placement: Placement) -> Any:
             hint="Download the whole folder again; weights must be there as model.safetensors or its parts.",
         ) from error
     _account(description.folder, report)
+    loading.own_memory(model)
     checks.after_load(model, fresh=description.skeleton)
     return model.eval()
 
