@@ -238,7 +238,11 @@ class Delivery:
         """Take results of ours out of the outbox, the JSON first, and then out of the books."""
         if not earlier:
             return
-        self._outbox.remove([_intent(output.intent) for output in earlier])
+        of_a_name: dict[int, list[Intent]] = {}
+        for output in earlier:
+            of_a_name.setdefault(output.arrival_id, []).append(_intent(output.intent))
+        for intents in of_a_name.values():
+            self._outbox.remove(intents)
         self._store(lambda c: deliveries.mark_removed(c, [output.id for output in earlier]))
 
     # ------------------------------------------------------------------------- other names, notes of failures, sources

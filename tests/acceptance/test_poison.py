@@ -30,13 +30,13 @@ decode = worker.timed_decode
 
 
 @functools.wraps(decode)
-def poisoned(source, target, *more):
+def poisoned(source, *more):
     content = source.read_bytes()
     if content.endswith(b"kill the decoder"):
         os.abort()
     if content.endswith(b"hang the decoder"):
         time.sleep(3600)
-    return decode(source, target, *more)
+    return decode(source, *more)
 
 
 worker.timed_decode = poisoned

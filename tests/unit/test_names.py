@@ -91,3 +91,9 @@ def test_an_insertion_fits_and_keeps_the_extension(name, number):
 def test_hidden_names_are_numbers():
     assert names.label(b"Doe^Jane.png", privacy="hidden", kind="job", number=7) == "job 7"
     assert names.label(b"Doe^Jane.png", privacy="shown", kind="job", number=7) == "Doe^Jane.png"
+
+
+@pytest.mark.parametrize("name", [b"a.png", b"a", b"IM-0001.0002", b"volume.nii.gz", b"a-cafe.png"])
+@pytest.mark.parametrize("addition", [b"", b"-0123abcd", b"-0123abcd-17"])
+def test_an_inserted_hash_can_be_taken_out_again(name: bytes, addition: bytes) -> None:
+    assert name == names.without_addition(names.insert(name, addition))

@@ -217,7 +217,7 @@ def _events(events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str | Text, .
         state, detail = event["to_state"] or "", event["detail"]
         colour = STATE_COLOURS.get(state, "")
         same = state == event["kind"]
-        why = detail.get("reason") or detail.get("source") or detail.get("error") or ""
+        why = detail.get("reason") or _about(detail) or detail.get("error") or ""
         yield (
             Text(local(event["at"]), "dim"),
             Text(event["kind"], colour if same else ""),
@@ -226,7 +226,16 @@ def _events(events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str | Text, .
 
 
 def _why(detail: Mapping[str, Any]) -> str:
-    return ": ".join(filter(None, [detail.get("reason") or detail.get("source") or "", detail.get("error") or ""]))
+    return ": ".join(filter(None, [detail.get("reason") or _about(detail), detail.get("error") or ""]))
+
+
+def _about(detail: Mapping[str, Any]) -> str:
+    """What an event that is no move of the job is about."""
+    if "job" in detail:
+        return f"job {detail['job']} ({detail['source']}), which was the same"
+    if "to" in detail:
+        return f"for {_model(detail['to'])} instead of {_model(detail['from'])}"
+    return str(detail.get("source", ""))
 
 
 def event_words(event: Mapping[str, Any]) -> str:
@@ -238,12 +247,14 @@ def event_words(event: Mapping[str, Any]) -> str:
 def _attempts(tries: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     if not tries:
         yield Text("none yet", "dim")
-    for attempt in tries:
+    computed_by = [_model(attempt) if attempt["segmenter"] else "" for attempt in tries]
+    several = len(set(filter(None, computed_by))) > 1
+    for attempt, model in zip(tries, computed_by, strict=True):
         times = [f"{name} {duration(attempt[f'{name}_ms'])}" for name in STAGES if attempt[f"{name}_ms"] is not None]
         where = f"replica {attempt['replica']}" if attempt["replica"] is not None else ""
         batch = f"batch of {attempt['batch_size']}" if attempt["batch_size"] else ""
         outcome = attempt["outcome"] or "under way"
-        words = ", ".join(filter(None, [outcome, where, batch, *times]))
+        words = ", ".join(filter(None, [outcome, where, model if several else "", batch, *times]))
         yield Text(f"{attempt['number']}: {local(attempt['started_at'])}  {words}")
         if attempt["error"]:
             yield _indented(Text(attempt["error"], "red"))

@@ -27,7 +27,7 @@ SHOWN = 8
 """Names that an error lists before it only counts."""
 SAMPLES = 64
 SAMPLE_BYTES = 64 * 1024
-"""The fingerprint of a weights file of unknown inside reads so many places of so many bytes, and its size."""
+"""A weights file's fingerprint reads so many places of so many bytes, its size, and what its format tells of."""
 
 
 def resolve_dtype(setting: str, devices: Sequence[Device]) -> str:
@@ -153,7 +153,8 @@ def fingerprint(folder: Path, *, extra: str = "") -> str:
             digest.update(f"{path.name}\0".encode() + path.read_bytes())
         elif path.suffix in {".safetensors", ".bin", ".pt", ".pth"}:
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-            for sample in tensor_samples(path) if path.suffix == ".safetensors" else _samples(path):
+            inside = tensor_samples(path) if path.suffix == ".safetensors" else ()
+            for sample in (*inside, *_samples(path)):
                 digest.update(sample)
     return digest.hexdigest()[:16]
 

@@ -212,9 +212,15 @@ class Outbox:
                 raise
             intent.staged.unlink(missing_ok=True)
 
-    def remove(self, earlier: Iterable[Intent]) -> None:
-        """Take away results of ours that no longer hold, the JSON first; a file that is not ours any more stays."""
+    def remove(self, earlier: Sequence[Intent]) -> None:
+        """Take away results of ours that no longer hold, those of one name: the JSON first.
+
+        A file that is not ours any more stays. Where the JSON is another one, all stays that it may list: a restored
+        backup does not know what was delivered after it.
+        """
         for intent in sorted(earlier, key=lambda intent: intent.kind != "result"):
+            if intent.kind == "result" and hash_file(self._absolute(intent.final)) not in (None, intent.sha256):
+                return
             path = self._absolute(intent.final)
             if hash_file(path) == intent.sha256:
                 os.unlink(path)

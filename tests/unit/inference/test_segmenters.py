@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from tests.sa2va_folder import DATA
 from tests.unit.inference.fakes import Told
-from watcherd.config import Model
+from watcherd.config import Log, Model
 from watcherd.errors import ConfigError, UnavailableError
 from watcherd.inference import segmenters
-from watcherd.inference.base import RunSegmenter
+from watcherd.inference.base import Placement, RunSegmenter
+from watcherd.inference.messages import ReplicaSpec
+from watcherd.inference.replica import _Worker
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from watcherd.inference.base import Segmenter
 
 
@@ -83,3 +87,15 @@ def test_which_follow_runs_is_known_without_loading_any() -> None:
     following = {name for name, segmenter in made.items() if isinstance(segmenter, RunSegmenter)}
     assert segmenters.FOLLOW_RUNS == following
     assert not hasattr(SemanticSegmenter, "predict_run")
+
+
+def test_a_model_whose_files_changed_while_they_were_read_is_refused(tmp_path: Path) -> None:
+    """No revision would fit it: neither that of before nor that of after."""
+    placement = Placement()
+    spec = ReplicaSpec(
+        number=0, model=Model(segmenter="fake"), placement=placement, cache=tmp_path, stack=tmp_path / "s", log=Log()
+    )
+    worker = _Worker(spec, cast("Any", None))
+    worker._check_folder("1")
+    with pytest.raises(UnavailableError, match="changed while they were loaded"):
+        worker._check_folder("0")

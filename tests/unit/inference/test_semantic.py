@@ -311,3 +311,25 @@ def test_class_0_of_unnamed_classes_is_the_background(tmp_path: Path) -> None:
     folder = save(segformer(("LABEL_0", "LABEL_1")), tmp_path / "unnamed")
     (found,) = loaded(folder).predict([picture(SIDE, SIDE)])
     assert found.labels == ("LABEL_1",)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["segformer", "mask2former"])
+def test_weights_overwritten_under_a_running_model_change_nothing(tmp_path: Path, kind: str, dtype: str) -> None:
+    """In place, as cp does it: masks before and after are equal, and the next start has another revision."""
+    folder = build(kind, tmp_path / kind)
+    segmenter = semantic.create(Model(segmenter="semantic", path=folder))
+    segmenter.load(Placement(dtype=dtype), lambda *_: None)
+    revision, before = segmenter.info().revision, answer(segmenter, picture(SIDE, SIDE))
+    overwrite(folder / "model.safetensors")
+    assert np.array_equal(before, answer(segmenter, picture(SIDE, SIDE)))
+    assert revision != semantic.create(Model(segmenter="semantic", path=folder)).info().revision
+
+
+def overwrite(path: Path) -> None:
+    """Other numbers into the very same file, of which a running model may have mapped a part."""
+    content = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    content[start:] = bytes(byte ^ 1 for byte in content[start:])
+    with path.open("r+b") as file:
+        file.write(content)

@@ -146,3 +146,15 @@ def test_one_folder_for_each_scan_appears_by_a_single_rename(tmp_path: Path, mon
     assert {"mask.png", "result.json"} == {path.name for path in (tmp_path / "outbox/sub/a").iterdir()}
     with pytest.raises(FileExistsError):
         outbox.publish([stage(outbox, 2, b"sub/a", mask=b"another scan's")])
+
+
+def test_what_another_json_may_list_is_not_removed(outbox: Outbox, tmp_path: Path) -> None:
+    """A backup of the history was restored: the JSON under our name is of a later result, and lists the same mask."""
+    intents = stage(outbox)
+    outbox.publish([intents])
+    (tmp_path / "outbox/results/a.json").write_bytes(b"of a later result")
+    outbox.remove(intents)
+    assert (tmp_path / "outbox/masks/a.png").exists()
+    (tmp_path / "outbox/results/a.json").unlink()
+    outbox.remove(intents)
+    assert not (tmp_path / "outbox/masks/a.png").exists()

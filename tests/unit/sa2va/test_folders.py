@@ -134,6 +134,27 @@ def small(tmp_path: Path, tensors: dict[str, torch.Tensor], monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_overwritten_under_a_running_model_change_nothing(tmp_path: Path, small: Any, dtype: str) -> None:
+    """In place, as cp does it. The next start has another revision."""
+    revision = small.info().revision
+    small.load(Placement(dtype=dtype), lambda *_: None)
+    before = {name: value.clone() for name, value in small.engine.network.state_dict().items()}
+    overwrite(tmp_path / "model.safetensors")
+    after = small.engine.network.state_dict()
+    assert [] == [name for name in before if not torch.equal(before[name], after[name])]
+    assert revision == small.info().revision != create(model_at(tmp_path)).info().revision
+
+
+def overwrite(path: Path) -> None:
+    """Other numbers into the very same file, of which a running model may have mapped a part."""
+    content = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    content[start:] = bytes(byte ^ 1 for byte in content[start:])
+    with path.open("r+b") as file:
+        file.write(content)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_no_checkpoint_holds_is_as_a_new_model_computes_it(small: Any, dtype: str) -> None:
     """At every dtype: rotary frequencies and position ids keep theirs."""
     small.load(Placement(dtype=dtype), lambda *_: None)
