@@ -20,7 +20,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from PIL import Image
 
 from tests.acceptance.invariants import check_at_any_moment, documents
@@ -60,10 +67,10 @@ flight.Flight.model = property(lambda self: self.job.model)
 """
 
 
-def machine(steps: int, examples: int) -> settings:
+def machine() -> settings:
     return settings(
-        max_examples=examples,
-        stateful_step_count=steps,
+        max_examples=2,
+        stateful_step_count=50,
         phases=[Phase.generate],  # each example takes a minute: the steps that are printed have to do
         deadline=None,
         database=None,
@@ -76,6 +83,8 @@ class Masks(RuleBasedStateMachine):
     """A daemon in folders of its own, and what was dropped."""
 
     planted = ""
+    steps = 0
+    """Steps of all examples: hypothesis chooses how long each is."""
 
     @initialize(model=st.sampled_from(MODELS))
     def begin(self, model: dict[str, str]) -> None:
@@ -103,6 +112,10 @@ class Masks(RuleBasedStateMachine):
             if hasattr(self, "service"):
                 self.service.end()
                 shutil.rmtree(self.folder)
+
+    @invariant()
+    def count(self) -> None:
+        type(self).steps += 1
 
     # What happens
 
@@ -218,15 +231,24 @@ def expected(segmenter: str, threshold: float, content: bytes) -> NDArray[np.boo
     return np.asarray((1 - pixels.astype(np.float32) / 255) > threshold)
 
 
+def run(kind: type[Masks], steps: int) -> None:
+    """At least so many steps, one machine after the other."""
+    kind.steps = 0
+    number = 0
+    while kind.steps < steps:
+        number += 1
+        run_state_machine_as_test(seed(number)(kind), settings=machine())
+
+
 @pytest.mark.timeout(1200)
 def test_200_steps_in_any_order_never_give_a_mask_another_name() -> None:
-    run_state_machine_as_test(seed(1)(Masks), settings=machine(50, 4))
+    run(Masks, 200)
 
 
 @pytest.mark.slow_soak
 @pytest.mark.timeout(7200)
 def test_2000_steps_in_any_order_never_give_a_mask_another_name() -> None:
-    run_state_machine_as_test(seed(2)(Masks), settings=machine(100, 20))
+    run(Masks, 2000)
 
 
 @pytest.mark.slow_soak
@@ -237,4 +259,4 @@ def test_a_planted_fault_is_found(fault: str) -> None:
         planted = fault
 
     with pytest.raises(AssertionError, match=r"the record says|does not give this mask"):
-        run_state_machine_as_test(seed(1)(Planted), settings=machine(50, 10))
+        run(Planted, 1000)

@@ -64,7 +64,7 @@ def test_a_copy_that_is_missing_is_an_error(watcherd: CommandLine) -> None:
     said = watcherd("doctor")
     assert 70 == said.code
     assert "ERROR   spool: 2 scans with work to do have lost their copy" in said.out
-    assert "Drop these scans again" in said.out
+    assert "They are looked for in the archive and the inbox" in said.out
 
 
 def test_a_result_that_is_gone_or_changed_is_found(watcherd: CommandLine) -> None:
