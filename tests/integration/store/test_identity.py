@@ -309,3 +309,35 @@ def test_a_result_says_which_version_of_watcherd_made_it(connection: Connection)
     record = history.job(connection, 1)
     assert record is not None
     assert "9.8.7" == record["watcherd_version"]
+
+
+def done_for_other(connection: Connection, run_id: int, name: str, mtime: int = 1) -> None:
+    arrivals.enqueue(
+        connection, [replace(scan(name, 1, mtime=mtime), options=ASKED)], model=OTHER, run_id=run_id, now=NOW
+    )
+    (job,) = claim_for_other(connection, run_id)
+    succeed(connection, job.claim)
+
+
+def test_a_name_under_which_the_twins_result_is_shown_gets_nothing_new(connection: Connection, run_id: int) -> None:
+    done_for_other(connection, run_id, "a.png")
+    enqueue(connection, run_id, scan("a.png", 1, mtime=2))
+    assert [] == claim_for_other(connection, run_id)
+    assert ("a.png", 1, "duplicate", "none") == deliveries_of(connection)[1]
+
+
+def test_a_name_that_shows_the_old_models_result_gets_the_twins(connection: Connection, run_id: int) -> None:
+    """Somebody asked for it again: what the old model made does not stay there."""
+    enqueue(connection, run_id, scan("a.png", 1))
+    succeed(connection, claim_one(connection, run_id))
+    done_for_other(connection, run_id, "a.png", mtime=2)
+    queue.ask_again(connection, [1], now=NOW)
+    assert [] == claim_for_other(connection, run_id)
+    assert ("a.png", 2, "duplicate", "due") == deliveries_of(connection)[0]
+
+
+def test_a_name_that_was_dropped_twice_gets_the_twins_result_once(connection: Connection, run_id: int) -> None:
+    done_for_other(connection, run_id, "twin.png")
+    enqueue(connection, run_id, scan("a.png", 1), scan("a.png", 1, mtime=2))
+    assert [] == claim_for_other(connection, run_id)
+    assert ["due", "none"] == [delivery for *_, delivery in deliveries_of(connection)[1:]]
