@@ -680,4 +680,4 @@ class _Queueing:
 
 def _taken(item: Ingested) -> Signature:
     seen = item.signature
-    return Signature(item.path, seen.size, seen.mtime_ns, seen.device, seen.inode)
+    return Signature(item.path, seen.size, seen.mtime_ns, seen.device, seen.inode, item.ctime_ns)

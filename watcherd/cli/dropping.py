@@ -25,7 +25,6 @@ MOST_ALIKE = 10_000
 """Names of one kind (``a.png``, ``a-2.png``, ...) that are tried."""
 TRIES = 5
 """The daemon removes folders of the inbox that are empty: one may go between being made and being used."""
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 
 
 def place_in_inbox(settings: Config, folder: Path | None, profile: str | None) -> Path:
@@ -145,21 +144,8 @@ def _publish(temporary: Path, name: bytes) -> bytes:
     for number in range(1, MOST_ALIKE):
         wanted = name if number == 1 else insert(name, b"-%d" % number)
         try:
-            _rename(temporary, temporary.with_name(os.fsdecode(wanted)))
+            rename_new(temporary, temporary.with_name(os.fsdecode(wanted)))
         except FileExistsError:
             continue
         return wanted
     raise OSError(errno.EEXIST, f"{show(name)} is there {MOST_ALIKE:,} times")
-
-
-def _rename(temporary: Path, target: Path) -> None:
-    """Rename, never over a file; where the file system has neither way to do so, over an empty one of our own."""
-    try:
-        rename_new(temporary, target)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-        temporary.replace(target)

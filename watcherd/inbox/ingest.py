@@ -148,6 +148,7 @@ class _Taking:
             sha256=copy.sha256,
             size_bytes=copy.size_bytes,
             note=note,
+            ctime_ns=self._candidate.ctime_ns,
         )
         return ingested, copy
 

@@ -303,7 +303,11 @@ def known(connection: Connection, signatures: Sequence[Signature]) -> set[Signat
 
 
 def _is_known(row: Any, found: Signature) -> bool:
-    if row.fate == Fate.SETTLING or Signature.of(row).identity() != found.identity():
+    seen = Signature.of(row)
+    # Some FUSE file systems number a file anew now and then: one whose ctime is the same has not been touched.
+    untouched = 0 < seen.ctime_ns == found.ctime_ns
+    same = untouched and (seen.size_bytes, seen.mtime_ns) == (found.size_bytes, found.mtime_ns)
+    if row.fate == Fate.SETTLING or not (same or seen.identity() == found.identity()):
         return False
     return bool(row.fate != Fate.IGNORED or row.ctime_ns == found.ctime_ns)
 

@@ -53,7 +53,7 @@ Identity = tuple[bytes, int, int, int]
 class Signature(NamedTuple):
     """What tells whether the file at a path is still the one that was seen. ``path`` is below the inbox.
 
-    ``ctime_ns`` counts for ignored files only: a change of permissions makes one worth another look.
+    ``ctime_ns`` changes with permissions too, which makes an ignored file worth another look. 0: not written down.
     """
 
     path: bytes
