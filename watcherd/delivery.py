@@ -47,7 +47,7 @@ T = TypeVar("T")
 AT_ONCE = 64
 DISPOSED_AT_ONCE = 256
 LOOKS_CHANGED = (
-    "it looked changed twice when it was to leave the inbox, though its bytes are the same; it stays there from now on: "
+    "it looked changed twice when it was to leave the inbox, though its bytes are the same; it stays there now: "
     "see which program touches it, then archive it yourself"
 )
 MEASURED = (

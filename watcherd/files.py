@@ -35,10 +35,18 @@ def sync_filesystem(folder: Name) -> None:
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        if not _done(_libc.syncfs, descriptor):
-            _raise(folder)
+        sync_open_filesystem(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fsdecode(folder)) from error
     finally:
         os.close(descriptor)
+
+
+def sync_open_filesystem(descriptor: int) -> None:
+    """The same for the file system that ``descriptor`` is on."""
+    if not _done(_libc.syncfs, descriptor):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def sync_folder(folder: Name) -> None:

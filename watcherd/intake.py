@@ -113,6 +113,7 @@ class Intake:
         self._events = Events(config.inbox.path, self._ignore, wake=self._wake.set, warn=self._warn)
         self._presence = mounts.Presence(online=False, identity=None)
         self._network = False
+        self._sync_each = False
         self._wait_for_files()
         self._sweeps: deque[tuple[float, Iterator[Chunk], bool]] = deque()
         self._next_sweep = float("-inf")
@@ -266,6 +267,7 @@ class Intake:
         self._root = open_root(self._config.inbox.path)
         mount = mounts.mount_at(self._config.inbox.path)
         self._network = mount.is_network if mount else False
+        self._sync_each = mount.passes_no_syncfs if mount else False
         self._wait_for_files()
         self._sweeps.clear()
         self._next_sweep = float("-inf")
@@ -464,7 +466,7 @@ class Intake:
         try:
             check_room(self._spool.root, self._config.limits.min_free_mib)
             check_room(self._config.outbox.path, self._config.limits.min_free_mib)
-            return take(batch, root, self._spool, leases=not self._network)
+            return take(batch, root, self._spool, leases=not self._network, sync_each=self._sync_each)
         except (OSError, TransientError) as error:
             self._put_back(batch, error)
 
