@@ -20,6 +20,7 @@ from watcherd.dicom_structure import without_pictures
 from watcherd.errors import TransientError
 from watcherd.inbox.durable import Durable
 from watcherd.inbox.folders import VANISHED, OpenFolders, split
+from watcherd.inbox.litter import is_probe
 from watcherd.inbox.spool import BLOCK, Batch, Copy, Spool
 from watcherd.inbox.values import (
     Gone,
@@ -130,6 +131,10 @@ class _Taking:
             return ignored_of(self._path, status, reason_not_regular(status.st_mode)), None
         if not is_still(self._candidate, status):
             return self._changed(status), None
+        if status.st_size == 0 and is_probe(split(self._path)[1]):
+            return ignored_of(
+                self._path, status, "is empty, and called like the files by which editors try a folder"
+            ), None
         content = _Content(descriptor, self._candidate.signature.size)
         note = unfinished(content, self._path, leases=self._leases)
         if note is not None and not self._overdue:

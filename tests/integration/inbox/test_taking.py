@@ -538,3 +538,12 @@ def test_more_folders_than_may_be_open_at_a_time_are_no_trouble(inbox, root_fd, 
     before = len(list(Path("/proc/self/fd").iterdir()))
     assert sum(isinstance(outcome, Ingested) for outcome in take(settled(root_fd, *paths), root_fd, spool)) == 150
     assert before == len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_an_empty_probe_of_an_editor_is_ignored_and_a_scan_of_that_name_is_taken(inbox, root_fd, spool):
+    """Whether vim may write to the folder is tried with a file called 4913; a DICOM file may have that name too."""
+    (inbox / "4913").touch()
+    (ignored,) = take(settled(root_fd, b"4913"), root_fd, spool)
+    assert (Ignored, "is empty") == (type(ignored), ignored.reason[:8])
+    (inbox / "4913").write_bytes(b"some scan")
+    assert isinstance(take(settled(root_fd, b"4913"), root_fd, spool)[0], Ingested)
