@@ -527,6 +527,7 @@ class Intake:
                 spool_name=item.sha256,
                 options=self._overrides.applied(item.path, options[item.path.rpartition(b"/")[0]]),
                 seen_at=now,
+                note=self._overrides.note(item.path),
             )
             for item in taken
         ]

@@ -37,9 +37,9 @@ WHERE id = :id
 """Other bytes lie at the path now. What was taken is in the spool; there is nothing left to dispose of."""
 
 INGEST = """
-INSERT INTO arrival (id, run_id, path, path_text, fate, seen_at, ingested_at, size_bytes, mtime_ns, device, inode,
-                     ctime_ns, job_id, duplicate_of, delivery, disposal, present)
-VALUES (:id, :run_id, :path, :path_text, :fate, :seen_at, :now, :size_bytes, :mtime_ns, :device, :inode,
+INSERT INTO arrival (id, run_id, path, path_text, fate, reason, seen_at, ingested_at, size_bytes, mtime_ns, device,
+                     inode, ctime_ns, job_id, duplicate_of, delivery, disposal, present)
+VALUES (:id, :run_id, :path, :path_text, :fate, :reason, :seen_at, :now, :size_bytes, :mtime_ns, :device, :inode,
         :ctime_ns, :job_id, :duplicate_of, :delivery, :disposal, :present)
 """
 
@@ -265,6 +265,7 @@ def _add_arrival(batch: _Batch, arrival: NewArrival, arrival_id: int, job: _Job,
         "run_id": batch.run_id,
         "path_text": show(path),
         "fate": fate.value,
+        "reason": arrival.note or None,
         "seen_at": stamp(arrival.seen_at),
         "now": batch.at,
         "job_id": job.id,

@@ -90,7 +90,7 @@ class NewArrival:
     """A file that lies in the spool, copied, hashed and synced, and has to become a job.
 
     ``spool_name``: the spool's copy, below the spool folder. ``seen_at``: when it was first seen in the inbox.
-    ``not_before``: when its job may be claimed, if not at once.
+    ``not_before``: when its job may be claimed, if not at once. ``note``: what its record says beside, if anything.
     """
 
     signature: Signature
@@ -99,6 +99,7 @@ class NewArrival:
     options: Options
     seen_at: datetime
     not_before: datetime | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
