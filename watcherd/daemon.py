@@ -15,13 +15,13 @@ import signal
 import socket
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from watcherd import config as configuration
-from watcherd import exporter, hooks, live, logs, steering
+from watcherd import exporter, frame_runs, hooks, live, logs, retry, steering
 from watcherd.crash_points import crash_point
 from watcherd.delivery import Delivery
 from watcherd.errors import BusyError, ConfigError, StoreError, UnavailableError, UsageError, WatcherdError
@@ -42,11 +42,13 @@ from watcherd.pauses import Pauses, StoppedError, is_passing
 from watcherd.pipeline import Pipeline
 from watcherd.precedence import Precedence
 from watcherd.steering import PAUSED_SINCE, Command, JobSteering
-from watcherd.store import CorruptDatabaseError, Database, ModelIdentity, backup, history, runs
+from watcherd.store import CorruptDatabaseError, Database, ModelIdentity, backup, history, runs, waits
 from watcherd.store import queue as jobs
+from watcherd.wall_clock import WallClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
     from watcherd.config import Config
     from watcherd.inference.messages import Outcome, Ready
@@ -97,6 +99,8 @@ class Daemon:
         self._replica_ids: dict[int, int] = {}
         self._live = live.LiveStatus(config.state.path)
         self._status_at = float("-inf")
+        self._wall_clock = WallClock()
+        self._clock_set_by = 0.0
         self._threads: list[threading.Thread] = []
         self._intake: Intake | None = None
         self._beat = time.monotonic()
@@ -181,6 +185,8 @@ class Daemon:
                 now=now,
             )
         )
+        longest = self._longest_wait()
+        database.write(lambda c: waits.bound(c, now=now, longest=longest))
         self._hooks.begin()
         requeued = database.write(lambda c: jobs.requeue_interrupted(c, run_id=self._run_id, now=now))
         crash_point("recover.requeued")
@@ -350,6 +356,7 @@ class Daemon:
                     self._reread()
                 self._notifier.ready(self._status_line())
             self._take_commands()
+            self._follow_wall_clock()
             self._show()
             if self._is_alive():
                 self._notifier.watchdog()
@@ -357,6 +364,33 @@ class Daemon:
                 return
             self._tick.wait(interval)
             self._tick.clear()
+
+    def _follow_wall_clock(self) -> None:
+        """When somebody has set the wall clock, waits that are written down in its time are as long as they were."""
+        if step := self._wall_clock.set_by():
+            self._log.warning("wall_clock_set", wait_s=round(step, 1))
+            self._clock_set_by += step
+        if not self._clock_set_by:
+            return
+        seconds, self._clock_set_by = self._clock_set_by, 0.0
+        longest = self._longest_wait()
+
+        def work(connection: Any) -> None:
+            waits.move(connection, seconds)
+            waits.bound(connection, now=datetime.now(UTC), longest=longest)
+
+        def moved(writing: Future[None]) -> None:
+            if writing.cancelled() or writing.exception() is not None:
+                self._clock_set_by += seconds  # the disk refuses: tried again at the next turn
+            else:
+                self._queued()
+
+        self._database.submit(work).add_done_callback(moved)
+
+    def _longest_wait(self) -> timedelta:
+        """What nothing is made to wait for longer than: retries, calls of hooks, and frames that wait for others."""
+        quiet = timedelta(seconds=self._config.inbox.run_quiet_seconds)
+        return max(retry.LONGEST, hooks.LONGEST, frame_runs.LONGEST * quiet)
 
     # ---------------------------------------------------------------------------------------------------------- stop
 
