@@ -237,7 +237,9 @@ class Daemon:
 
     def _plan(self) -> Plan:
         config = self._config
-        found = devices.inventory(config.devices.use)
+        found = devices.inventory(
+            config.devices.use, warn=lambda sentence: self._log.warning("gpu_left_out", reason=sentence)
+        )
         if not found and config.model.path is None:
             count = config.devices.replicas
             return placement.plan(None, (), dtype=_cpu_dtype(config.model.dtype), replicas=count)
