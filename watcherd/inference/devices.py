@@ -50,7 +50,10 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Card:
-    """A GPU by the little that is asked of all of them. ``lost``: why it does not answer; its UUID may be unknown then."""
+    """A GPU by the little that is asked of all of them.
+
+    ``lost``: why it does not answer; its UUID may be unknown then.
+    """
 
     index: int
     uuid: str = ""
