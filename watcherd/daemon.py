@@ -38,7 +38,7 @@ from watcherd.intake import Intake
 from watcherd.job import State
 from watcherd.notify import Notifier
 from watcherd.outbox.deliver import Outbox
-from watcherd.pauses import Pauses, StoppedError, is_passing
+from watcherd.pauses import Pauses, StoppedError, in_words, is_passing
 from watcherd.pipeline import Pipeline
 from watcherd.precedence import Precedence
 from watcherd.steering import PAUSED_SINCE, Command, JobSteering
@@ -551,9 +551,13 @@ class Daemon:
     def _take_commands(self) -> None:
         try:
             steering.carry_out_all(self._config.state.commands, self._database, self._carry_out)
-        except StoreError as error:  # what was left stays there for the next look
+        except (OSError, StoreError) as error:  # what was left stays there for the next look
             if not is_passing(error):
                 raise
+            if isinstance(error, OSError):
+                self._pauses.set("commands", in_words(error))
+        else:
+            self._pauses.clear("commands")
 
     def _carry_out(self, command: Command) -> str:
         self._log.info("command_received", kind=command.verb)

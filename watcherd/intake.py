@@ -120,6 +120,8 @@ class Intake:
         self._next_presence = float("-inf")
         self._next_disposal = float("-inf")
         self._sweep_again = False
+        self._skipped = False
+        """Whether a sweep has left out a folder that could not be read."""
         self._full_sweeps = 0
         self._folders = EmptyFolders([os.fsencode(profile.folder) for profile in config.profiles.values()])
         self._root: int | None = None
@@ -205,6 +207,7 @@ class Intake:
             self._clean()
         except OSError as error:  # the inbox itself does not answer: look whether it is still there
             self._next_presence = float("-inf")
+            self._sweep_again = True  # what was told of the files of this turn is told no more
             self._pauses.set("inbox", in_words(error))
             self._stopping.wait(RETRY_SECONDS)
             return
@@ -316,6 +319,10 @@ class Intake:
             last_took=(self.state.last_sweep_ms or 0) / 1000,
         )
 
+    def _soon(self, took: float) -> float:
+        """Seconds until the next sweep where the last one could not read some folder, and ``took`` so long."""
+        return mounts.sweep_seconds("auto", network=True, events_complete=False, last_took=took)
+
     def _warn(self, sentence: str) -> None:
         self._log.warning("inbox_events_incomplete", reason=sentence)
 
@@ -374,15 +381,19 @@ class Intake:
         began, chunks, full = self._sweeps[0]
         chunk = next(chunks, None)
         if chunk is not None:
+            self._skipped = self._skipped or bool(chunk.skipped)
             self._look_through(chunk)
             return
         self._sweeps.popleft()
+        if self._skipped and not full:
+            self._next_sweep = min(self._next_sweep, self._clock() + mounts.NETWORK_SWEEP)
         if full:
             if self._clock() >= self._next_disposal:
                 self._dispose_again()
             took = self._clock() - began
             self._full_sweeps += 1
-            self._next_sweep = self._clock() + self._sweep_seconds()
+            self._next_sweep = self._clock() + (self._soon(took) if self._skipped else self._sweep_seconds())
+            self._skipped = False
             self.state = replace(
                 self.state,
                 last_sweep_ms=round(took * 1000, 1),
