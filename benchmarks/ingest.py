@@ -69,7 +69,7 @@ def measure(folder: Path, count: int) -> None:
     start, cpu = time.perf_counter(), time.process_time()
     for first in range(0, count, BATCH):
         sources = [
-            Source(path=scan.path, signature=scan.signature, sha256=scan.sha256, how="archive")
+            Source(path=scan.path, signature=scan.signature, sha256=scan.sha256, how="archive", ctime_ns=scan.ctime_ns)
             for scan in taken[first : first + BATCH]
         ]
         assert {"archived"} == {done.result for done in dispose(sources, inbox=inbox, archive=folder / "archive")}

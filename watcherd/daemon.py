@@ -15,14 +15,14 @@ import signal
 import socket
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from watcherd import config as configuration
-from watcherd import exporter, hooks, live, logs, steering
+from watcherd import exporter, frame_runs, hooks, live, logs, retry, steering
 from watcherd.crash_points import crash_point
 from watcherd.delivery import Delivery
 from watcherd.errors import BusyError, ConfigError, StoreError, UnavailableError, UsageError, WatcherdError
@@ -40,16 +40,18 @@ from watcherd.intake import Intake
 from watcherd.job import State
 from watcherd.notify import Notifier
 from watcherd.outbox.deliver import Outbox
-from watcherd.pauses import Pauses, StoppedError, is_passing
+from watcherd.pauses import Pauses, StoppedError, in_words, is_passing
 from watcherd.pipeline import Pipeline
 from watcherd.precedence import Precedence
 from watcherd.refetch import Refetch
 from watcherd.steering import PAUSED_SINCE, Command, JobSteering
-from watcherd.store import CorruptDatabaseError, Database, ModelIdentity, backup, history, runs
+from watcherd.store import CorruptDatabaseError, Database, ModelIdentity, backup, history, runs, waits
 from watcherd.store import queue as jobs
+from watcherd.wall_clock import WallClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
     from watcherd.config import Config
     from watcherd.inference.messages import Outcome, Ready
@@ -104,6 +106,8 @@ class Daemon:
         """By number; what computed a result is told by the one that answered, never by the configuration."""
         self._live = live.LiveStatus(config.state.path)
         self._status_at = float("-inf")
+        self._wall_clock = WallClock()
+        self._clock_set_by = 0.0
         self._threads: list[threading.Thread] = []
         self._intake: Intake | None = None
         self._beat = time.monotonic()
@@ -192,6 +196,8 @@ class Daemon:
                 now=now,
             )
         )
+        longest = self._longest_wait()
+        database.write(lambda c: waits.bound(c, now=now, longest=longest))
         self._hooks.begin()
         requeued = database.write(lambda c: jobs.requeue_interrupted(c, run_id=self._run_id, now=now))
         crash_point("recover.requeued")
@@ -242,7 +248,9 @@ class Daemon:
 
     def _plan(self) -> Plan:
         config = self._config
-        found = devices.inventory(config.devices.use)
+        found = devices.inventory(
+            config.devices.use, warn=lambda sentence: self._log.warning("gpu_left_out", reason=sentence)
+        )
         if not found and config.model.path is None:
             count = config.devices.replicas
             return placement.plan(None, (), dtype=_cpu_dtype(config.model.dtype), replicas=count)
@@ -364,6 +372,7 @@ class Daemon:
                     self._reread()
                 self._notifier.ready(self._status_line())
             self._take_commands()
+            self._follow_wall_clock()
             self._show()
             if self._is_alive():
                 self._notifier.watchdog()
@@ -371,6 +380,33 @@ class Daemon:
                 return
             self._tick.wait(interval)
             self._tick.clear()
+
+    def _follow_wall_clock(self) -> None:
+        """When somebody has set the wall clock, waits that are written down in its time are as long as they were."""
+        if step := self._wall_clock.set_by():
+            self._log.warning("wall_clock_set", wait_s=round(step, 1))
+            self._clock_set_by += step
+        if not self._clock_set_by:
+            return
+        seconds, self._clock_set_by = self._clock_set_by, 0.0
+        longest = self._longest_wait()
+
+        def work(connection: Any) -> None:
+            waits.move(connection, seconds)
+            waits.bound(connection, now=datetime.now(UTC), longest=longest)
+
+        def moved(writing: Future[None]) -> None:
+            if writing.cancelled() or writing.exception() is not None:
+                self._clock_set_by += seconds  # the disk refuses: tried again at the next turn
+            else:
+                self._queued()
+
+        self._database.submit(work).add_done_callback(moved)
+
+    def _longest_wait(self) -> timedelta:
+        """What nothing is made to wait for longer than: retries, calls of hooks, and frames that wait for others."""
+        quiet = timedelta(seconds=self._config.inbox.run_quiet_seconds)
+        return max(retry.LONGEST, hooks.LONGEST, frame_runs.LONGEST * quiet)
 
     # ---------------------------------------------------------------------------------------------------------- stop
 
@@ -530,9 +566,13 @@ class Daemon:
     def _take_commands(self) -> None:
         try:
             steering.carry_out_all(self._config.state.commands, self._database, self._carry_out)
-        except StoreError as error:  # what was left stays there for the next look
+        except (OSError, StoreError) as error:  # what was left stays there for the next look
             if not is_passing(error):
                 raise
+            if isinstance(error, OSError):
+                self._pauses.set("commands", in_words(error))
+        else:
+            self._pauses.clear("commands")
 
     def _carry_out(self, command: Command) -> str:
         self._log.info("command_received", kind=command.verb)

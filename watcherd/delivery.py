@@ -17,6 +17,7 @@ from watcherd import results
 from watcherd.crash_points import crash_point
 from watcherd.inbox import sidecars
 from watcherd.inbox.dispose import Source, dispose
+from watcherd.inbox.unsteady import Unsteady
 from watcherd.inbox.values import Signature
 from watcherd.job import State
 from watcherd.logs import get_logger
@@ -45,6 +46,10 @@ T = TypeVar("T")
 
 AT_ONCE = 64
 DISPOSED_AT_ONCE = 256
+LOOKS_CHANGED = (
+    "it looked changed twice when it was to leave the inbox, though its bytes are the same; it stays there now: "
+    "see which program touches it, then archive it yourself"
+)
 MEASURED = (
     "decode_ms",
     "inference_ms",
@@ -84,6 +89,7 @@ class Delivery:
         self._precedence = precedence
         self._log = get_logger()
         self._stuck: set[bytes] = set()
+        self._unsteady = Unsteady()
         self.inbox_online: Callable[[], bool] = lambda: True
         self.source_left: Callable[[bytes], None] = lambda _path: None
         self.scans_finished: Callable[[], None] = lambda: None
@@ -352,11 +358,13 @@ class Delivery:
                     inode=arrival.signature.inode,
                 ),
                 sha256=arrival.sha256,
+                ctime_ns=arrival.signature.ctime_ns,
                 how=inbox.on_success if arrival.state is State.SUCCEEDED else inbox.on_failure,
                 failed=arrival.state is not State.SUCCEEDED,
             )
             for arrival in ended
         ]
+        sources = [self._unsteady.spared(source) for source in sources]
         disposals = dispose(sources, inbox=inbox.path, archive=inbox.archive_path)
         rows = [
             (arrival.id, disposal.result, disposal.archived_as)
@@ -370,8 +378,10 @@ class Delivery:
 
         self._store(record)
         crash_point("dispose.recorded")
-        for disposal in disposals:
+        for source, disposal in zip(sources, disposals, strict=True):
             self.source_left(disposal.path)
+            if self._unsteady.noted(source, disposal):
+                self._log.warning("source_left_in_inbox", source=show(source.path), reason=LOOKS_CHANGED)
             if disposal.result != "failed":
                 self._stuck.discard(disposal.path)
             elif disposal.path not in self._stuck:

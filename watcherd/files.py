@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -17,6 +18,13 @@ AT_FDCWD = -100
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
+NOT_KNOWN = frozenset(
+    {errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EIO, errno.EMLINK}
+)
+"""Errors by which file systems say that they know no such rename or no hard links. FUSE has EINVAL for the first
+(sshfs, mergerfs, bindfs, rclone), and EIO (rclone), EPERM or ENOSYS for the second. What is really wrong comes back
+from the plain rename."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -27,10 +35,18 @@ def sync_filesystem(folder: Name) -> None:
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        if not _done(_libc.syncfs, descriptor):
-            _raise(folder)
+        sync_open_filesystem(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fsdecode(folder)) from error
     finally:
         os.close(descriptor)
+
+
+def sync_open_filesystem(descriptor: int) -> None:
+    """The same for the file system that ``descriptor`` is on."""
+    if not _done(_libc.syncfs, descriptor):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def sync_folder(folder: Name) -> None:
@@ -43,21 +59,44 @@ def sync_folder(folder: Name) -> None:
 
 
 def rename_new(source: Name, target: Name, *, source_fd: int = AT_FDCWD, target_fd: int = AT_FDCWD) -> None:
-    """Rename, and raise FileExistsError rather than overwrite.
+    """Rename a file or a folder, and raise FileExistsError rather than overwrite. What is renamed keeps its inode.
 
-    renameat2(2) with RENAME_NOREPLACE; a hard link and an unlink where the file system lacks it.
+    renameat2(2) with RENAME_NOREPLACE. Where the file system lacks it: a hard link and an unlink, if the link is seen
+    to be the same file. Where it lacks hard links too, or shows a link as another file (sshfs, mergerfs): a look and a
+    rename; somebody who takes the very name in between is overwritten then.
     """
     old, new = os.fsencode(source), os.fsencode(target)
     if _done(_libc.renameat2, source_fd, old, target_fd, new, RENAME_NOREPLACE):
         return
-    if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
+    if ctypes.get_errno() not in NOT_KNOWN:
         _raise(target)
-    directories = {
-        "src_dir_fd": source_fd if source_fd != AT_FDCWD else None,
-        "dst_dir_fd": target_fd if target_fd != AT_FDCWD else None,
-    }
-    os.link(old, new, follow_symlinks=False, **directories)
-    os.unlink(old, dir_fd=directories["src_dir_fd"])
+    here = source_fd if source_fd != AT_FDCWD else None
+    there = target_fd if target_fd != AT_FDCWD else None
+    if _link_and_unlink(old, new, here, there):
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(new, dir_fd=there, follow_symlinks=False)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(new))
+    os.rename(old, new, src_dir_fd=here, dst_dir_fd=there)
+
+
+def _link_and_unlink(old: bytes, new: bytes, here: int | None, there: int | None) -> bool:
+    """Rename by a hard link; False: not possible on this file system, and nothing was changed."""
+    try:
+        os.link(old, new, src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in NOT_KNOWN or error.errno == errno.EXDEV:  # a union of disks may rename what it cannot link
+            return False
+        raise
+    source = os.stat(old, dir_fd=here, follow_symlinks=False)
+    linked = os.stat(new, dir_fd=there, follow_symlinks=False)
+    if (source.st_dev, source.st_ino) == (linked.st_dev, linked.st_ino):
+        os.unlink(old, dir_fd=here)
+        return True
+    if (source.st_size, source.st_mode, source.st_uid) != (linked.st_size, linked.st_mode, linked.st_uid):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(new))  # somebody else's by now
+    os.unlink(new, dir_fd=there)  # to rename a file onto its own link does nothing
+    return False
 
 
 def exchange(one: Name, other: Name) -> None:

@@ -41,6 +41,8 @@ PAUSES = (10.0, 60.0, 300.0, 1200.0, 3600.0)
 """Seconds after the first, second, ... failure of a call; the last one also after all others."""
 JITTER = 0.2
 """A pause is made longer or shorter by up to this part, so that not everybody comes back at once."""
+LONGEST = timedelta(seconds=PAUSES[-1] * (1 + JITTER))
+"""No pause is longer than this."""
 LOOK_SECONDS = 5.0
 """Between two looks for calls that are due, when nobody says that there are some."""
 NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")

@@ -125,12 +125,15 @@ class Intake:
         self._events = Events(config.inbox.path, self._ignore, wake=self._wake.set, warn=self._warn)
         self._presence = mounts.Presence(online=False, identity=None)
         self._network = False
+        self._sync_each = False
         self._wait_for_files()
         self._sweeps: deque[tuple[float, Iterator[Chunk], bool]] = deque()
         self._next_sweep = float("-inf")
         self._next_presence = float("-inf")
         self._next_disposal = float("-inf")
         self._sweep_again = False
+        self._skipped = False
+        """Whether a sweep has left out a folder that could not be read."""
         self._full_sweeps = 0
         self._folders = EmptyFolders([os.fsencode(profile.folder) for profile in config.profiles.values()])
         self._root: int | None = None
@@ -228,6 +231,7 @@ class Intake:
             self._clean()
         except OSError as error:  # the inbox itself does not answer: look whether it is still there
             self._next_presence = float("-inf")
+            self._sweep_again = True  # what was told of the files of this turn is told no more
             self._pauses.set("inbox", in_words(error))
             self._stopping.wait(RETRY_SECONDS)
             return
@@ -290,6 +294,7 @@ class Intake:
         self._root = open_root(self._config.inbox.path)
         mount = mounts.mount_at(self._config.inbox.path)
         self._network = mount.is_network if mount else False
+        self._sync_each = mount.passes_no_syncfs if mount else False
         self._wait_for_files()
         self._sweeps.clear()
         self._next_sweep = float("-inf")
@@ -337,6 +342,10 @@ class Intake:
             events_complete=self._events.complete,
             last_took=(self.state.last_sweep_ms or 0) / 1000,
         )
+
+    def _soon(self, took: float) -> float:
+        """Seconds until the next sweep where the last one could not read some folder, and ``took`` so long."""
+        return mounts.sweep_seconds("auto", network=True, events_complete=False, last_took=took)
 
     def _warn(self, sentence: str) -> None:
         self._log.warning("inbox_events_incomplete", reason=sentence)
@@ -396,15 +405,19 @@ class Intake:
         began, chunks, full = self._sweeps[0]
         chunk = next(chunks, None)
         if chunk is not None:
+            self._skipped = self._skipped or bool(chunk.skipped)
             self._look_through(chunk)
             return
         self._sweeps.popleft()
+        if self._skipped and not full:
+            self._next_sweep = min(self._next_sweep, self._clock() + mounts.NETWORK_SWEEP)
         if full:
             if self._clock() >= self._next_disposal:
                 self._dispose_again()
             took = self._clock() - began
             self._full_sweeps += 1
-            self._next_sweep = self._clock() + self._sweep_seconds()
+            self._next_sweep = self._clock() + (self._soon(took) if self._skipped else self._sweep_seconds())
+            self._skipped = False
             self.state = replace(
                 self.state,
                 last_sweep_ms=round(took * 1000, 1),
@@ -488,7 +501,7 @@ class Intake:
         try:
             check_room(self._spool.root, self._config.limits.min_free_mib)
             check_room(self._config.outbox.path, self._config.limits.min_free_mib)
-            return take(batch, root, self._spool, leases=not self._network)
+            return take(batch, root, self._spool, leases=not self._network, sync_each=self._sync_each)
         except (OSError, TransientError) as error:
             self._put_back(batch, error)
 
@@ -554,6 +567,7 @@ class Intake:
                     options=asked.applied_to(options[item.path.rpartition(b"/")[0]]),
                     overrides=asked.to_json(),
                     seen_at=now,
+                    note=self._overrides.note(item.path),
                 )
             )
         if self._follows_runs:
@@ -708,4 +722,4 @@ class _Queueing:
 
 def _taken(item: Ingested) -> Signature:
     seen = item.signature
-    return Signature(item.path, seen.size, seen.mtime_ns, seen.device, seen.inode)
+    return Signature(item.path, seen.size, seen.mtime_ns, seen.device, seen.inode, item.ctime_ns)

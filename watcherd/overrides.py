@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from watcherd.inbox.sidecar_options import KEYS
 from watcherd.inbox.sidecars import NOTHING, Asked, Sidecars, Unsettled, is_sidecar, scan_of
 from watcherd.inbox.sweep import look
 from watcherd.inbox.values import Candidate, Ignored
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 FOLDERS = "gives options to the scans of its folder"
 WAITS = "waits for its scan"
 TOO_LATE = "came after its scan was taken, and has no effect on it; drop the scan again to have it followed"
+FOREIGN = (
+    f"has none of the keys of a sidecar ({', '.join(KEYS)}), so it is taken for another program's and not followed"
+)
 NO_SCAN = "is a sidecar whose scan did not come; when it does, this is followed"
 
 
@@ -87,7 +92,15 @@ class Overrides:
             for own in self._asked.get(path, NOTHING).own:
                 self._sidecars.forget(own.path)
                 rows.append((row_of(own.path, own), arrivals.SIDECAR))
+            for foreign in self._asked.get(path, NOTHING).foreign:
+                self._sidecars.forget(foreign.path)
+                rows.append((row_of(foreign.path, foreign), FOREIGN))
         return rows
+
+    def note(self, path: bytes) -> str:
+        """What the record of a scan that `ready` has let through says of files that are called like its sidecars."""
+        foreign = self._asked.get(path, NOTHING).foreign
+        return "; ".join(f"the *{os.fsdecode(each.path[len(path) :])} beside it {FOREIGN}" for each in foreign)
 
     def judge(
         self,

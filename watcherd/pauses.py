@@ -34,6 +34,8 @@ ADVICE = {
     errno.EACCES: "give the service's user write permission there",
     errno.EPERM: "give the service's user write permission there",
     errno.EIO: "the disk reports errors; look at the kernel's log",
+    errno.EMFILE: "the service has too many files open; raise LimitNOFILE",
+    errno.ENFILE: "the machine has too many files open; raise fs.file-max",
 }
 
 

@@ -35,7 +35,7 @@ from watcherd.imaging.worker import timed_decode, timed_render
 from watcherd.inference.messages import NotSegmented, Segmented, WorkItem
 from watcherd.job import ErrorClass, State
 from watcherd.logs import get_logger
-from watcherd.pauses import StoppedError
+from watcherd.pauses import StoppedError, check_room, in_words, is_passing
 from watcherd.retry import decide
 from watcherd.store import Failure, Hold
 from watcherd.store import queue as jobs
@@ -156,7 +156,21 @@ class Pipeline:
             return
 
     def _may_claim(self) -> bool:
-        return not self.held.is_set() and not self._stopping.is_set() and self._has_room()
+        there_is_room = self._run_folder_has_room()  # asked in any case: it is shown while there is none
+        return there_is_room and not self.held.is_set() and not self._stopping.is_set() and self._has_room()
+
+    def _run_folder_has_room(self) -> bool:
+        """Whether decoded scans can be written; a pause that is shown, unless it is our own that fill the folder."""
+        try:
+            check_room(self._scratch, max(1, self._config.limits.min_free_mib))
+        except OSError as error:
+            if not is_passing(error):
+                raise
+            if not self._flights:
+                self._pauses.set("run folder", in_words(error))
+            return False
+        self._pauses.clear("run folder")
+        return True
 
     def _has_room(self) -> bool:
         """Whether a replica would take another batch soon, and what comes after the replicas keeps up."""
@@ -266,6 +280,10 @@ class Pipeline:
         try:
             flight.decoded, flight.decode_ms = future.result()
         except BaseException as error:  # whatever ended the worker is this scan's failure
+            if isinstance(error, TransientError) and not self._run_folder_has_room():
+                self._store(partial(_give_back, flight.job.claim))  # not a try of its own: it comes when there is room
+                self._land([flight])
+                return False
             seconds = self._config.limits.decode_seconds
             self._results.put(Failed(flight, _job_error(explained(error, doing="decoding", seconds=seconds)), True))
             return False

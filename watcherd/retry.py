@@ -26,6 +26,9 @@ DELAYS = (timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=10))
 JITTER = 0.2
 """A wait is made longer or shorter by up to this part, so that jobs that failed together do not come back together."""
 
+LONGEST = DELAYS[-1] * (1 + JITTER)
+"""No wait is longer than this."""
+
 CRASHES_ALONE = 2
 """A job that killed its worker this often while it ran alone is quarantined."""
 

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import mmap
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -328,3 +329,59 @@ def test_a_disk_that_is_nearly_full_is_not_filled_up(tmp_path: Path) -> None:
             assert check_invariants(service) == []
         finally:
             service.end()
+
+
+RUN_FOLDER_MIB = 2100
+"""Room that a file system in memory must have to carry the run folder, and some more; none of it is used."""
+
+
+def resize(folder: Path, size: str) -> None:
+    """Give a file system of `small_disk` another size, as if somebody else filled it or made room."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)
+
+
+def test_a_full_run_folder_is_a_pause_that_is_shown_and_passes(tmp_path: Path) -> None:
+    """Somebody else has filled the memory's file system: nothing is begun, no try is counted, and it goes on."""
+    service = Service(tmp_path / "service")
+    with small_disk(tmp_path / "runtime", RUN_FOLDER_MIB):
+        service.environment = {"RUNTIME_DIRECTORY": str(tmp_path / "runtime")}
+        try:
+            service.drop("before.png", png(1))
+            service.start()
+            service.finished(1)
+            resize(tmp_path / "runtime", "8m")
+            fill(tmp_path / "runtime")
+            for number in range(10, 15):
+                service.drop(f"scan {number}.png", png(number))
+            shown = service.wait(lambda: service.live().get("paused"), "the pause to be shown")
+            assert ["run folder"] == list(shown)
+            assert "make room there" in shown["run folder"]
+            assert "run folder" in service.command("status").stdout
+            resize(tmp_path / "runtime", f"{RUN_FOLDER_MIB}m")
+            service.finished(6, 10.0)
+            assert [(1,)] * 6 == service.rows("SELECT attempts FROM job")
+            assert check_invariants(service) == []
+        finally:
+            service.end()
+
+
+@pytest.mark.parametrize("left", [0, 3])
+def test_work_goes_on_soon_after_descriptors_ran_out(tmp_path: Path, left: int) -> None:
+    """Files in folders that could not be read meanwhile too, without waiting for the next usual sweep."""
+    service = Service(tmp_path)
+    try:
+        service.start()
+        service.drop("before.png", png(1))
+        service.finished(1)
+        before = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
+        used = len(os.listdir(f"/proc/{service.pid}/fd"))  # noqa: PTH208 - names alone
+        resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (used + left, before[1]))
+        for number in range(10, 20):
+            service.drop(f"folder {number}/scan.png", png(number))
+        service.wait(lambda: service.log("intake_paused"), "the pause")
+        assert "too many" in service.log("intake_paused")[0]["error"].lower()
+        resource.prlimit(service.pid, resource.RLIMIT_NOFILE, before)
+        service.finished(11, 10.0)
+        assert check_invariants(service) == []
+    finally:
+        service.end()

@@ -23,8 +23,10 @@ def rows() -> Iterator[tuple[int, list[tuple[list[str], str]]]]:
 
 
 def test_each_promise_names_its_tests() -> None:
-    """22 of them, each with functions, and every file that is named with at least one."""
-    assert list(range(1, 23)) == [number for number, _ in rows()]
+    """Each with functions, in order, and every file that is named with at least one."""
+    numbers = [number for number, _ in rows()]
+    assert list(range(1, 23)) == numbers[:22]
+    assert sorted(set(numbers)) == numbers
     assert [] == [number for number, tests in rows() if not tests]
     named = [file for _, tests in rows() for _, file in tests]
     assert sorted(re.findall(r"`(tests/[\w/]+\.py)`", PAGE.partition("| 1 |")[2])) == sorted(named)

@@ -51,6 +51,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         ["toml.png", "json.png", "plain.png", "key.png", "value.png", "both.png", "large.png", "link.png", "broken.png"]
     ):
         service.drop(name, png(number))
+    service.drop("photo.png", png(30))
     service.drop("left.png", png(20))
     service.drop("run/a.png", png(21))
     service.drop("run/b.png", png(22))
@@ -63,6 +64,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     beside("both.png.toml", "threshold = 0.3\n")
     beside("both.png.json", '{"threshold": 0.4}')
     beside("large.png.toml", "#" * 70_000)
+    beside("photo.png.json", '{"title": "photo.png", "photoTakenTime": {"timestamp": "1700000000"}}')
     beside("broken.png.json", "{threshold: 0.3}")
     secret = service.folder / "secret.toml"
     secret.write_text("threshold = 0.9\n")
@@ -115,13 +117,26 @@ def test_a_sidecar_that_cannot_be_followed_fails_its_scan_with_the_reason(
     assert [(None,)] == service.rows("SELECT decode_ms FROM job WHERE source = ?", name), "it was decoded"
 
 
+def test_another_programs_json_is_left_alone_and_the_scans_record_names_it(service: Service) -> None:
+    """As photo exports write them; a misspelt key does not pass in silence."""
+    assert ("succeeded", None, None) == error(service, "photo.png")
+    fate, words = reason(service, "photo.png.json")
+    assert fate == "ignored"
+    assert words.startswith("has none of the keys of a sidecar (threshold, outputs")
+    (why,) = service.rows("SELECT why FROM names WHERE source = 'photo.png'")[0]
+    assert why.startswith("the *.json beside it has none of the keys of a sidecar (")
+    job = service.rows("SELECT id FROM job WHERE source = 'photo.png'")[0][0]
+    assert why == service.json("show", str(job))["arrivals"][0]["reason"]
+    assert "not followed" in " ".join(service.command("show", str(job)).stdout.split())
+
+
 def test_sidecars_go_to_the_archive_beside_their_scans(service: Service) -> None:
     kept = {str(path.relative_to(service.archive)) for path in service.archive.rglob("*") if path.is_file()}
     assert {"toml.png.toml", "json.png.json", "run/b.png.toml"} <= kept
     assert {f"failed/{name}" for name in ("key.png.toml", "both.png.toml", "both.png.json", "large.png.toml")} <= kept
     left = {str(path.relative_to(service.inbox)) for path in service.inbox.rglob("*") if not path.is_dir()}
     assert {
-        "run/_options.toml", "bad/_options.toml", "link.png.toml", "nobody.png.toml", "notes.json"
+        "run/_options.toml", "bad/_options.toml", "link.png.toml", "nobody.png.toml", "notes.json", "photo.png.json"
     } == left  # fmt: skip
     archived = service.rows("SELECT path_text, disposed_path FROM arrival WHERE reason = ? AND present = 0", FOLLOWED)
     assert {"toml.png.toml": b"toml.png.toml", "key.png.toml": b"failed/key.png.toml"}.items() <= dict(archived).items()

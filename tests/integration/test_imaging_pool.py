@@ -60,7 +60,7 @@ def test_tasks_of_a_block_go_to_the_workers_in_groups(pool: ImagingPool, tmp_pat
     quick(pool, tmp_path)
     groups = []
     schedule = pool._schedule
-    pool._schedule = lambda calls, seconds: (groups.append(len(calls)), schedule(calls, seconds))[1]  # type: ignore[func-returns-value]
+    pool._schedule = lambda calls: (groups.append(len(calls)), schedule(calls))[1]  # type: ignore[func-returns-value]
     with pool.together():
         futures = [pool.run(note, tmp_path, str(number), seconds=PATIENCE) for number in range(12)]
         assert groups == []
@@ -73,7 +73,7 @@ def test_tasks_of_a_block_go_to_the_workers_in_groups(pool: ImagingPool, tmp_pat
 def test_a_lone_task_goes_at_once_and_slow_ones_go_alone(pool: ImagingPool) -> None:
     groups = []
     schedule = pool._schedule
-    pool._schedule = lambda calls, seconds: (groups.append(len(calls)), schedule(calls, seconds))[1]  # type: ignore[func-returns-value]
+    pool._schedule = lambda calls: (groups.append(len(calls)), schedule(calls))[1]  # type: ignore[func-returns-value]
     with pool.together():
         futures = [pool.run(time.sleep, 0.12, seconds=PATIENCE) for _ in range(4)]
     for future in futures:
@@ -132,3 +132,33 @@ def test_a_stopped_pool_answers_for_what_it_had_not_begun(tmp_path: Path) -> Non
     for future in [begun, *waiting]:
         assert future.exception(PATIENCE) is not None if not future.cancelled() else future.cancelled()
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith("never")] == []
+
+
+class SteppedClock:
+    """The module `time` for pebble alone, with a wall clock that can be set."""
+
+    def __init__(self) -> None:
+        self.offset = 0.0
+
+    def time(self) -> float:
+        return time.time() + self.offset
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(time, name)
+
+
+@pytest.mark.parametrize("hours", [24, -24])
+def test_setting_the_wall_clock_ends_no_task_and_lets_none_run_on(
+    pool: ImagingPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """While one is under way, and with another that hangs; only how long they really take counts."""
+    clock = SteppedClock()
+    monkeypatch.setattr("pebble.pool.process.time", clock)
+    good = pool.run(time.sleep, 2.0, seconds=PATIENCE)
+    hung = pool.run(hang, tmp_path, seconds=1.0)
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.01)
+    clock.offset = hours * 3600.0
+    assert good.result(PATIENCE) is None
+    with pytest.raises(TimeoutError):
+        hung.result(PATIENCE)

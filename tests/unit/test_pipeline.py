@@ -13,6 +13,7 @@ import pytest
 
 from watcherd.config import Config
 from watcherd.flight import Flight
+from watcherd.pauses import Pauses
 from watcherd.pipeline import BATCHES_UNDER_WAY, Pipeline
 from watcherd.precedence import Precedence
 
@@ -35,7 +36,7 @@ class OneReplica:
         return [None]
 
 
-def pipeline(scratch: Path = Path("/nowhere"), precedence: Any = None) -> Pipeline:
+def pipeline(scratch: Path = Path(), precedence: Any = None) -> Pipeline:
     nothing = cast("Any", None)
     return Pipeline(
         Config(),
@@ -94,6 +95,7 @@ def test_the_next_batch_is_claimed_while_one_is_decoded_if_the_model_is_quick(
 ) -> None:
     """A slow one's next scans stay in the queue until their turn has come, and so does what nobody waits for."""
     line = pipeline()
+    line._pauses = Pauses(threading.Event())
     line._seconds_per_scan = seconds_per_scan
     line._batch_limit = lambda: CAPACITY  # type: ignore[method-assign]
     log: list[str] = []

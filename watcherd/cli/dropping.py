@@ -23,9 +23,9 @@ from watcherd.steering import who_may
 
 MOST_ALIKE = 10_000
 """Names of one kind (``a.png``, ``a-2.png``, ...) that are tried."""
+ON_A_LIST = "on inbox.ignore, or on the built-in list of other programs' files (docs/inbox.md)"
 TRIES = 5
 """The daemon removes folders of the inbox that are empty: one may go between being made and being used."""
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 
 
 def place_in_inbox(settings: Config, folder: Path | None, profile: str | None) -> Path:
@@ -41,7 +41,7 @@ def place_in_inbox(settings: Config, folder: Path | None, profile: str | None) -
         raise UsageError(f"--folder {folder} leads out of the inbox.", hint="Give a folder below it: coronary/today.")
     ignored = next((part for part in below.parts if IgnoreList(settings.inbox.ignore).has(part)), None)
     if ignored is not None:
-        raise UsageError(f"A folder named {ignored!r} is never looked into.", hint="Its name is in inbox.ignore.")
+        raise UsageError(f"A folder named {ignored!r} is never looked into.", hint=f"Its name is {ON_A_LIST}.")
     return below
 
 
@@ -62,7 +62,7 @@ def check_sources(files: Sequence[Path], settings: Config) -> None:
         if ignore.has(file.name):
             raise UsageError(
                 f"A file named {show(os.fsencode(file.name))} would be ignored.",
-                hint="Its name is in inbox.ignore: rename it first.",
+                hint=f"Its name is {ON_A_LIST}: rename it first.",
             )
 
 
@@ -145,21 +145,8 @@ def _publish(temporary: Path, name: bytes) -> bytes:
     for number in range(1, MOST_ALIKE):
         wanted = name if number == 1 else insert(name, b"-%d" % number)
         try:
-            _rename(temporary, temporary.with_name(os.fsdecode(wanted)))
+            rename_new(temporary, temporary.with_name(os.fsdecode(wanted)))
         except FileExistsError:
             continue
         return wanted
     raise OSError(errno.EEXIST, f"{show(name)} is there {MOST_ALIKE:,} times")
-
-
-def _rename(temporary: Path, target: Path) -> None:
-    """Rename, never over a file; where the file system has neither way to do so, over an empty one of our own."""
-    try:
-        rename_new(temporary, target)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-        temporary.replace(target)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json, print_table
+from watcherd.cli.common import ConfigOption, JsonOption, for_spreadsheets, load_config, print_json, print_table
 from watcherd.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -121,7 +121,9 @@ def _write_csv(path: Path, judged: Sequence[Judged]) -> None:
         writer.writerow(["name", *FIGURES, "both", "invented", "missed"])
         for one in judged:
             score = one.score
-            writer.writerow([one.name, *score.figures().values(), score.both, score.invented, score.missed])
+            writer.writerow(
+                [for_spreadsheets(one.name), *score.figures().values(), score.both, score.invented, score.missed]
+            )
 
 
 def _draw(path: Path, one: Judged, pair: tuple[Pair, Segmented], folder: Path) -> Path:

@@ -21,6 +21,7 @@ from watcherd.cli.common import (
     ConfigOption,
     JsonOption,
     duration,
+    for_spreadsheets,
     local,
     open_history,
     print_json,
@@ -156,4 +157,4 @@ def _print_csv(fields: list[str], records: list[dict[str, Any]]) -> None:
         sys.stdout, [field for field in fields if field not in ("devices", "outputs")], extrasaction="ignore"
     )
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({name: for_spreadsheets(value) for name, value in record.items()} for record in records)

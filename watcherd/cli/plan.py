@@ -40,7 +40,11 @@ def plan(
     from watcherd.inference import devices, placement
 
     settings = _settings(_base(config, model), model, segmenter, dtype, per_replica)
-    inventory = devices.parse_inventory(gpus) if gpus is not None else devices.inventory(settings.devices.use)
+    inventory = (
+        devices.parse_inventory(gpus)
+        if gpus is not None
+        else devices.inventory(settings.devices.use, warn=lambda sentence: typer.echo(f"{sentence}.", err=True))
+    )
     try:
         if gpus is None:
             found = placement.plan_here(settings, inventory, reserve_gib=reserve_gib)

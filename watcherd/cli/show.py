@@ -281,6 +281,8 @@ def _names(arrivals: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     for name in arrivals:
         again = "the same scan again, " if name["fate"] == Fate.DUPLICATE else ""
         yield Text(f"{name['source']}: {again}file {FILES[name['disposal']]}", overflow="fold")
+        if name["reason"]:
+            yield _indented(Text(name["reason"], "yellow", overflow="fold"))
         rows = [(output["kind"], output["path"], bytes_of(output["bytes"])) for output in name["outputs"]]
         yield _indented(_grid(rows, folded=1))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections import deque
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.25
-"""How often pebble looks for workers that died or overran: two of its threads wake up so often, also at rest."""
+"""How often pebble looks for workers that died: two of its threads wake up so often, also at rest. And how often it is
+looked for groups that take too long, while there are any."""
 TASKS_PER_WORKER = 5000
 """A worker is replaced after so many groups of tasks, whatever a decoder may have leaked."""
 GROUP = 8
@@ -48,6 +50,21 @@ class _Task:
     seconds: float
     alone: bool = False
     future: Future[Any] = field(default_factory=Future)
+
+
+class _Deadline:
+    """How long a group may take from when it is first seen to run. Seconds of a clock that nobody sets: pebble's own
+    deadlines are of the wall clock, and to set that would end whatever is under way."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._began: float | None = None
+
+    def is_over(self, now: float, *, running: bool) -> bool:
+        """Whether it has taken too long by ``now``."""
+        if self._began is None and running:
+            self._began = now
+        return self._began is not None and now - self._began > self._seconds
 
 
 class ImagingPool:
@@ -68,15 +85,20 @@ class ImagingPool:
         self._task_seconds = GROUP_SECONDS
         self._gathering = 0
         self._pool: ProcessPool | None = None
-        self._under_way: set[Future[list[Ended]]] = set()
+        self._under_way: dict[Future[list[Ended]], _Deadline] = {}
+        self._overran: set[Future[list[Ended]]] = set()
+        self._some_under_way = threading.Event()
+        self._ended = threading.Event()
         self._stopped = False
         self._thread = threading.Thread(target=self._serve, name="imaging", daemon=True)
+        self._watch = threading.Thread(target=self._end_what_overruns, name="imaging-deadlines", daemon=True)
 
     def start(self) -> None:
         """Start the workers; without it the first task does."""
         with self._changed:
             if not self._thread.is_alive() and not self._stopped:
                 self._thread.start()
+                self._watch.start()
 
     def run(self, function: Callable[..., T], *arguments: Any, seconds: float) -> Future[T]:
         """Have a worker call ``function``; the future raises what it raised.
@@ -109,22 +131,38 @@ class ImagingPool:
             self._pool = self._make()
         while (group := self._next()) is not None:
             try:
-                future = self._schedule([(task.function, task.arguments) for task in group], group[0].seconds)
+                future = self._schedule([(task.function, task.arguments) for task in group])
             except Exception as error:  # not even new workers can be started: these tasks fail, the next try again
                 self._failed(group, error)
                 continue
-            self._under_way.add(future)
+            self._under_way[future] = _Deadline(group[0].seconds)
+            self._some_under_way.set()
             future.add_done_callback(partial(self._done, group))
         self._end_pool()
 
-    def _schedule(self, calls: Sequence[Call], seconds: float) -> Future[list[Ended]]:
+    def _end_what_overruns(self) -> None:
+        """Cancel groups that take too long, in a thread of its own: pebble ends the worker of one that is cancelled."""
+        while not self._stopped:
+            self._some_under_way.wait()
+            if not self._under_way:
+                self._some_under_way.clear()
+                if not self._under_way:  # none has come since
+                    continue
+                self._some_under_way.set()
+            for future, deadline in list(self._under_way.items()):
+                if deadline.is_over(time.monotonic(), running=future.running()):
+                    self._overran.add(future)
+                    future.cancel()
+            self._ended.wait(LOOK_SECONDS)
+
+    def _schedule(self, calls: Sequence[Call]) -> Future[list[Ended]]:
         self._pool = self._pool or self._make()
         try:
-            return self._pool.schedule(run_group, args=(calls,), timeout=seconds)
+            return self._pool.schedule(run_group, args=(calls,))
         except (RuntimeError, BrokenProcessPool):  # all workers were lost at once: begin anew
             self._end_pool()
             self._pool = self._make()
-            return self._pool.schedule(run_group, args=(calls,), timeout=seconds)
+            return self._pool.schedule(run_group, args=(calls,))
 
     def _end_pool(self) -> None:
         """End the workers. What pebble had not told them yet it forgets: those tasks are given back by `_done`."""
@@ -168,11 +206,13 @@ class ImagingPool:
 
     def _done(self, group: Sequence[_Task], future: Future[list[Ended]]) -> None:
         """A group has ended, or has ended its worker; called from a thread of pebble's."""
-        self._under_way.discard(future)
+        self._under_way.pop(future, None)
+        overran = future in self._overran
+        self._overran.discard(future)
         try:
             ended = future.result()
         except BaseException as error:  # a worker's death, a deadline, or the pool's end
-            self._failed(group, error)
+            self._failed(group, TimeoutError() if overran and isinstance(error, CancelledError) else error)
             return
         with self._changed:
             self._given -= 1
@@ -205,11 +245,14 @@ class ImagingPool:
             self._stopped = True
             waiting, self._waiting = self._waiting, deque()
             self._changed.notify()
+        self._ended.set()
+        self._some_under_way.set()
         for task in waiting:
             task.future.cancel()
             task.future.set_running_or_notify_cancel()
         if self._thread.is_alive():
             self._thread.join()
+            self._watch.join()
 
 
 def explained(error: BaseException, *, doing: str, seconds: float) -> BaseException:

@@ -43,7 +43,6 @@ LIKELY_NAMES = 3
 """Names under which a scan is looked for in the archive."""
 
 _BLOCK = 1 << 20
-_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK})
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -51,6 +50,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class Source:
     """A scan's file in the inbox whose job is durably finished. ``failed``: it gave no mask.
 
+    ``ctime_ns``: of the file when it was taken; 0 where that was not written down.
     ``archive_as``: the path below the archive that is wanted, where it is not the one in the inbox.
     """
 
@@ -58,6 +58,7 @@ class Source:
     signature: Signature
     sha256: str
     how: How
+    ctime_ns: int = 0
     failed: bool = False
     archive_as: bytes | None = None
 
@@ -151,17 +152,17 @@ class _Disposer:
         removed_before = self._removing.finish(source)
         found = self._find(source)
         if source.how == "delete":
-            if found == "same":
+            if isinstance(found, os.stat_result):
                 return Disposal(path=source.path, result="deleted" if self._removing.remove(source) else "changed")
             return Disposal(path=source.path, result="deleted" if removed_before else found)
-        if found == "same":
-            return self._into_archive(source)
+        if isinstance(found, os.stat_result):
+            return self._into_archive(source, found)
         if removed_before or found == "gone":
             return self._already_archived(source)
         return Disposal(path=source.path, result="changed")
 
-    def _find(self, source: Source) -> Literal["same", "changed", "gone"]:
-        """Whether the file at the source's path is still the one that was taken."""
+    def _find(self, source: Source) -> os.stat_result | Literal["changed", "gone"]:
+        """The status of the file at the source's path while it is the one that was taken."""
         folder, name = split(source.path)
         try:
             parent = self._inbox[folder]
@@ -170,13 +171,13 @@ class _Disposer:
             if error.errno in VANISHED:
                 return "gone"
             raise
-        return "same" if _is_same(parent, name, status, source) else "changed"
+        return status if _is_same(parent, name, status, source) else "changed"
 
-    def _into_archive(self, source: Source) -> Disposal:
+    def _into_archive(self, source: Source, seen: os.stat_result) -> Disposal:
         """Rename it to the first name that is free, or find its like there already."""
         folder, _ = split(self._archived_path(source))
         for name in _archive_names(source):
-            result = self._try_name(source, folder, name)
+            result = self._try_name(source, seen, folder, name)
             if result is not None:
                 archived_as = (folder + b"/" if folder else b"") + name if result == "archived" else None
                 return Disposal(path=source.path, result=result, archived_as=archived_as)
@@ -187,14 +188,14 @@ class _Disposer:
             return source.archive_as
         return FAILED_FOLDER + b"/" + source.path if source.failed else source.path
 
-    def _try_name(self, source: Source, folder: bytes, name: bytes) -> Result | None:
+    def _try_name(self, source: Source, seen: os.stat_result, folder: bytes, name: bytes) -> Result | None:
         """Archive under ``name``; None when another file has it."""
         target = self._archive[folder]
         if self._holds(target, name, source):
             return "archived" if self._removing.remove(source) else "changed"
         source_folder, source_name = split(source.path)
         try:
-            _rename_new(source_name, name, self._inbox[source_folder], target)
+            rename_new(source_name, name, source_fd=self._inbox[source_folder], target_fd=target)
         except FileExistsError:
             return None
         except OSError as error:
@@ -202,8 +203,7 @@ class _Disposer:
                 raise
             return self._copy_across(source, target, name)
         crash_point("dispose.moved")
-        status = os.stat(name, dir_fd=target, follow_symlinks=False)
-        if not _is_same(target, name, status, source):
+        if not _is_renamed(target, name, seen, source):
             _put_back(target, name, self._inbox[source_folder], source_name)
             return "changed"
         return "archived"
@@ -226,7 +226,7 @@ class _Disposer:
                 os.unlink(temporary, dir_fd=target)
                 return "changed"
             crash_point("dispose.copied")
-            _rename_new(temporary, name, target, target)
+            rename_new(temporary, name, source_fd=target, target_fd=target)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=target)
@@ -263,13 +263,13 @@ class _Removing:
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if not _is_same(parent, name, status, source):
             return False
-        _rename_new(name, _aside(source), parent, parent)
+        rename_new(name, _aside(source), source_fd=parent, target_fd=parent)
         crash_point("dispose.set-aside")
-        return self.finish(source)
+        return self._unlink(parent, source, is_source=_is_renamed(parent, _aside(source), status, source))
 
     def finish(self, source: Source) -> bool:
-        """Unlink what is set aside if it is the source, else put it back; whether the source was removed."""
-        folder, name = split(source.path)
+        """Unlink what a crash left set aside if it is the source, else put it back; whether the source was removed."""
+        folder, _ = split(source.path)
         aside = _aside(source)
         try:
             parent = self._inbox[folder]
@@ -278,10 +278,13 @@ class _Removing:
             if error.errno in VANISHED:
                 return False
             raise
-        if not _is_same(parent, aside, status, source):
-            _put_back(parent, aside, parent, name)
+        return self._unlink(parent, source, is_source=_is_same(parent, aside, status, source))
+
+    def _unlink(self, parent: int, source: Source, *, is_source: bool) -> bool:
+        if not is_source:
+            _put_back(parent, _aside(source), parent, split(source.path)[1])
             return False
-        os.unlink(aside, dir_fd=parent)
+        os.unlink(_aside(source), dir_fd=parent)
         crash_point("dispose.removed")
         return True
 
@@ -295,7 +298,7 @@ def _put_back(here: int, name: bytes, there: int, wanted: bytes) -> None:
     for number in range(1, MOST_NAMES):
         back = wanted if number == 1 else names.insert(wanted, b"-%d" % number)
         with contextlib.suppress(FileExistsError):
-            _rename_new(name, back, here, there)
+            rename_new(name, back, source_fd=here, target_fd=there)
             return
 
 
@@ -320,31 +323,27 @@ def _names_like(name: bytes, sha256: str) -> Iterator[bytes]:
 
 
 def _is_same(parent: int, name: bytes, status: os.stat_result, source: Source) -> bool:
-    """Whether a status is that of the file that was taken.
+    """Whether a status is that of the file that was taken, with the bytes that were taken.
 
-    A remount may give its device another number: then the bytes decide.
+    Nothing has happened to a file whose ctime is the same. Otherwise the bytes decide: permissions may have changed, a
+    remount or a FUSE file system may number its files anew, and a program may set a file's time back after a write.
     """
-    if not stat.S_ISREG(status.st_mode):
-        return False
     found, taken = signature_of(status), source.signature
-    if (found.size, found.mtime_ns, found.inode) != (taken.size, taken.mtime_ns, taken.inode):
+    if not stat.S_ISREG(status.st_mode) or (found.size, found.mtime_ns) != (taken.size, taken.mtime_ns):
         return False
-    return found.device == taken.device or _hash(parent, name) == source.sha256
+    untouched = (found.device, found.inode, status.st_ctime_ns) == (taken.device, taken.inode, source.ctime_ns)
+    return untouched or _hash(parent, name) == source.sha256
 
 
-def _rename_new(old: bytes, new: bytes, old_fd: int, new_fd: int) -> None:
-    """Rename without overwriting, also where the file system knows neither such renames nor hard links."""
-    try:
-        rename_new(old, new, source_fd=old_fd, target_fd=new_fd)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        with contextlib.suppress(FileNotFoundError):
-            os.stat(new, dir_fd=new_fd, follow_symlinks=False)
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(new)) from None
-        os.rename(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd)
+def _is_renamed(parent: int, name: bytes, before: os.stat_result, source: Source) -> bool:
+    """Whether the file under ``name`` is the one that was found to be the source ``before`` it was renamed.
+
+    Some file systems give a file another number or time with its new name; then the bytes decide.
+    """
+    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if not stat.S_ISREG(status.st_mode) or status.st_size != before.st_size:
+        return False
+    return signature_of(status) == signature_of(before) or _hash(parent, name) == source.sha256
 
 
 def _hash(parent: int, name: bytes) -> str:

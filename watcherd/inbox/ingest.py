@@ -18,7 +18,9 @@ from watcherd.completeness import ends_early
 from watcherd.crash_points import crash_point
 from watcherd.dicom_structure import without_pictures
 from watcherd.errors import TransientError
+from watcherd.inbox.durable import Durable
 from watcherd.inbox.folders import VANISHED, OpenFolders, split
+from watcherd.inbox.litter import is_probe
 from watcherd.inbox.spool import BLOCK, Batch, Copy, Spool
 from watcherd.inbox.values import (
     Gone,
@@ -52,17 +54,22 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
-def take(settled: Sequence[Settled], root_fd: int, spool: Spool, *, leases: bool = True) -> list[Outcome]:
-    """Copy settled files into the spool, durably; one outcome for each, in order.
+def take(
+    settled: Sequence[Settled], root_fd: int, spool: Spool, *, leases: bool = True, sync_each: bool = False
+) -> list[Outcome]:
+    """Copy settled files into the spool; one outcome for each, in order. Copies and files are durable then.
 
     ``root_fd``: descriptor of the inbox. ``leases``: whether its file system's leases tell the truth about writers
-    (network file systems' do not). Raises `TransientError` when the spool cannot be written; then nothing was taken
-    and nothing half-written is left.
+    (network file systems' do not). ``sync_each``: whether it syncs single files only (see `Durable`). Raises
+    `TransientError` when the spool cannot be written or the inbox not be synced; then nothing was taken and nothing
+    half-written is left.
     """
     crash_point("ingest.begun")
     with spool.batch() as batch, OpenFolders(root_fd) as folders:
-        taken = [_Taking(item, folders, batch, leases=leases).outcome() for item in settled]
+        durable = Durable(root_fd, folders, files=len(settled), each=sync_each)
+        taken = [_Taking(item, folders, batch, durable, leases=leases).outcome() for item in settled]
         batch.publish([copy for _, copy in taken if copy is not None])
+        durable.batch([outcome.path for outcome, copy in taken if copy is not None], spool)
     return [outcome for outcome, _ in taken]
 
 
@@ -73,12 +80,13 @@ class _SourceError(Exception):
 class _Taking:
     """One file on its way into a batch."""
 
-    def __init__(self, settled: Settled, folders: OpenFolders, batch: Batch, *, leases: bool) -> None:
+    def __init__(self, settled: Settled, folders: OpenFolders, batch: Batch, durable: Durable, *, leases: bool) -> None:
         self._candidate = settled.candidate
         self._path = settled.candidate.path
         self._overdue = settled.overdue
         self._folders = folders
         self._batch = batch
+        self._durable = durable
         self._leases = leases
 
     def outcome(self) -> tuple[Outcome, Copy | None]:
@@ -123,6 +131,10 @@ class _Taking:
             return ignored_of(self._path, status, reason_not_regular(status.st_mode)), None
         if not is_still(self._candidate, status):
             return self._changed(status), None
+        if status.st_size == 0 and is_probe(split(self._path)[1]):
+            return ignored_of(
+                self._path, status, "is empty, and called like the files by which editors try a folder"
+            ), None
         content = _Content(descriptor, self._candidate.signature.size)
         note = unfinished(content, self._path, leases=self._leases)
         if note is not None and not self._overdue:
@@ -142,12 +154,18 @@ class _Taking:
         if not is_still(self._candidate, status) or copy.size_bytes != status.st_size:
             self._batch.drop(copy)
             return self._changed(status), None
+        try:
+            self._durable.file(content.descriptor)
+        except OSError as error:
+            self._batch.drop(copy)
+            return NotYet(path=self._path, reason=f"cannot be made durable: {error.strerror}"), None
         ingested = Ingested(
             path=self._path,
             signature=self._candidate.signature,
             sha256=copy.sha256,
             size_bytes=copy.size_bytes,
             note=note,
+            ctime_ns=self._candidate.ctime_ns,
         )
         return ingested, copy
 

@@ -56,6 +56,11 @@ class Mount:
         """Whether other hosts, or the host of this guest, may write to it unseen."""
         return _NETWORK.fullmatch(self.fs_type) is not None
 
+    @property
+    def passes_no_syncfs(self) -> bool:
+        """Whether syncfs(2) does not reach what is behind it: FUSE passes on the fsync of single files alone."""
+        return self.fs_type == "fuse" or self.fs_type.startswith(("fuse.", "fuseblk"))
+
 
 def parse_mountinfo(content: bytes) -> list[Mount]:
     """The mounts of a mountinfo file, in its order; lines that make no sense are left out."""

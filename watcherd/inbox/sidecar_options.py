@@ -23,6 +23,17 @@ class WrongError(ValueError):
     """Why a sidecar cannot be followed, as the rest of a sentence."""
 
 
+def is_foreign(content: bytes, suffix: bytes) -> bool:
+    """Whether another program has written it: a JSON with keys of which none is ours, as photo programs export them."""
+    if suffix != b".json":
+        return False
+    try:
+        given = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(given, dict) and bool(given) and given.keys().isdisjoint(KEYS)
+
+
 def overrides(content: bytes, suffix: bytes) -> dict[str, Any]:
     """The options that a sidecar's content asks for; ``suffix``: one of `SUFFIXES`.
 

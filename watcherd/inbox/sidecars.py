@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from watcherd.inbox.dispose import Source
 from watcherd.inbox.folders import VANISHED, OpenFolders, open_below, open_root, split
 from watcherd.inbox.ingest import NOBODY_WRITES, OPEN_FOR_WRITING, UNFILLED, has_gaps, open_for_writing
-from watcherd.inbox.sidecar_options import WrongError, overrides
+from watcherd.inbox.sidecar_options import WrongError, is_foreign, overrides
 from watcherd.inbox.values import Candidate, NotYet, candidate_of, reason_not_regular
 
 if TYPE_CHECKING:
@@ -70,12 +70,13 @@ class Asked:
     """What the sidecars of one scan ask for.
 
     ``values``: options by key. ``wrong``: why they cannot be followed; empty: they can. ``own``: the scan's own
-    sidecars, which leave the inbox with it.
+    sidecars, which leave the inbox with it. ``foreign``: other programs' files that are called like sidecars of it.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     wrong: str = ""
     own: tuple[Candidate, ...] = ()
+    foreign: tuple[Candidate, ...] = ()
 
     def applied_to(self, options: Options) -> Options:
         """The options that the scan's job is frozen with."""
@@ -106,6 +107,7 @@ class _Read:
     candidate: Candidate | None = None
     values: dict[str, Any] = field(default_factory=dict)
     wrong: str = ""
+    foreign: bool = False
 
 
 @dataclass(kw_only=True, slots=True)
@@ -298,29 +300,26 @@ def leaving(inbox: Path, path: bytes, signature: Signature, scan: Source, dispos
     None when it cannot be read any more, as when somebody has taken it away.
     """
     try:
-        content = _content(inbox, path)
+        sha256 = _hash(inbox, path)
     except OSError:
         return None
     wanted = disposal.archived_as + path[len(scan.path) :] if disposal.archived_as is not None else None
     return Source(
         path=path,
         signature=signature,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=sha256,
         how=scan.how,
         archive_as=wanted,
     )
 
 
-def _content(inbox: Path, path: bytes) -> bytes:
+def _hash(inbox: Path, path: bytes) -> str:
     root = open_root(inbox)
     try:
         with OpenFolders(root) as folders:
             folder, name = split(path)
-            descriptor = os.open(name, _OPEN, dir_fd=folders[folder])
-            try:
-                return os.pread(descriptor, LARGEST + 1, 0)
-            finally:
-                os.close(descriptor)
+            with open(os.open(name, _OPEN, dir_fd=folders[folder]), "rb") as file:  # noqa: PTH123 - no Path has it
+                return hashlib.file_digest(file, "sha256").hexdigest()
     finally:
         os.close(root)
 
@@ -346,10 +345,13 @@ def _cannot_open(error: OSError, item: Settled) -> _Read | NotYet | None:
 
 
 def _parsed(candidate: Candidate, content: bytes) -> _Read:
-    if len(content) > LARGEST:
+    suffix = candidate.path[-len(SUFFIXES[0]) :]
+    if len(content) > LARGEST and suffix == b".toml":
         return _Read(candidate=candidate, wrong=f"is larger than {LARGEST >> 10} KiB")
+    if len(content) > LARGEST or is_foreign(content, suffix):  # what others say about a picture may be long
+        return _Read(candidate=candidate, foreign=True)
     try:
-        return _Read(candidate=candidate, values=overrides(content, candidate.path[-len(SUFFIXES[0]) :]))
+        return _Read(candidate=candidate, values=overrides(content, suffix))
     except WrongError as error:
         return _Read(candidate=candidate, wrong=str(error))
 
@@ -358,7 +360,7 @@ def _together(found: Sequence[tuple[bytes, _Read]]) -> Asked:
     """The folder's options with the scan's own laid over them; whatever is wrong with any of them is wrong."""
     values: dict[str, Any] = {}
     wrong = []
-    own = [read for path, read in found if scan_of(path) is not None]
+    own = [read for path, read in found if scan_of(path) is not None and not read.foreign]
     for path, read in found:
         values |= read.values
         if read.wrong:
@@ -366,7 +368,8 @@ def _together(found: Sequence[tuple[bytes, _Read]]) -> Asked:
     if len(own) > 1:
         wrong.append("The scan has two sidecars, *.toml and *.json; leave one.")
     candidates = tuple(read.candidate for read in own if read.candidate is not None)
-    return Asked(values=values, wrong=" ".join(wrong), own=candidates)
+    foreign = tuple(read.candidate for _, read in found if read.foreign and read.candidate is not None)
+    return Asked(values=values, wrong=" ".join(wrong), own=candidates, foreign=foreign)
 
 
 def _called(path: bytes) -> str:

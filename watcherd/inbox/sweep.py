@@ -16,6 +16,7 @@ from fnmatch import translate
 from typing import TYPE_CHECKING
 
 from watcherd.inbox.folders import VANISHED, OpenFolders, open_below, split
+from watcherd.inbox.litter import LITTER
 from watcherd.inbox.values import (
     Candidate,
     Folder,
@@ -43,10 +44,12 @@ _LOOKS_LIKE_A_SCAN = re.compile(r".\.(png|jpe?g|tiff?|bmp|webp|gif|dcm|dicom|jp2
 
 
 class IgnoreList:
-    """Names that are never scans, as shell patterns; upper and lower case alike, as Windows writes them."""
+    """Names that are never scans, as shell patterns, beside those of `LITTER`; upper and lower case alike, as Windows
+    writes them."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        self._match = re.compile("|".join(translate(pattern) for pattern in patterns) or r"(?!)", re.IGNORECASE).match
+        every = "|".join(translate(pattern) for pattern in (*LITTER, *patterns))
+        self._match = re.compile(every, re.IGNORECASE).match
 
     def has(self, name: str) -> bool:
         """Whether one component of a path is on the list; ``name`` as os.fsdecode gives it."""

@@ -55,6 +55,7 @@ class Ingested:
     """A scan whose bytes lie in the spool, synced, under their own hash.
 
     ``note``: what looked unfinished about it when it was taken nevertheless; empty for all others.
+    ``ctime_ns``: of the file when it was taken.
     """
 
     path: bytes
@@ -62,6 +63,7 @@ class Ingested:
     sha256: str
     size_bytes: int
     note: str = ""
+    ctime_ns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +28,8 @@ MAX_PLANNED = 256
 
 _NO_GPU = ("NVML_ERROR_LIBRARY_NOT_FOUND", "NVML_ERROR_DRIVER_NOT_LOADED")
 """What NVML says where there is no NVIDIA driver at all, as opposed to one that is broken."""
+_HIDES_ALL = frozenset({"", "-1", "none", "void", "NoDevFiles"})
+"""Values of ``CUDA_VISIBLE_DEVICES`` by which people and container runtimes say that there shall be no GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,26 +48,62 @@ class Device:
     has_bfloat16: bool = True
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Card:
+    """A GPU by the little that is asked of all of them.
+
+    ``lost``: why it does not answer; its UUID may be unknown then.
+    """
+
+    index: int
+    uuid: str = ""
+    lost: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.index} ({self.uuid or 'which does not answer'})"
+
+
+def _say_nothing(_: str) -> None:
+    pass
+
+
 def inventory(
-    use: Literal["auto", "cpu"] | Sequence[int | str] = "auto", *, environ: Mapping[str, str] = os.environ
+    use: Literal["auto", "cpu"] | Sequence[int | str] = "auto",
+    *,
+    environ: Mapping[str, str] = os.environ,
+    warn: Callable[[str], None] = _say_nothing,
 ) -> tuple[Device, ...]:
     """The GPUs that may be used, in the order asked for; empty on a machine without.
 
     ``use``: ``auto`` (every GPU), ``cpu`` (none), or a list of indexes and UUIDs (their beginnings suffice).
-    A ``CUDA_VISIBLE_DEVICES`` in ``environ`` hides GPUs, as it does from every CUDA program.
+    A ``CUDA_VISIBLE_DEVICES`` in ``environ`` hides GPUs, as it does from every CUDA program. ``warn`` is told, in a
+    sentence, of each GPU that ``auto`` leaves out because it does not answer. What is not wanted is not asked.
 
     Raises `ConfigError` when the list names a GPU that is not there or names one twice, and `UnavailableError` when
-    there is a driver that does not answer: then computing on the CPU instead would hide a fault.
+    the driver, a GPU of the list, or every GPU does not answer, or when ``CUDA_VISIBLE_DEVICES`` names none of those
+    that there are: then computing on the CPU instead would hide a fault.
     """
-    if use == "cpu":
+    if use == "cpu" or not _has_driver():
         return ()
-    found = _visible(_ask(), environ.get("CUDA_VISIBLE_DEVICES"))
-    if use == "auto":
-        return found
-    chosen = tuple(_pick(found, item) for item in use)
-    if len({device.uuid for device in chosen}) < len(chosen):
-        raise ConfigError(f"devices.use = {list(use)!r} names the same GPU twice.", hint=_list(found))
-    return chosen
+    try:
+        cards = _visible(_cards(), environ.get("CUDA_VISIBLE_DEVICES"))
+        wanted = cards if use == "auto" else [_pick(cards, item) for item in use]
+        if len({card.index for card in wanted}) < len(wanted):
+            where = "CUDA_VISIBLE_DEVICES" if use == "auto" else f"devices.use = {list(use)!r}"
+            raise ConfigError(f"{where} names the same GPU twice.", hint=_list(cards))
+        answers = [_described(card) for card in wanted]
+    finally:
+        pynvml.nvmlShutdown()
+    found = tuple(answer for answer in answers if isinstance(answer, Device))
+    lost = [answer for answer in answers if isinstance(answer, _Card)]
+    if lost and (use != "auto" or not found):
+        raise UnavailableError(
+            f"GPU {lost[0].index} does not answer: {lost[0].lost}.",
+            hint='See what nvidia-smi says; leave the GPU out with devices.use, or set devices.use = "cpu".',
+        )
+    for card in lost:
+        warn(f"GPU {card.index} does not answer ({card.lost}) and is left out; see what nvidia-smi says")
+    return found
 
 
 def parse_inventory(text: str) -> tuple[Device, ...]:
@@ -144,26 +182,46 @@ def _query(uuid: str, question: Callable[[Any], Any]) -> Any:
         pynvml.nvmlShutdown()
 
 
-def _ask() -> tuple[Device, ...]:
-    """Every GPU that the driver shows."""
+def _has_driver() -> bool:
+    """Whether there is a driver; NVML is open then, to be shut down by the caller."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         if error.value in {getattr(pynvml, name) for name in _NO_GPU}:
-            return ()
+            return False
         raise UnavailableError(
             f"The NVIDIA driver does not answer: {error}.",
             hint='Repair the driver (nvidia-smi must work), or set devices.use = "cpu" to do without GPUs.',
         ) from error
+    return True
+
+
+def _cards() -> list[_Card]:
+    """Every GPU that the driver counts, whether it answers or not."""
     try:
-        return tuple(_describe(index) for index in range(pynvml.nvmlDeviceGetCount()))
+        return [_card(index) for index in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError as error:
         raise UnavailableError(
-            f"A GPU does not answer: {error}.",
-            hint='See what nvidia-smi says; leave the GPU out with devices.use, or set devices.use = "cpu".',
+            f"The NVIDIA driver does not count its GPUs: {error}.",
+            hint='Repair the driver (nvidia-smi must work), or set devices.use = "cpu" to do without GPUs.',
         ) from error
-    finally:
-        pynvml.nvmlShutdown()
+
+
+def _card(index: int) -> _Card:
+    try:
+        return _Card(index=index, uuid=str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))))
+    except pynvml.NVMLError as error:
+        return _Card(index=index, lost=str(error))
+
+
+def _described(card: _Card) -> Device | _Card:
+    """All about a GPU, or that it is lost."""
+    if card.lost:
+        return card
+    try:
+        return _describe(card.index)
+    except pynvml.NVMLError as error:
+        return replace(card, lost=str(error))
 
 
 def _describe(index: int) -> Device:
@@ -179,34 +237,48 @@ def _describe(index: int) -> Device:
     )
 
 
-def _visible(found: tuple[Device, ...], names: str | None) -> tuple[Device, ...]:
-    """What is left of ``found`` under ``CUDA_VISIBLE_DEVICES``; like CUDA, it ends at the first name that is none."""
+def _visible(found: list[_Card], names: str | None) -> list[_Card]:
+    """What is left of ``found`` under ``CUDA_VISIBLE_DEVICES``; like CUDA, it ends at the first name that is none.
+
+    Raises `UnavailableError` when nothing is left, unless it says that there shall be none (empty, or -1).
+    """
     if names is None:
         return found
-    left: list[Device] = []
+    left: list[_Card] = []
     for name in names.split(","):
         matches = _matches(found, name.strip())
         if len(matches) != 1:
             break
         left += matches
-    return tuple(left)
+    if found and not left and names.strip() not in _HIDES_ALL:
+        mig = " A part of a GPU (MIG) cannot be used: give it a whole one." if "MIG-" in names else ""
+        raise UnavailableError(
+            f"CUDA_VISIBLE_DEVICES = {names!r} names no GPU of this machine.",
+            hint=f'{_list(found)}{mig} Correct the variable, or set devices.use = "cpu".',
+        )
+    return left
 
 
-def _pick(found: tuple[Device, ...], item: int | str) -> Device:
+def _pick(found: Sequence[_Card], item: int | str) -> _Card:
     matches = _matches(found, item)
     if len(matches) == 1:
         return matches[0]
+    if not matches and isinstance(item, str) and (lost := [card for card in found if card.lost]):
+        raise UnavailableError(
+            f"devices.use: no GPU that answers is {item!r}; GPU {lost[0].index} does not: {lost[0].lost}.",
+            hint=f"See what nvidia-smi says. {_list(found)}",
+        )
     what = "is not a GPU of this machine" if not matches else "is the beginning of several GPUs' UUIDs"
     raise ConfigError(f"devices.use: {item!r} {what}.", hint=_list(found))
 
 
-def _matches(found: tuple[Device, ...], item: int | str) -> list[Device]:
+def _matches(found: Sequence[_Card], item: int | str) -> list[_Card]:
     if isinstance(item, int) or re.fullmatch(r"\d+", item):
-        return [device for device in found if device.index == int(item)]
-    return [device for device in found if item and device.uuid.startswith(item)]
+        return [card for card in found if card.index == int(item)]
+    return [card for card in found if item and card.uuid.startswith(item)]
 
 
-def _list(found: tuple[Device, ...]) -> str:
+def _list(found: Sequence[_Card]) -> str:
     if not found:
         return 'There is no GPU that may be used; "auto" takes every GPU and else the CPU, "cpu" none.'
-    return "There are " + ", ".join(f"{device.index} ({device.name}, {device.uuid})" for device in found) + "."
+    return "There are " + ", ".join(map(str, found)) + "."

@@ -34,9 +34,9 @@ WHERE id = :id
 """Other bytes lie at the path now. What was taken is in the spool; there is nothing left to dispose of."""
 
 INGEST = """
-INSERT INTO arrival (id, run_id, path, path_text, fate, seen_at, ingested_at, size_bytes, mtime_ns, device, inode,
-                     ctime_ns, job_id, duplicate_of, delivery, disposal, present)
-VALUES (:id, :run_id, :path, :path_text, :fate, :seen_at, :now, :size_bytes, :mtime_ns, :device, :inode,
+INSERT INTO arrival (id, run_id, path, path_text, fate, reason, seen_at, ingested_at, size_bytes, mtime_ns, device,
+                     inode, ctime_ns, job_id, duplicate_of, delivery, disposal, present)
+VALUES (:id, :run_id, :path, :path_text, :fate, :reason, :seen_at, :now, :size_bytes, :mtime_ns, :device, :inode,
         :ctime_ns, :job_id, :duplicate_of, :delivery, :disposal, :present)
 """
 
@@ -263,6 +263,7 @@ def _add_arrival(batch: _Batch, arrival: NewArrival, arrival_id: int, job: _Job,
         "run_id": batch.run_id,
         "path_text": show(path),
         "fate": fate.value,
+        "reason": arrival.note or None,
         "seen_at": stamp(arrival.seen_at),
         "now": batch.at,
         "job_id": job.id,
@@ -301,7 +302,11 @@ def known(connection: Connection, signatures: Sequence[Signature]) -> set[Signat
 
 
 def _is_known(row: Any, found: Signature) -> bool:
-    if row.fate == Fate.SETTLING or Signature.of(row).identity() != found.identity():
+    seen = Signature.of(row)
+    # Some FUSE file systems number a file anew now and then: one whose ctime is the same has not been touched.
+    untouched = 0 < seen.ctime_ns == found.ctime_ns
+    same = untouched and (seen.size_bytes, seen.mtime_ns) == (found.size_bytes, found.mtime_ns)
+    if row.fate == Fate.SETTLING or not (same or seen.identity() == found.identity()):
         return False
     return bool(row.fate != Fate.IGNORED or row.ctime_ns == found.ctime_ns)
 

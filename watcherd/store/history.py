@@ -174,8 +174,8 @@ def _attempt(connection: Connection, row: dict[str, Any]) -> dict[str, Any]:
 def arrivals(connection: Connection, job_id: int) -> list[dict[str, Any]]:
     """Every name under which a job's scan was dropped, with what became of it and its ``outputs``."""
     rows = connection.exec_driver_sql(
-        "SELECT id, path_text AS source, fate, seen_at, ingested_at, size_bytes, duplicate_of, delivery, disposal, "
-        "disposed_at, disposed_path FROM arrival WHERE job_id = ? ORDER BY id",
+        "SELECT id, path_text AS source, fate, reason, seen_at, ingested_at, size_bytes, duplicate_of, delivery, "
+        "disposal, disposed_at, disposed_path FROM arrival WHERE job_id = ? ORDER BY id",
         (job_id,),
     ).mappings()
     return [

@@ -53,7 +53,7 @@ Identity = tuple[bytes, int, int, int]
 class Signature(NamedTuple):
     """What tells whether the file at a path is still the one that was seen. ``path`` is below the inbox.
 
-    ``ctime_ns`` counts for ignored files only: a change of permissions makes one worth another look.
+    ``ctime_ns`` changes with permissions too, which makes an ignored file worth another look. 0: not written down.
     """
 
     path: bytes
@@ -90,7 +90,8 @@ class NewArrival:
     """A file that lies in the spool, copied, hashed and synced, and has to become a job.
 
     ``spool_name``: the spool's copy, below the spool folder. ``seen_at``: when it was first seen in the inbox.
-    ``not_before``: when its job may be claimed, if not at once. ``overrides``: what its sidecars say, a JSON object.
+    ``not_before``: when its job may be claimed, if not at once. ``note``: what its record says beside, if anything.
+    ``overrides``: what its sidecars say, a JSON object.
     """
 
     signature: Signature
@@ -99,6 +100,7 @@ class NewArrival:
     options: Options
     seen_at: datetime
     not_before: datetime | None = None
+    note: str = ""
     overrides: str = "{}"
 
 

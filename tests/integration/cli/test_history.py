@@ -9,14 +9,17 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from rich.console import Console
 
 from tests.integration.store.test_history import DEVICE, PROMISED
 from tests.terminal import on_a_terminal
-from watcherd.cli.history import job_table
+from watcherd.cli.common import for_spreadsheets
+from watcherd.cli.evaluate import _write_csv
+from watcherd.cli.history import _print_csv, job_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +118,28 @@ def test_jobs_as_csv_open_in_a_spreadsheet(watcherd: CommandLine) -> None:
     thresholds = {"a.png": "0.5", "coronary/b_1.png": "0.25", "no vessel.png": "0.5", "refused.png": "0.5"}
     assert thresholds == {row["source"]: row["threshold"] for row in rows}
     assert PROMISED - {"devices", "outputs"} <= rows[0].keys()
+
+
+@pytest.mark.parametrize(
+    "text", ["=HYPERLINK(1)", "+1.png", "-rf.png", "@SUM(A1).png", "\t=1.png", "\r=1", "\uff1d1.png"]
+)
+def test_text_that_a_spreadsheet_would_compute_begins_with_an_apostrophe(text: str) -> None:
+    """Anybody who may drop a file chooses its name. Numbers stay numbers."""
+    assert f"'{text}" == for_spreadsheets(text)
+    assert ["a=1.png", "", -1.5, None] == [for_spreadsheets(value) for value in ("a=1.png", "", -1.5, None)]
+
+
+def test_every_csv_guards_its_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """That of the jobs, and that of an evaluation's scores."""
+    record = {"source": "=cmd|' /C calc'!A0", "threshold": -0.5}
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", written)
+    _print_csv(["source", "threshold"], [record])
+    monkeypatch.undo()
+    assert ["'=cmd|' /C calc'!A0", "-0.5"] == list(csv.reader(io.StringIO(written.getvalue())))[1]
+    score = SimpleNamespace(figures=lambda: {"dice": 1.0}, both=1, invented=2, missed=3)
+    _write_csv(tmp_path / "scores.csv", [cast("Any", SimpleNamespace(name="=1+1.png", score=score))])
+    assert "\n'=1+1.png,1.0" in (tmp_path / "scores.csv").read_text().replace("\r", "")
 
 
 def test_csv_of_nothing_still_has_its_head(watcherd: CommandLine) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import fuse_like
 from watcherd import files
 from watcherd.crash_points import VARIABLE
 from watcherd.inbox import dispose as dispose_module
@@ -51,6 +52,7 @@ def source(inbox: Path, name: str, content: bytes | None = None, *, how="archive
         path=os.fsencode(name),
         signature=signature_of(path.lstat()),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        ctime_ns=path.lstat().st_ctime_ns,
         how=how,
         failed=failed,
     )
@@ -137,6 +139,7 @@ def test_another_file_under_the_name_is_left_alone(inbox, archive, how, change, 
         path.rename(tmp_path / "elsewhere")
         if change == "replaced":
             path.write_bytes(b"first")
+            os.utime(path, ns=(1, 1))
         elif change == "linked":
             path.symlink_to(tmp_path / "elsewhere")
         else:
@@ -233,25 +236,54 @@ def test_an_inbox_that_is_away_fails_and_forgets_nothing(inbox, tmp_path):
     assert one(wanted, inbox, tmp_path / "archive").result == "archived"
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_a_file_system_without_such_renames_is_served_too(inbox, tmp_path, monkeypatch, links):
-    """Neither renameat2 nor, without links, hard links: as vfat and some FUSE file systems."""
-
-    def none(*_):
-        files.ctypes.set_errno(errno.EINVAL)
-        return -1
-
-    def no_links(*_, **__):
-        raise PermissionError(errno.EPERM, "no links")
-
-    monkeypatch.setattr(files, "_libc", type("Libc", (), {"renameat2": none, "syncfs": lambda _: 0}))
-    if not links:
-        monkeypatch.setattr(os, "link", no_links)
+@pytest.mark.parametrize("kind", fuse_like.KINDS)
+def test_a_file_system_without_such_renames_is_served_too(inbox, tmp_path, monkeypatch, kind):
+    """Neither renameat2 nor hard links that are the same file: as vfat, sshfs, mergerfs and other FUSE file systems."""
+    fuse_like.put_in_place(monkeypatch, kind)
     archive = tmp_path / "archive"
     for content in (b"first", b"second"):
         assert one(source(inbox, "a.png", content), inbox, archive).result == "archived"
     assert one(source(inbox, "b.png", b"b", how="delete"), inbox, archive).result == "deleted"
     assert ({}, {b"first", b"second"}) == (tree(inbox), set(tree(archive).values()))
+
+
+@pytest.mark.parametrize("how", ["archive", "delete"])
+def test_another_number_or_time_with_the_new_name_is_the_same_file(inbox, tmp_path, monkeypatch, how):
+    """As on file systems that make their inodes of the path, or keep no times: the bytes decide."""
+    rename = files.rename_new
+
+    def copying(old, new, *, source_fd, target_fd):
+        rename(old, new, source_fd=source_fd, target_fd=target_fd)
+        content = Path(f"/proc/self/fd/{target_fd}/{os.fsdecode(new)}").read_bytes()
+        os.unlink(new, dir_fd=target_fd)
+        Path(f"/proc/self/fd/{target_fd}/{os.fsdecode(new)}").write_bytes(content)
+
+    wanted = source(inbox, "a.png", b"a", how=how)
+    monkeypatch.setattr(dispose_module, "rename_new", copying)
+    assert {"archive": "archived", "delete": "deleted"}[how] == one(wanted, inbox, tmp_path / "archive").result
+    assert tree(inbox) == {}
+
+
+@pytest.mark.parametrize("how", ["archive", "delete"])
+def test_after_the_inode_is_numbered_anew_the_bytes_decide(inbox, archive, how):
+    """FUSE file systems do that when the kernel has forgotten a file."""
+    wanted = source(inbox, "a.png", b"a", how=how)
+    wanted = replace(wanted, signature=replace(wanted.signature, inode=99_999))
+    assert one(replace(wanted, sha256="0" * 64), inbox, archive).result == "changed"
+    assert {"archive": "archived", "delete": "deleted"}[how] == one(wanted, inbox, archive).result
+
+
+@pytest.mark.parametrize("how", ["archive", "delete"])
+def test_a_file_written_in_place_with_its_time_set_back_is_another_one(inbox, archive, how):
+    """What the archive has is what was segmented: size, time and inode are the same, and the bytes are not."""
+    wanted = source(inbox, "a.png", b"first", how=how)
+    times = (inbox / "a.png").stat()
+    with (inbox / "a.png").open("r+b") as file:
+        file.write(b"later")
+    os.utime(inbox / "a.png", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert wanted.signature == signature_of((inbox / "a.png").lstat())
+    assert one(wanted, inbox, archive).result == "changed"
+    assert tree(inbox) == {"a.png": b"later"}
 
 
 KILLED = """

@@ -17,7 +17,7 @@ import pytest
 
 from watcherd.crash_points import VARIABLE
 from watcherd.errors import TransientError
-from watcherd.inbox import ingest
+from watcherd.inbox import durable, ingest
 from watcherd.inbox import spool as spool_module
 from watcherd.inbox.ingest import NOBODY_WRITES, UNFILLED, take
 from watcherd.inbox.settle import Settled
@@ -264,13 +264,15 @@ def test_an_empty_file_is_waited_for_and_then_taken(inbox, root_fd, spool):
     assert isinstance(take(settled(root_fd, b"a.raw", overdue=True), root_fd, spool)[0], Ingested)
 
 
-def failing(number, name, monkeypatch, *, after=0):
-    """Make os.<name> fail with an errno, after some calls that succeed."""
+def failing(number, name, monkeypatch, *, after=0, below=Path("/")):
+    """Make os.<name> fail with an errno, after some calls that succeed; os.fsync only for what is ``below``."""
     real = getattr(os, name)
     calls = 0
 
     def fail(*args, **options):
         nonlocal calls
+        if name == "fsync" and not Path(f"/proc/self/fd/{args[0]}").readlink().is_relative_to(below):
+            return real(*args)
         calls += 1
         if calls > after:
             raise OSError(number, os.strerror(number))
@@ -289,7 +291,7 @@ def test_a_spool_that_fails_raises_with_the_reason_and_keeps_nothing(
     for name in ("a.raw", "b.raw", "c.raw"):
         (inbox / name).write_bytes(name.encode())
     before = settled(root_fd, b"a.raw", b"b.raw", b"c.raw")
-    failing(number, call, monkeypatch, after=after)
+    failing(number, call, monkeypatch, after=after, below=spool.root)
     with pytest.raises(TransientError) as caught:
         take(before, root_fd, spool)
     monkeypatch.undo()
@@ -341,6 +343,87 @@ def test_a_failing_sync_of_a_large_batch_keeps_nothing(inbox, root_fd, spool, mo
 
     monkeypatch.setattr(spool_module, "sync_filesystem", fail)
     with pytest.raises(TransientError, match="Input/output error"):
+        take(before, root_fd, spool)
+    assert set() == files_in(spool)
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """What is synced, in order: paths of files and folders, and "all of" the folder that stands for a file system."""
+    calls = []
+
+    def fsync(descriptor):
+        calls.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(spool_module, "sync_filesystem", lambda folder: calls.append(f"all of {folder}"))
+    monkeypatch.setattr(durable, "sync_open_filesystem", lambda _: calls.append("all of the inbox"))
+    return calls
+
+
+def scans(inbox, count):
+    (inbox / "heart").mkdir()
+    for number in range(count):
+        (inbox / "heart" / f"{number}.raw").write_bytes(b"%d" % number)
+    return [b"heart/%d.raw" % number for number in range(count)]
+
+
+@pytest.mark.parametrize(("count", "sync_each"), [(2, False), (6, True)])
+def test_sources_are_synced_one_by_one_with_their_folders(inbox, root_fd, spool, synced, count, sync_each):
+    """A few; or all, where the file system passes on nothing else. Before the batch is taken as durable."""
+    paths = scans(inbox, count)
+    assert count == len(take(settled(root_fd, *paths), root_fd, spool, sync_each=sync_each))
+    own = [call for call in synced if call.startswith(str(inbox))]
+    assert [*(str(inbox / os.fsdecode(path)) for path in paths), str(inbox), str(inbox / "heart")] == own
+    assert "all of the inbox" not in synced
+
+
+def test_sources_on_another_disk_are_synced_by_one_call(inbox, root_fd, spool, synced, monkeypatch):
+    """After they were copied, so that what was copied is what is synced."""
+    monkeypatch.setattr(durable.Durable, "_is_covered", lambda *_: False)
+    take(settled(root_fd, *scans(inbox, 6)), root_fd, spool)
+    assert [f"all of {spool.root}", "all of the inbox"] == synced
+
+
+def test_one_call_serves_the_copies_and_the_sources_of_one_disk(inbox, root_fd, spool, synced):
+    """If there was such a call: copies of which there are few are synced one by one."""
+    paths = scans(inbox, 6)
+    take(settled(root_fd, *paths), root_fd, spool)
+    assert [f"all of {spool.root}"] == synced
+    synced.clear()
+    before = settled(root_fd, *paths)
+    for path in paths[:3]:
+        (inbox / os.fsdecode(path)).write_bytes(b"changed since")
+    take(before, root_fd, spool)
+    assert "all of the inbox" == synced[-1]
+
+
+@pytest.mark.parametrize("number", sorted(durable.NOT_KNOWN))
+def test_a_file_system_that_knows_no_sync_is_served(inbox, root_fd, spool, monkeypatch, number):
+    """There is nothing more that could be done."""
+    failing(number, "fsync", monkeypatch, below=inbox)
+    assert [Ingested] == [type(outcome) for outcome in take(settled(root_fd, *scans(inbox, 1)), root_fd, spool)]
+
+
+def test_a_source_that_cannot_be_made_durable_waits_alone(inbox, root_fd, spool, monkeypatch):
+    """Its bytes are not on the disk, and its copy is not kept; the others are taken."""
+    before = settled(root_fd, *scans(inbox, 2))
+    failing(errno.EIO, "fsync", monkeypatch, below=inbox / "heart" / "0.raw")
+    refused, taken = take(before, root_fd, spool)
+    assert "cannot be made durable: Input/output error" == refused.reason
+    assert {taken.sha256} == files_in(spool)
+
+
+def test_an_inbox_that_cannot_be_synced_is_said_and_nothing_is_taken(inbox, root_fd, spool, monkeypatch):
+    """The copies go too; all is found again by the next sweep."""
+
+    def fail(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    before = settled(root_fd, *scans(inbox, 6))
+    monkeypatch.setattr(durable.Durable, "_is_covered", lambda *_: False)
+    monkeypatch.setattr(durable, "sync_open_filesystem", fail)
+    with pytest.raises(TransientError, match="scans in the inbox cannot be made durable: Input/output error"):
         take(before, root_fd, spool)
     assert set() == files_in(spool)
 
@@ -455,3 +538,12 @@ def test_more_folders_than_may_be_open_at_a_time_are_no_trouble(inbox, root_fd, 
     before = len(list(Path("/proc/self/fd").iterdir()))
     assert sum(isinstance(outcome, Ingested) for outcome in take(settled(root_fd, *paths), root_fd, spool)) == 150
     assert before == len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_an_empty_probe_of_an_editor_is_ignored_and_a_scan_of_that_name_is_taken(inbox, root_fd, spool):
+    """Whether vim may write to the folder is tried with a file called 4913; a DICOM file may have that name too."""
+    (inbox / "4913").touch()
+    (ignored,) = take(settled(root_fd, b"4913"), root_fd, spool)
+    assert (Ignored, "is empty") == (type(ignored), ignored.reason[:8])
+    (inbox / "4913").write_bytes(b"some scan")
+    assert isinstance(take(settled(root_fd, b"4913"), root_fd, spool)[0], Ingested)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -268,6 +269,17 @@ def test_an_ignored_file_is_known_until_it_is_touched(connection: Connection, ru
     arrivals.ignored(connection, [(seen("a.png"), "no permission")], run_id=run_id, now=NOW)
     assert arrivals.known(connection, [seen("a.png")]) == {seen("a.png")}
     assert arrivals.known(connection, [seen("a.png", ctime_ns=2)]) == set()
+
+
+def test_a_taken_file_whose_inode_is_numbered_anew_is_known(connection: Connection, run_id: int) -> None:
+    """As FUSE file systems do; with another ctime as well it may be another file, and is looked at."""
+    arrival = scan("a.png")
+    signature = arrival.signature._replace(ctime_ns=5)
+    enqueue(connection, run_id, replace(arrival, signature=signature))
+    anew = signature._replace(inode=77)
+    assert arrivals.known(connection, [anew]) == {anew}
+    for other in (anew._replace(ctime_ns=6), anew._replace(size_bytes=1001), anew._replace(mtime_ns=9)):
+        assert arrivals.known(connection, [other]) == set()
 
 
 def test_an_ignored_thing_in_the_place_of_a_taken_file_is_a_new_arrival(connection: Connection, run_id: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import fuse_like
 from watcherd import config as configuration
 from watcherd.cli import dropping
 from watcherd.cli.dropping import check_inbox, check_sources, drop, place_in_inbox
@@ -45,16 +46,12 @@ def test_no_file_is_ever_overwritten(inbox: Path, scan: Path) -> None:
     assert b"somebody's" == (inbox / "a.png").read_bytes()
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
+@pytest.mark.parametrize("kind", fuse_like.KINDS)
 def test_nor_where_the_file_system_knows_no_such_rename(
-    inbox: Path, scan: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    inbox: Path, scan: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some shares can neither rename without overwriting nor link."""
-
-    def refuse(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(dropping, "rename_new", refuse)
+    fuse_like.put_in_place(monkeypatch, kind)
     (inbox / "a.png").write_bytes(b"somebody's")
     assert b"a-2.png" == drop(scan, inbox, Path())
     assert {"a.png": b"somebody's", "a-2.png": b"new"} == {path.name: path.read_bytes() for path in inbox.iterdir()}

@@ -9,7 +9,7 @@ import pytest
 
 from watcherd.errors import ConfigError
 from watcherd.inbox import mounts
-from watcherd.inbox.mounts import Identity, mount_of, parse_mountinfo, presence
+from watcherd.inbox.mounts import Identity, Mount, mount_of, parse_mountinfo, presence
 
 MOUNTINFO = rb"""22 1 253:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 30 22 0:26 / /proc rw,nosuid - proc proc rw
@@ -125,3 +125,10 @@ def test_the_folder_on_the_disk_is_identified_with_its_marker(tmp_path):
     (tmp_path / ".watcherd-inbox").write_bytes(b"mine")
     assert (tmp_path.stat().st_ino, b"mine") == (mounts.identify(tmp_path).inode, mounts.identify(tmp_path).marker)
     assert "cannot be opened" in mounts.identify(tmp_path / "missing")
+
+
+def test_what_passes_on_no_sync_of_a_whole_file_system_is_known():
+    """FUSE, whatever is behind it."""
+    kinds = ["fuse", "fuse.sshfs", "fuse.mergerfs", "fuseblk", "ext4", "nfs4", "cifs", "overlay"]
+    found = [Mount(device="0:1", root=b"/", point=b"/", fs_type=kind, source=b"x") for kind in kinds]
+    assert [True] * 4 + [False] * 4 == [mount.passes_no_syncfs for mount in found]

@@ -9,7 +9,7 @@ import pytest
 
 from watcherd.inbox.folders import open_root
 from watcherd.inbox.settle import Settled
-from watcherd.inbox.sidecar_options import KEYS, WrongError, overrides
+from watcherd.inbox.sidecar_options import KEYS, WrongError, is_foreign, overrides
 from watcherd.inbox.sidecars import MOST, NOTHING, Asked, Sidecars, Unsettled, is_sidecar, scan_of
 from watcherd.inbox.values import Candidate, NotYet, Signature, candidate_of
 from watcherd.job import Options
@@ -93,6 +93,33 @@ def test_what_is_wrong_is_said_with_key_value_and_what_is_allowed(suffix: bytes,
         overrides(text.encode(), suffix)
     assert [] == [word for word in words if word not in str(caught.value)], str(caught.value)
     assert len(str(caught.value)) < 1000
+
+
+EXPORTED = (
+    '{"title": "a.jpg", "photoTakenTime": {"timestamp": "1700000000"}, "geoData": {"a": {"b": {"c": {"d": [1]}}}}}'
+)
+
+
+@pytest.mark.parametrize("text", [EXPORTED, '{"treshold": 0.3}', '{"x": "' + "y" * 70_000 + '"}'])
+def test_a_json_with_none_of_our_keys_is_another_programs(inbox: Inbox, text: str) -> None:
+    """However long it is. The scan's own TOML beside it is followed, and does not count as a second one."""
+    inbox.put("a.png")
+    inbox.put("a.png.json", text)
+    inbox.put("a.png.toml", "threshold = 0.25")
+    answer = inbox.asked("a.png", SETTLE, sure=False, overdue=True)
+    assert isinstance(answer, Asked)
+    assert ({"threshold": 0.25}, "") == (answer.values, answer.wrong)
+    assert [b"a.png.json"] == [each.path for each in answer.foreign]
+    assert [b"a.png.toml"] == [each.path for each in answer.own]
+
+
+@pytest.mark.parametrize("text", ['{"title": "a", "threshold": 0.3}', "[1]", '{"title": '])
+def test_a_json_with_one_of_our_keys_or_none_at_all_is_ours(text: str) -> None:
+    """And a mistake in it is said, as in every TOML."""
+    assert not is_foreign(text.encode(), b".json")
+    with pytest.raises(WrongError):
+        overrides(text.encode(), b".json")
+    assert not is_foreign(b'title = "a"', b".toml")
 
 
 def test_bytes_that_are_no_text_are_refused() -> None:

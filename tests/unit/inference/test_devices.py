@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from threading import Event
 from types import SimpleNamespace
+from typing import Any
 
 import pynvml
 import pytest
@@ -70,6 +71,72 @@ def test_cuda_visible_devices_hides_gpus_as_from_every_cuda_program(
     three_gpus: object, visible: str, left: list[int]
 ) -> None:
     assert left == [device.index for device in inventory("auto", environ={"CUDA_VISIBLE_DEVICES": visible})]
+
+
+@pytest.mark.parametrize("visible", ["MIG-377e0049-554c-540b-93c6-d0976f8426cb", "7", "GPU-zzzz,0"])
+def test_names_of_no_gpu_do_not_put_the_model_on_the_cpu(three_gpus: object, visible: str) -> None:
+    """Without a word, as a part of a GPU would."""
+    with pytest.raises(UnavailableError, match="names no GPU of this machine") as caught:
+        inventory("auto", environ={"CUDA_VISIBLE_DEVICES": visible})
+    assert ("whole one" in caught.value.hint) == visible.startswith("MIG-")
+    assert inventory("cpu", environ={"CUDA_VISIBLE_DEVICES": visible}) == ()
+
+
+def test_a_gpu_that_is_visible_twice_is_refused(three_gpus: object) -> None:
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES names the same GPU twice"):
+        inventory("auto", environ={"CUDA_VISIBLE_DEVICES": "0,0"})
+
+
+LOST = pynvml.NVML_ERROR_GPU_IS_LOST
+FORBIDDEN = pynvml.NVML_ERROR_NO_PERMISSION
+
+
+def lose(monkeypatch: pytest.MonkeyPatch, indexes: set[int], *, at: str, error: int = LOST) -> None:
+    """From now on these GPUs do not answer this question."""
+    ask = getattr(pynvml, at)
+
+    def answer(index: int) -> object:
+        if index in indexes:
+            raise pynvml.NVMLError(error)
+        return ask(index)
+
+    monkeypatch.setattr(pynvml, at, answer)
+
+
+@pytest.mark.parametrize("error", [LOST, FORBIDDEN])
+@pytest.mark.parametrize("at", ["nvmlDeviceGetHandleByIndex", "nvmlDeviceGetUUID", "nvmlDeviceGetMemoryInfo"])
+@pytest.mark.parametrize(
+    ("use", "environ"), [((0, 2), {}), (("GPU-aa", "GPU-c"), {}), ("auto", {"CUDA_VISIBLE_DEVICES": "0,2"})]
+)
+def test_a_lost_gpu_that_is_not_wanted_does_not_matter(
+    three_gpus: object, monkeypatch: pytest.MonkeyPatch, use: Any, environ: dict[str, str], at: str, error: int
+) -> None:
+    """Whatever it does not answer, and why."""
+    lose(monkeypatch, {1}, at=at, error=error)
+    warnings: list[str] = []
+    assert [0, 2] == [device.index for device in inventory(use, environ=environ, warn=warnings.append)]
+    assert [] == warnings
+
+
+@pytest.mark.parametrize("at", ["nvmlDeviceGetHandleByIndex", "nvmlDeviceGetMemoryInfo"])
+def test_where_all_are_wanted_a_lost_one_is_left_out_with_a_warning(
+    three_gpus: object, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """The others work on."""
+    lose(monkeypatch, {1}, at=at)
+    warnings: list[str] = []
+    assert [0, 2] == [device.index for device in inventory("auto", environ={}, warn=warnings.append)]
+    assert ["GPU 1 does not answer (GPU is lost) and is left out; see what nvidia-smi says"] == warnings
+
+
+@pytest.mark.parametrize(("use", "lost"), [((0, 1), {1}), (("GPU-abbb",), {1}), ("auto", {0, 1, 2})])
+def test_a_lost_gpu_that_is_named_or_the_last_one_is_an_error(
+    three_gpus: object, monkeypatch: pytest.MonkeyPatch, use: Any, lost: set[int]
+) -> None:
+    """Not a model on the CPU."""
+    lose(monkeypatch, lost, at="nvmlDeviceGetHandleByIndex")
+    with pytest.raises(UnavailableError, match="GPU is lost"):
+        inventory(use, environ={})
 
 
 def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

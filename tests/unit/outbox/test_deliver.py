@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import fuse_like
 from watcherd.outbox.deliver import Intent, Outbox, ResultLostError, Staged
 
 SHA = "ab" * 32
@@ -65,6 +66,24 @@ def test_publishing_again_after_a_crash_ends_in_the_same_place(outbox: Outbox, t
     outbox.publish([intents])
     assert (tmp_path / "outbox/masks/a.png").read_bytes() == b"mask"
     assert (tmp_path / "outbox/results/a.json").exists()
+
+
+@pytest.mark.parametrize("layout", ["per-kind", "per-scan"])
+@pytest.mark.parametrize("kind", fuse_like.KINDS)
+def test_results_are_delivered_where_there_are_no_such_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, layout: str
+) -> None:
+    """As to an outbox on rclone, sshfs or vfat; nothing is overwritten there either."""
+    fuse_like.put_in_place(monkeypatch, kind)
+    outbox = Outbox(tmp_path / "outbox", layout=layout)
+    outbox.prepare()
+    outbox.publish([stage(outbox)])
+    names = {
+        str(path.relative_to(tmp_path / "outbox")) for path in (tmp_path / "outbox").rglob("*.*") if path.is_file()
+    }
+    assert names == ({"masks/a.png", "results/a.json"} if layout == "per-kind" else {"a/mask.png", "a/result.json"})
+    with pytest.raises(FileExistsError):
+        outbox.publish([stage(outbox, 2, mask=b"another's")])
 
 
 def test_a_file_that_is_not_ours_is_never_overwritten(outbox: Outbox, tmp_path: Path) -> None:
