@@ -41,6 +41,7 @@ from watcherd.outbox.deliver import Outbox
 from watcherd.pauses import Pauses, StoppedError, is_passing
 from watcherd.pipeline import Pipeline
 from watcherd.precedence import Precedence
+from watcherd.set_aside import Named, SetAside, in_words
 from watcherd.steering import PAUSED_SINCE, Command, JobSteering
 from watcherd.store import CorruptDatabaseError, Database, ModelIdentity, backup, history, runs
 from watcherd.store import queue as jobs
@@ -111,9 +112,17 @@ class Daemon:
             self._handle_signals()
             database = stack.enter_context(self._open_database())
             self._pauses = Pauses(self._stopping)
-            self._hooks = Hooks(self._config, database, self._pauses, path=self._path)
-            self._exporter = Exporter(self._config, database, self._status, hook_calls=lambda: self._hooks.made)
             self._begin_run(database)
+            self._hooks = Hooks(self._config, database, self._pauses, set_aside=self._set_aside, path=self._path)
+            self._hooks.begin()
+            self._requeue(database)
+            self._exporter = Exporter(
+                self._config,
+                database,
+                self._status,
+                hook_calls=lambda: self._hooks.made,
+                set_aside=lambda: self._set_aside.counts,
+            )
             scratch = stack.enter_context(_scratch_folder(self._config.state.path))
             self._build(database, scratch)
             stack.callback(self._imaging.stop)
@@ -181,7 +190,13 @@ class Daemon:
                 now=now,
             )
         )
-        self._hooks.begin()
+        marks = self._config.state.path / "handling"
+        self._set_aside = SetAside(database, self._pauses, run_id=self._run_id, marks=marks)
+        self._set_aside.begin()
+
+    def _requeue(self, database: Database) -> None:
+        """What was being worked on goes back to the queue."""
+        now = datetime.now(UTC)
         requeued = database.write(lambda c: jobs.requeue_interrupted(c, run_id=self._run_id, now=now))
         crash_point("recover.requeued")
         if requeued:
@@ -197,7 +212,7 @@ class Daemon:
         count = min(16, max(2, os.cpu_count() or 2)) if workers == "auto" else workers
         self._imaging = ImagingPool(workers=count, memory_mib=config.limits.worker_memory_mib)
         self._precedence = Precedence()
-        self._delivery = Delivery(config, database, self._outbox, self._pauses, self._precedence)
+        self._delivery = Delivery(config, database, self._outbox, self._pauses, self._precedence, self._set_aside)
         self._pipeline = Pipeline(
             config,
             database,
@@ -206,6 +221,7 @@ class Daemon:
             self._delivery,
             self._pauses,
             self._precedence,
+            self._set_aside,
             run_id=self._run_id,
             scratch=scratch,
             spool_path=self._spool.path,
@@ -287,6 +303,7 @@ class Daemon:
             self._spool,
             self._pauses,
             self._precedence,
+            self._set_aside,
             run_id=self._run_id,
             model=self._model,
             queued=self._queued,
@@ -350,6 +367,8 @@ class Daemon:
                     self._reread()
                 self._notifier.ready(self._status_line())
             self._take_commands()
+            if self._set_aside.due():
+                self._pipeline.try_again()
             self._show()
             if self._is_alive():
                 self._notifier.watchdog()
@@ -520,7 +539,22 @@ class Daemon:
                 raise
 
     def _carry_out(self, command: Command) -> str:
+        """Do what a person asks. A fault of ours costs that command, which is not given again: the person is told."""
         self._log.info("command_received", kind=command.verb)
+        try:
+            said = self._do(command)
+        except (WatcherdError, StoppedError):
+            raise
+        except Exception as error:
+            named = Named(key=f"command {command.id}", item=f"watcherd {command.verb}")
+            self._set_aside.put("commands", named, error, waits=False)
+            raise WatcherdError(
+                f"A fault of watcherd kept it from doing that: {in_words(error)}", hint="Its log says more."
+            ) from error
+        self._set_aside.reload()
+        return said
+
+    def _do(self, command: Command) -> str:
         if command.verb in ("pause", "resume"):
             said = self._steering.carry_out(command)
             if command.verb == "pause":
@@ -543,12 +577,12 @@ class Daemon:
         """Have the thread that owns the spool do it."""
         assert self._intake is not None
         done = threading.Event()
-        result: list[str | WatcherdError] = []
+        result: list[str | Exception] = []
 
         def errand() -> None:
             try:
                 result.append(work())
-            except WatcherdError as error:
+            except Exception as error:  # raised again where the person who asked is answered
                 result.append(error)
             finally:
                 done.set()
@@ -557,7 +591,7 @@ class Daemon:
         self._intake.wake()
         if not done.wait(HANG_SECONDS) or not result:
             raise UnavailableError("The intake does not answer.", hint="Look at the log.")
-        if isinstance(result[0], WatcherdError):
+        if isinstance(result[0], Exception):
             raise result[0]
         return result[0]
 
@@ -613,7 +647,9 @@ class Daemon:
             with self._database.reader() as connection:
                 counts = history.counts(connection)
                 open_jobs = sum(counts[state] for state in (State.QUEUED, State.RUNNING, State.DELIVERING))
-                return open_jobs == 0 and not history.open_arrivals(connection) and self._intake.idle
+                jobs_aside, arrivals_aside = self._set_aside.open()
+                more = history.open_arrivals(connection, but=arrivals_aside)
+                return open_jobs <= jobs_aside and not more and self._intake.idle
         except StoreError as error:
             if not is_passing(error):
                 raise

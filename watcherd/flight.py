@@ -141,8 +141,12 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Something went wrong with a scan. ``alone``: it was the only one that the failing process worked on."""
+    """Something went wrong with a scan. ``alone``: it was the only one that the failing process worked on.
+
+    ``drawn``: its results were drawn, and could not be promised: to draw them again would not help.
+    """
 
     flight: Flight
     error: JobError
     alone: bool = False
+    drawn: bool = False

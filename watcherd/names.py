@@ -73,7 +73,7 @@ def result_stem(path: bytes, suffix_room: int) -> bytes:
     room = LONGEST - suffix_room - _HASH_ROOM
     if len(stem) > room:
         digits = hashlib.sha256(name).hexdigest()[:HASH_DIGITS].encode()
-        stem = _cut(stem, room - _HASH_ROOM) + b"-" + digits
+        stem = cut(stem, room - _HASH_ROOM) + b"-" + digits
     return folder + slash + stem
 
 
@@ -87,10 +87,10 @@ def insert(name: bytes, addition: bytes) -> bytes:
     found = _EXTENSION.search(name)
     end = found.start() if found and found.start() > 0 else len(name)
     room = LONGEST - len(addition) - (len(name) - end)
-    return _cut(name[:end], room) + addition + name[end:]
+    return cut(name[:end], room) + addition + name[end:]
 
 
-def _cut(name: bytes, room: int) -> bytes:
+def cut(name: bytes, room: int) -> bytes:
     """The first ``room`` bytes at most, not ending inside a character when the name is UTF-8."""
     if len(name) <= room:
         return name

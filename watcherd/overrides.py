@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from watcherd.inbox.sidecars import NOTHING, Asked, Sidecars, Unsettled, is_sidecar, scan_of
 from watcherd.inbox.sweep import look
 from watcherd.inbox.values import Candidate, Ignored
+from watcherd.set_aside import file_named
 from watcherd.store import Signature, arrivals
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from watcherd.inbox.sweep import IgnoreList
     from watcherd.inbox.values import NotYet, Seen
     from watcherd.job import Options
+    from watcherd.set_aside import SetAside
     from watcherd.store import Database
 
 FOLDERS = "gives options to the scans of its folder"
@@ -28,10 +31,13 @@ NO_SCAN = "is a sidecar whose scan did not come; when it does, this is followed"
 class Overrides:
     """The sidecars of an inbox, for the thread that takes its scans."""
 
-    def __init__(self, sidecars: Sidecars, settler: Settler, database: Database, *, run_id: int) -> None:
+    def __init__(
+        self, sidecars: Sidecars, settler: Settler, database: Database, set_aside: SetAside, *, run_id: int
+    ) -> None:
         self._sidecars = sidecars
         self._settler = settler
         self._database = database
+        self._set_aside = set_aside
         self._run_id = run_id
         self._asked: dict[bytes, Asked] = {}
 
@@ -61,9 +67,9 @@ class Overrides:
     ) -> tuple[list[Settled], list[NotYet]]:
         """The scans that can be taken now, and those that wait for a sidecar of theirs; see `Sidecars.asked`.
 
-        A scan whose sidecar has just changed settles with it, and is in neither.
+        A scan whose sidecar has just changed settles with it, and is in neither. What is asked for is remembered until
+        `forget_asked`.
         """
-        self._asked = {}
         taken: list[Settled] = []
         refused: list[NotYet] = []
         for item, asked in self._sidecars.asked(batch, root_fd, now, sure=sure, leases=leases):
@@ -76,6 +82,10 @@ class Overrides:
             else:
                 refused.append(asked)
         return taken, refused
+
+    def forget_asked(self) -> None:
+        """The scans that `ready` has let through are taken, or come again."""
+        self._asked = {}
 
     def applied(self, path: bytes, options: Options) -> Options:
         """The options of a scan that `ready` has let through."""
@@ -104,15 +114,20 @@ class Overrides:
 
         ``tell``, ``ignored`` and ``store``: the intake's own ways of passing on a look, recording and writing.
         """
-        due = self._sidecars.due(now)
         there: dict[Signature, tuple[Candidate, bool]] = {}
-        for candidate, late in due:
+
+        def see(candidate: Candidate, *, late: bool) -> None:
             seen = look(root_fd, ignore, candidate.path)
             if seen == candidate:
                 there[row_of(candidate.path, candidate)] = (candidate, late)
             else:
                 self._sidecars.forget(candidate.path)
                 tell(seen)
+
+        for candidate, late in self._sidecars.due(now):
+            named = file_named(candidate.path, candidate.signature.size, candidate.signature.mtime_ns)
+            if not self._set_aside.alone("sidecars", named, partial(see, candidate, late=late)):
+                self._sidecars.forget(candidate.path)
         if not there:
             return
         with self._database.reader() as connection:

@@ -29,6 +29,7 @@ from watcherd.job import ErrorClass, State
 from watcherd.logs import get_logger
 from watcherd.pauses import StoppedError
 from watcherd.retry import decide
+from watcherd.set_aside import job_named
 from watcherd.store import Failure, Hold
 from watcherd.store import queue as jobs
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from watcherd.pauses import Pauses
     from watcherd.precedence import Precedence
     from watcherd.retry import Decision
+    from watcherd.set_aside import Named, SetAside
     from watcherd.store import Claim, ClaimedJob, Database
 
 T = TypeVar("T")
@@ -76,6 +78,7 @@ class Pipeline:
         delivery: Delivery,
         pauses: Pauses,
         precedence: Precedence,
+        set_aside: SetAside,
         *,
         run_id: int,
         scratch: Path,
@@ -89,6 +92,7 @@ class Pipeline:
         self._delivery = delivery
         self._pauses = pauses
         self._precedence = precedence
+        self._set_aside = set_aside
         self._run_id = run_id
         self._scratch = scratch
         self._spool_path = spool_path
@@ -182,7 +186,7 @@ class Pipeline:
         """Decode batches in the workers and hand them to the replicas, each while the next is claimed."""
         while flights:
             with self._imaging.together():
-                decoding = {self._decode(flight): flight for flight in flights}
+                decoding = {self._begin_decoding(flight): flight for flight in flights}
             more = self._claim() if self._are_quick(flights) and self._may_claim() else []
             self._send(flights, decoding)
             flights = more
@@ -205,7 +209,23 @@ class Pipeline:
             ready = [flight for future in done if self._take_decoded(flight := decoding.pop(future), future)]
             if ready:
                 crash_point("segment.begun")
-                self._pool().submit([self._item(flight) for flight in arrange(ready)])
+                failed = self._set_aside.each("runs", ready, _named, self._submit, waits=False)
+                for flight in failed:
+                    self._results.put(Failed(flight, self._why(flight)))
+
+    def _submit(self, flights: Sequence[Flight]) -> None:
+        self._pool().submit([self._item(flight) for flight in arrange(flights)])
+
+    def _why(self, flight: Flight) -> TransientError:
+        """What a job's attempt ends with that was set aside."""
+        return TransientError(self._set_aside.reason(_named(flight).key))
+
+    def _begin_decoding(self, flight: Flight) -> Future[Any]:
+        begun: list[Future[Any]] = []
+        if not self._set_aside.alone("decode", _named(flight), lambda: begun.append(self._decode(flight)), waits=False):
+            begun.append(Future())
+            begun[0].set_exception(self._why(flight))
+        return begun[0]
 
     def _decode(self, flight: Flight) -> Future[Any]:
         self._precedence.give_way()
@@ -340,6 +360,7 @@ class Pipeline:
                     self._delivery.publish(promised)
                     self._land(each.drawn.flight for each in promised)
                     self.look_for_arrivals()
+                self._delivery.publish_again()
         except StoppedError:
             return
         finally:
@@ -369,11 +390,14 @@ class Pipeline:
         """Whatever has come together since the last time; False once there will be no more."""
         came = _come_together(self._results, MOST_AT_ONCE)
         drawn = [result for result in came if isinstance(result, Drawn)]
+        failed = [result for result in came if isinstance(result, Failed)]
         if drawn:
-            self._promised.put(self._delivery.promise(drawn))
-        for result in came:
-            if isinstance(result, Failed):
-                self._fail(result)
+            promised, in_vain = self._delivery.promise(drawn)
+            self._promised.put(promised)
+            failed += [Failed(item.flight, TransientError(why), alone=True, drawn=True) for item, why in in_vain]
+        for result in failed:
+            if not self._set_aside.alone("stage", _named(result.flight), partial(self._fail, result), waits=False):
+                self._fail(Failed(result.flight, self._why(result.flight), alone=True, drawn=True))
         if len(drawn) < len(came):
             self._delivery.deliver_to_names()
             self._left.set()
@@ -382,6 +406,12 @@ class Pipeline:
     def look_for_arrivals(self) -> None:
         """An arrival may share a job that has ended already: its name gets its result too."""
         self._results.put(None)
+
+    def try_again(self) -> None:
+        """The time of something has come that was set aside."""
+        self.look_for_arrivals()
+        self._promised.put(())
+        self._left.set()
 
     def _fail(self, failed: Failed) -> None:
         """Record a failure: tried again later, alone, or given up."""
@@ -411,7 +441,7 @@ class Pipeline:
     def _may_draw_again(self, failed: Failed) -> bool:
         """A full outbox is not the scan's fault: wait until it can be written, then draw once more."""
         flight, answer = failed.flight, failed.flight.answer
-        if not isinstance(answer, Segmented) or not isinstance(failed.error, TransientError):
+        if failed.drawn or not isinstance(answer, Segmented) or not isinstance(failed.error, TransientError):
             return False
         flight.renders += 1
         if flight.renders > RENDERS_TRIED:
@@ -496,6 +526,10 @@ def _come_together(results: queue.SimpleQueue[T], most: int) -> list[T]:
     while len(came) < most and not results.empty():
         came.append(results.get())
     return came
+
+
+def _named(flight: Flight) -> Named:
+    return job_named(flight.id)
 
 
 def _refusal(reason: str) -> Future[Any]:

@@ -15,8 +15,9 @@ import os
 import time
 import uuid
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import BusyError, UnavailableError, UsageError, WatcherdError
@@ -29,7 +30,6 @@ from watcherd.store.records import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from watcherd.config import Config
 
@@ -65,12 +65,15 @@ def send(folder: Path, verb: str, arguments: Mapping[str, Any]) -> str:
 
 def waiting(folder: Path) -> Iterator[tuple[Path, Command | None]]:
     """Commands that were left, oldest first; None for a file that is none."""
-    for path in sorted(folder.glob("[!.]*.json"), key=lambda path: path.stat().st_mtime_ns):
+    for path in sorted(filter(Path.is_file, folder.glob("[!.]*.json")), key=lambda path: path.stat().st_mtime_ns):
         try:
             content = json.loads(path.read_text())
-            yield path, Command(id=str(content["id"]), verb=str(content["verb"]), arguments=dict(content["arguments"]))
-        except (ValueError, KeyError, TypeError):
+            command = Command(id=str(content["id"]), verb=str(content["verb"]), arguments=dict(content["arguments"]))
+            json.dumps(asdict(command), ensure_ascii=False).encode()
+        except (ValueError, KeyError, TypeError, RecursionError):  # half a surrogate pair too: it cannot be recorded
             yield path, None
+        else:
+            yield path, command
 
 
 def carry_out_all(folder: Path, database: Database, carry_out: Callable[[Command], str]) -> int:

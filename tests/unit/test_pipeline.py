@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from tests.asides import aside
 from watcherd.config import Config
 from watcherd.flight import Flight
 from watcherd.pipeline import BATCHES_UNDER_WAY, Pipeline
@@ -45,6 +46,7 @@ def pipeline(scratch: Path = Path("/nowhere"), precedence: Any = None) -> Pipeli
         nothing,
         nothing,
         precedence or Precedence(),
+        aside(),
         run_id=1,
         scratch=scratch,
         spool_path=Path,

@@ -45,6 +45,9 @@ _PASSING = {
 }
 """Results that say something about the machine, not about the database or the statement."""
 
+_UNREADABLE = ("Could not decode to UTF-8", "malformed JSON")
+"""What sqlite3 and SQLite say of a row's content; neither has a code of its own for it."""
+
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -56,6 +59,10 @@ class StoreUnavailableError(StoreError):
 
 class CorruptDatabaseError(StoreError):
     """The file is damaged or is no database: set it aside and restore a backup."""
+
+
+class UnreadableRowError(StoreError):
+    """A row holds what cannot be read back: text that is no UTF-8, or JSON that is none. The others can be read."""
 
 
 @contextmanager
@@ -77,6 +84,10 @@ def translated(path: Path, error: BaseException | None) -> StoreError:
         return CorruptDatabaseError(
             f"The database {path} is damaged: {error}.",
             hint="Stop watcherd, move the file aside and restore the newest backup: watcherd db restore.",
+        )
+    if any(words in str(error) for words in _UNREADABLE):
+        return UnreadableRowError(
+            f"A row of the database {path} cannot be read: {error}.", hint="watcherd doctor --repair"
         )
     if primary in _PASSING:
         return StoreUnavailableError(

@@ -20,7 +20,7 @@ from watcherd.store.statements import select_in
 from watcherd.store.tables import NOT_SUCCEEDED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from sqlalchemy import Connection
 
@@ -297,13 +297,13 @@ def unfinished_arrivals(connection: Connection, limit: int = 100) -> list[dict[s
     return [dict(row) for row in connection.exec_driver_sql(sql, (limit,)).mappings()]
 
 
-def open_arrivals(connection: Connection) -> bool:
-    """Whether some name still waits for its result, or some file for its disposal."""
+def open_arrivals(connection: Connection, *, but: Collection[int] = ()) -> bool:
+    """Whether some name still waits for its result, or some file for its disposal, leaving out those in ``but``."""
     sql = (
-        "SELECT EXISTS (SELECT 1 FROM arrival WHERE delivery IN ('due', 'intended')) "
-        "OR EXISTS (SELECT 1 FROM arrival WHERE disposal = 'pending' AND delivery IN ('delivered', 'none'))"
+        "SELECT id FROM arrival WHERE delivery IN ('due', 'intended') "
+        "UNION ALL SELECT id FROM arrival WHERE disposal = 'pending' AND delivery IN ('delivered', 'none') LIMIT ?"
     )
-    return bool(connection.exec_driver_sql(sql).scalar())
+    return any(row.id not in but for row in connection.exec_driver_sql(sql, (2 * len(but) + 1,)))
 
 
 def vram_now(connection: Connection) -> float | None:
