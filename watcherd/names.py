@@ -49,6 +49,13 @@ def unshow(text: str) -> bytes:
     return _ESCAPE.sub(lambda found: b"\\" if found[1] == b"\\" else bytes.fromhex(found[1][1:].decode()), encoded)
 
 
+def storable(text: str) -> str:
+    """``text`` as it can be stored and read back as UTF-8: half a surrogate pair becomes an escape, a NUL too."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
 def check_relative(path: bytes) -> None:
     """Refuse a path that could lead out of the folder it is meant to be below.
 

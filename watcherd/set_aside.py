@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from watcherd.errors import StoreError, TransientError, WatcherdError
 from watcherd.logs import get_logger
-from watcherd.names import show
+from watcherd.names import show, storable
 from watcherd.pauses import StoppedError, is_passing
 from watcherd.store import UnreadableRowError, aside, stamp
 from watcherd.store.aside import Aside
@@ -170,8 +170,11 @@ class SetAside:
             there = aside.everything(connection)
         with self._lock:
             for key in [key for key in self._held if key not in there]:
-                del self._held[key]
                 self._until.pop(key, None)
+                if self._held[key].loop in TRIED_AGAIN:
+                    self._held[key] = replace(self._held[key], ended=0)
+                else:
+                    del self._held[key]
 
     # ----------------------------------------------------------------------------------------------------- the rule
 
@@ -336,7 +339,7 @@ class SetAside:
 def in_words(error: BaseException) -> str:
     """An error on one line; of those that nobody foresaw, with their type."""
     words = str(error) if isinstance(error, WatcherdError) else f"{type(error).__name__}: {error}"
-    return " ".join(words.split())
+    return storable(" ".join(words.split()))
 
 
 class Marks:

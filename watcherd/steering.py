@@ -24,7 +24,8 @@ from watcherd.errors import BusyError, UnavailableError, UsageError, WatcherdErr
 from watcherd.files import write_durably
 from watcherd.housekeeping import prune
 from watcherd.inbox.spool import BLOCK, Spool
-from watcherd.store import Database, leftovers, runs
+from watcherd.mending import repair
+from watcherd.store import Database, aside, leftovers, runs
 from watcherd.store import queue as jobs
 from watcherd.store.records import stamp
 
@@ -131,10 +132,13 @@ class JobSteering:
             return _done(f"given priority {priority}", ids, moved, "waiting")
         if command.verb == "prune":
             return f"pruned: {prune(self._config, self._database, self._spool, now)}"
+        if command.verb == "repair":
+            return repair(str(command.arguments.get("what")), self._config, self._database, now)
         raise UsageError(f"There is no command {command.verb!r}.", hint="The daemon may be of another version.")
 
     def _retry(self, ids: Sequence[int], now: datetime) -> str:
         """Ask for ended jobs again; a scan whose copy is gone is fetched from the archive."""
+        self._database.write(lambda c: aside.forget_jobs(c, ids))
         lost = [job_id for job_id in ids if not self._has_bytes(job_id)]
         moved = self._database.write(
             lambda c: jobs.ask_again(c, [job_id for job_id in ids if job_id not in lost], now=now)

@@ -27,6 +27,8 @@ Reading (any process)::
 `runs`
     start_run, end_run, start_replica, replica_ready, end_replica, receive_command, finish_command, command,
     set_setting, setting
+`unreadable`
+    found, mend, options
 `history`
     jobs, job, events, attempts, arrivals, counts, fates, oldest_queued, active, rate, failures, runs, replicas
 `aside`

@@ -8,10 +8,11 @@ Why and when is for ``watcherd.set_aside`` to decide; ``status`` and ``doctor`` 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from watcherd.store.records import stamp, storable
+from watcherd.store.records import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,8 +58,11 @@ class Aside:
 def everything(connection: Connection) -> dict[str, Aside]:
     """All that is set aside, by key, the oldest first."""
     sql = f"SELECT key, value FROM setting WHERE key GLOB '{PREFIX}*' ORDER BY rowid"
-    found = {row.key: json.loads(row.value) for row in connection.exec_driver_sql(sql)}
-    return {key.removeprefix(PREFIX): Aside(**values) for key, values in found.items()}
+    found: dict[str, Aside] = {}
+    for row in connection.exec_driver_sql(sql):
+        with suppress(ValueError, TypeError):  # of another version, or of somebody else: the item is simply tried again
+            found[row.key.removeprefix(PREFIX)] = Aside(**json.loads(row.value))
+    return found
 
 
 def keep(connection: Connection, key: str, item: Aside) -> None:
@@ -73,7 +77,7 @@ def tell(connection: Connection, item: Aside, *, run_id: int | None, now: dateti
     """Have the history say that it was."""
     detail = json.dumps({"loop": item.loop, "item": item.item, "reason": item.error, "times": item.times})
     row: dict[str, Any] = {"job_id": item.job_id, "arrival_id": item.arrival_id, "run_id": run_id}
-    connection.exec_driver_sql(TELL, row | {"at": stamp(now), "detail": storable(detail)})
+    connection.exec_driver_sql(TELL, row | {"at": stamp(now), "detail": detail})
 
 
 def forget(connection: Connection, keys: Iterable[str]) -> None:

@@ -148,7 +148,15 @@ def events(connection: Connection, job_id: int) -> list[dict[str, Any]]:
     """Everything that happened to a job, in order."""
     sql = "SELECT at, kind, from_state, to_state, run_id, arrival_id, detail FROM event WHERE job_id = ? ORDER BY id"
     rows = connection.exec_driver_sql(sql, (job_id,)).mappings()
-    return [dict(row) | {"detail": json.loads(row["detail"] or "{}")} for row in rows]
+    return [dict(row) | {"detail": _json(row["detail"]) or {}} for row in rows]
+
+
+def _json(text: str | None) -> Any:
+    """What a text of the history says; None where there is none, or one that is no JSON."""
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return None
 
 
 def attempts(connection: Connection, job_id: int) -> list[dict[str, Any]]:
@@ -164,7 +172,7 @@ def attempts(connection: Connection, job_id: int) -> list[dict[str, Any]]:
 def _attempt(connection: Connection, row: dict[str, Any]) -> dict[str, Any]:
     used = connection.exec_driver_sql("SELECT * FROM attempt_device WHERE attempt_id = ?", (row["id"],)).mappings()
     row["devices"] = [{key: value for key, value in device.items() if key != "attempt_id"} for device in used]
-    row["placement"] = json.loads(row["placement"]) if row["placement"] else None
+    row["placement"] = _json(row["placement"])
     return row
 
 
@@ -281,8 +289,8 @@ def replicas(connection: Connection, run_id: int) -> list[dict[str, Any]]:
     return [
         dict(row)
         | {
-            "placement": json.loads(row["placement"]),
-            "weights_mib": json.loads(row["weights_mib"]) if row["weights_mib"] else None,
+            "placement": _json(row["placement"]),
+            "weights_mib": _json(row["weights_mib"]),
         }
         for row in rows
     ]

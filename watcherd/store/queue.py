@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import StaleJobError
 from watcherd.job import ErrorClass, Options, State
+from watcherd.names import storable
 from watcherd.retry import after_daemon_death, pause_after_loss
-from watcherd.store import attributes, deliveries, figures, frame_runs
+from watcherd.store import attributes, deliveries, figures, frame_runs, unreadable
 from watcherd.store.frame_runs import CLAIMABLE, Hold
 from watcherd.store.records import (
     Answer,
@@ -264,7 +265,7 @@ def give_up(
     row |= {
         "state": state.value,
         "reason": decision.why if decision else None,
-        "answer": failure.answer,
+        "answer": storable(failure.answer) if failure.answer else failure.answer,
         "crashes_alone": decision.crashes_alone if decision else None,
     }
     _move(connection, GIVE_UP, [row])
@@ -439,7 +440,7 @@ def _claimed(row: Any, claim: Claim, at: str, place: RunPlace | None) -> Claimed
 @lru_cache(maxsize=256)
 def _options(text: str) -> Options:
     """A queue of 100,000 scans has a handful of different options."""
-    return Options.from_json(text)
+    return unreadable.options(text)
 
 
 _NOTHING = Measured()
@@ -454,8 +455,8 @@ def _ended(
         "now": stamp(now),
         "outcome": outcome,
         "error_class": ErrorClass(failure.error_class).value if failure else None,
-        "error": failure.error if failure else None,
-        "advice": (failure.advice or None) if failure else None,
+        "error": storable(failure.error) if failure else None,
+        "advice": (storable(failure.advice) or None) if failure else None,
         "replica_id": values.replica_id,
         "decode_ms": values.decode_ms,
         "inference_ms": values.inference_ms,
@@ -467,9 +468,9 @@ def _ended(
 
 def _answer(answer: Answer) -> dict[str, Any]:
     return {
-        "answer": answer.answer,
+        "answer": storable(answer.answer) if answer.answer else answer.answer,
         "decode": answer.decode,
-        "note": answer.note,
+        "note": storable(answer.note) if answer.note else answer.note,
         "threshold": answer.threshold,
         "mask_fraction": answer.mask_fraction,
     }

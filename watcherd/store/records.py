@@ -32,11 +32,6 @@ def stamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
-def storable(text: str) -> str:
-    """``text`` as a column can hold it and give it back: half a surrogate pair is no UTF-8, and becomes an escape."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
-
-
 def moment(text: str) -> datetime:
     """The time that `stamp` wrote."""
     return datetime.fromisoformat(text)
