@@ -38,6 +38,7 @@ from watcherd.intake import Intake
 from watcherd.job import State
 from watcherd.notify import Notifier
 from watcherd.outbox.deliver import Outbox
+from watcherd.outbox.owner import Owner, Ownership
 from watcherd.pauses import Pauses, StoppedError, is_passing
 from watcherd.pipeline import Pipeline
 from watcherd.precedence import Precedence
@@ -112,6 +113,11 @@ class Daemon:
             self._handle_signals()
             database = stack.enter_context(self._open_database())
             self._pauses = Pauses(self._stopping)
+            self._ownership = stack.enter_context(
+                Ownership(self._config.outbox.path, Owner.here(self._config.state.path))
+            )
+            with contextlib.suppress(OSError):  # an outbox that cannot be written now is waited for below
+                self._ownership.claim()
             self._begin_run(database)
             self._hooks = Hooks(self._config, database, self._pauses, set_aside=self._set_aside, path=self._path)
             self._hooks.begin()
@@ -207,7 +213,8 @@ class Daemon:
         self._database = database
         self._scratch = scratch
         self._spool = Spool(config.state.spool)
-        self._outbox = Outbox(config.outbox.path, layout=config.outbox.layout)
+        owner = Owner.here(config.state.path).short
+        self._outbox = Outbox(config.outbox.path, layout=config.outbox.layout, owner=owner)
         workers = config.limits.workers
         count = min(16, max(2, os.cpu_count() or 2)) if workers == "auto" else workers
         self._imaging = ImagingPool(workers=count, memory_mib=config.limits.worker_memory_mib)
@@ -290,7 +297,7 @@ class Daemon:
             return
         self._imaging.start()  # not sooner: a replica that starts needs the cores, and no scan can come before it
         try:
-            self._pauses.until_possible("outbox", self._outbox.prepare)
+            self._pauses.until_possible("outbox", self._prepare_outbox)
             self._delivery.recover()
             self._pauses.until_possible("spool", self._spool.prepare)
             self._pauses.until_possible("spool", self._clean_spool)
@@ -326,6 +333,10 @@ class Daemon:
         self._log.info("daemon_ready", version=self._version, model=self._model.model)
         gc.freeze()
         gc.set_threshold(COLLECT_AFTER)
+
+    def _prepare_outbox(self) -> None:
+        self._ownership.claim()
+        self._outbox.prepare()
 
     def _clean_spool(self) -> None:
         def known(names: Sequence[str]) -> set[str]:

@@ -22,6 +22,7 @@ from watcherd.live import read as read_live
 from watcherd.mending import broken_promises, in_short
 from watcherd.names import show
 from watcherd.outbox.deliver import hash_file
+from watcherd.outbox.owner import ID, Owner, owner_of
 from watcherd.store import aside, backup, history, hooks, leftovers, reader, unreadable
 from watcherd.store.statements import chunks
 
@@ -53,6 +54,7 @@ class Finding:
 def examine(config: Config, mend: Callable[[str], str] | None = None) -> Iterator[Finding]:
     """Everything, the ground first. ``mend``: has the owner of the history put one kind of thing right."""
     yield from _folders(config)
+    yield from _owner(config)
     yield from _space(config)
     yield from _clock()
     if not config.state.database.exists():
@@ -102,6 +104,21 @@ def _folders(config: Config) -> Iterator[Finding]:
             level="error" if bad else "ok",
             text=f"{folder} ({kind}{', a network file system' if mount and mount.is_network else ''})",
             todo="Put the state folder on a local disk: SQLite's locks do not hold here." if bad else "",
+        )
+
+
+def _owner(config: Config) -> Iterator[Finding]:
+    """Whether the outbox is this service's."""
+    try:
+        owner = owner_of(config.outbox.path)
+    except OSError:
+        return  # said of the folder
+    if owner is not None and (config.state.path / ID).exists() and not owner.is_same(Owner.here(config.state.path)):
+        yield Finding(
+            check="outbox",
+            level="error",
+            text=f"it belongs to {owner}",
+            todo="Give this service an outbox of its own. If the other is gone for good: watcherd outbox take-over.",
         )
 
 

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ FLAT_BYTES = 80
 Place = Literal["free", "taken", "blocked"]
 """What lies at a path below the outbox: nothing, something, or something else where one of its folders belongs."""
 
+_FORMER = re.compile(r"\d+-(-?\d+)|probe")
+"""Names in the staging folder as versions gave them that knew of no other service."""
+
 _BLOCKED = frozenset({errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 
 
@@ -81,10 +85,14 @@ class Intent:
 
 
 class Outbox:
-    """The folder of results. Only this class changes anything in it."""
+    """The folder of results. Only this class changes anything in it, besides the marker that says whose it is.
 
-    def __init__(self, root: Path, *, layout: str = "per-kind") -> None:
+    ``owner``: what the names of this service in the staging folder begin with.
+    """
+
+    def __init__(self, root: Path, *, layout: str = "per-kind", owner: str = "") -> None:
         self._root = root
+        self._ours = f"{owner}-" if owner else ""
         self._prefix = os.fsencode(root) + b"/"
         self._whole = layout == "per-scan"
 
@@ -95,7 +103,7 @@ class Outbox:
 
     def try_to_write(self) -> None:
         """Raises OSError when a file cannot be written to the outbox at the moment."""
-        probe = self._root / STAGING / "probe"
+        probe = self._root / STAGING / f"{self._ours}probe"
         with probe.open("wb") as file:
             file.write(bytes(PROBE_BYTES))
             file.flush()
@@ -104,7 +112,7 @@ class Outbox:
 
     def staging_of(self, job_id: int, attempt: int) -> Path:
         """Where the results of one attempt are staged."""
-        return self._root / STAGING / f"{job_id}-{attempt}"
+        return self._root / STAGING / f"{self._ours}{job_id}-{attempt}"
 
     def staging(self, job_id: int, attempt: int) -> Path:
         """The same folder, made anew and empty."""
@@ -121,14 +129,21 @@ class Outbox:
         _discard(self.staging_of(job_id, attempt))
 
     def discard_staging(self, kept: Collection[Path] = ()) -> int:
-        """Remove what earlier runs left in staging, but for folders that hold what is still promised; the number."""
-        leftovers = [path for path in (self._root / STAGING).iterdir() if path not in kept]
+        """Remove what earlier runs left in staging, but for folders that hold what is still promised; the number.
+
+        Only what is ours: names of this service, and those of versions whose names were all alike.
+        """
+        staged = (self._root / STAGING).iterdir()
+        leftovers = [path for path in staged if path not in kept and self._is_of_this_service(path.name)]
         for leftover in leftovers:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
         return len(leftovers)
+
+    def _is_of_this_service(self, name: str) -> bool:
+        return (self._ours and name.startswith(self._ours)) or _FORMER.fullmatch(name) is not None
 
     def plain_stem(self, source: bytes) -> bytes:
         """The name that a scan's results have as long as nobody else's have it."""
