@@ -13,6 +13,8 @@ import os
 import shutil
 import signal
 import socket
+import stat
+import tempfile
 import threading
 import time
 from datetime import UTC, datetime
@@ -765,17 +767,37 @@ def _cpu_dtype(setting: str) -> str:
 def _scratch_folder(state: Path) -> Any:
     """The run folder for decoded scans: in memory where there is room, else in the state folder; emptied at the end.
 
-    One that a killed run left behind is removed: its name is the state folder's own.
+    What a killed run left behind is removed: its name is the state folder's own, with something behind it where
+    somebody else was there first. Everybody may make folders in ``/dev/shm``, so what is not ours is left alone.
     """
     name = f"watcherd-{os.getuid()}-{state.stat().st_dev:x}-{state.stat().st_ino:x}"
     memory = Path(os.environ.get("RUNTIME_DIRECTORY", "/dev/shm"))  # noqa: S108 - a folder of our own in it, mode 0700
-    folder = memory / name if _room_mib(memory) >= TMPFS_MIB else state / "run"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
+    place, name = (memory, name) if _room_mib(memory) >= TMPFS_MIB else (state, "run")
+    for left in (place / name, *place.glob(f"{name}-*")):
+        if _is_our_folder(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = _made(place, name)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made(place: Path, name: str) -> Path:
+    try:
+        (place / name).mkdir(mode=0o700)
+    except FileExistsError:
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=place))  # of mode 0700, and surely new
+    return place / name
+
+
+def _is_our_folder(path: Path) -> bool:
+    """Whether it is a folder, no link to one, that belongs to this user and that nobody else may enter."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
 def _room_mib(folder: Path) -> int:
