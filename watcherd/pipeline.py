@@ -29,7 +29,7 @@ from watcherd.job import ErrorClass, State
 from watcherd.logs import get_logger
 from watcherd.pauses import StoppedError
 from watcherd.retry import decide
-from watcherd.set_aside import job_named
+from watcherd.set_aside import Named, job_named
 from watcherd.store import Failure, Hold
 from watcherd.store import queue as jobs
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from watcherd.pauses import Pauses
     from watcherd.precedence import Precedence
     from watcherd.retry import Decision
-    from watcherd.set_aside import Named, SetAside
+    from watcherd.set_aside import SetAside
     from watcherd.store import Claim, ClaimedJob, Database
 
 T = TypeVar("T")
@@ -396,12 +396,19 @@ class Pipeline:
             self._promised.put(promised)
             failed += [Failed(item.flight, TransientError(why), alone=True, drawn=True) for item, why in in_vain]
         for result in failed:
-            if not self._set_aside.alone("stage", _named(result.flight), partial(self._fail, result), waits=False):
-                self._fail(Failed(result.flight, self._why(result.flight), alone=True, drawn=True))
+            self._record_as_failed(result)
         if len(drawn) < len(came):
             self._delivery.deliver_to_names()
             self._left.set()
         return not self._ending.is_set()
+
+    def _record_as_failed(self, failed: Failed) -> None:
+        """A failure that cannot be recorded as it is, is recorded as that."""
+        flight = failed.flight
+        named = Named(key=f"failure of job {flight.id}", item=f"job {flight.id}", job_id=flight.id)
+        if not self._set_aside.alone("stage", named, partial(self._fail, failed), waits=False):
+            error = TransientError(self._set_aside.reason(named.key))
+            self._fail(Failed(flight, error, alone=True, drawn=True))
 
     def look_for_arrivals(self) -> None:
         """An arrival may share a job that has ended already: its name gets its result too."""
