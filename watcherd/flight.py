@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from watcherd.names import storable
 from watcherd.store import Answer, ClaimedJob, DeviceUse, FrameMeasure, Measured
 
 if TYPE_CHECKING:
@@ -125,9 +126,9 @@ class Drawn:
         """What the model said."""
         said = self.segmented
         return Answer(
-            answer=said.answer,
+            answer=storable(said.answer) if said.answer else said.answer,
             decode=said.decode,
-            note="; ".join(filter(None, (said.note, self.rendered.note))) or None,
+            note=storable("; ".join(filter(None, (said.note, self.rendered.note)))) or None,
             threshold=self.flight.job.options.threshold,
             mask_fraction=round(self.rendered.mask_fraction, 6),
         )

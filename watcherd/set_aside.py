@@ -238,8 +238,10 @@ class SetAside:
         self._marks.begin(loop, loop, items)
         try:
             yield
-        finally:
+        except Exception:  # not for what ends the process
             self._marks.end(loop)
+            raise
+        self._marks.end(loop)
 
     # --------------------------------------------------------------------------------------------- what is set aside
 
@@ -277,8 +279,9 @@ class SetAside:
         self._pauses.until_possible("state", lambda: self._database.write(work))
 
     def reason(self, key: str) -> str:
-        """Why an item is set aside."""
-        return self._held[key].error
+        """Why an item is set aside; empty when a person has asked for it meanwhile."""
+        item = self._held.get(key)
+        return item.error if item else ""
 
     def done(self, key: str) -> None:
         """An item was handled."""

@@ -43,7 +43,7 @@ def overrides(content: bytes, suffix: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise WrongError(f"is not {kind}: {storable(str(error))[:LONGEST]}") from error
     except RecursionError as error:
-        raise WrongError(TOO_DEEP) from error
+        raise WrongError(f"is not {kind}: it {TOO_DEEP}") from error
     _check(given)  # before any of it is put into words
     if not isinstance(given, dict):
         raise WrongError('is not of the form {"threshold": 0.3}')

@@ -36,6 +36,12 @@ TEXTS = {
 NOT_ASCII = "GLOB '*[^' || char(1) || '-' || char(127) || ']*'"
 """What a text must match to be worth a look: nearly none does, and SQLite sees that by itself."""
 
+DOUBTFUL = """
+SELECT id, options FROM job
+WHERE CASE WHEN json_valid(options) THEN json_type(options) <> 'object' OR options LIKE '%\\u%' ELSE 1 END
+"""
+"""Jobs whose options are no JSON object, or have a character in them that is no ASCII."""
+
 TELL = "INSERT INTO event (at, job_id, kind, detail) VALUES (?, ?, 'mended', ?)"
 
 LOST = "The history does not say any more what was asked for: the job's options are no JSON."
@@ -64,11 +70,10 @@ def options(text: str) -> Options:
 
 def found(connection: Connection) -> Iterator[Unreadable]:
     """All of them; looks through the whole history."""
-    for row in connection.exec_driver_sql("SELECT id, options FROM job WHERE options LIKE '%\\u%'").fetchall():
-        if options(row.options).to_json() != row.options and options(row.options).refused:
+    for row in connection.exec_driver_sql(DOUBTFUL).fetchall():
+        asked = options(row.options)
+        if asked.refused and asked.to_json() != row.options:
             yield Unreadable(table="job", id=row.id, column="options", content=row.options)
-    for row in connection.exec_driver_sql("SELECT id, options FROM job WHERE NOT json_valid(options)").fetchall():
-        yield Unreadable(table="job", id=row.id, column="options", content=row.options)
     driver_of(connection).create_function("is_text", 1, _is_text, deterministic=True)
     for table, columns in TEXTS.items():
         for column in columns:
