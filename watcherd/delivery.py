@@ -267,7 +267,7 @@ class Delivery:
         self._store(record)
 
     def _rename(self, named: Sequence[Named], intents: Sequence[Sequence[Intent]]) -> None:
-        with self._set_aside.marked("publish", named):
+        with self._set_aside.marked("publish" if named[0].arrival_id is None else "names", named):
             self._outbox.publish(intents)
 
     def _ask_again(self, named: Named, record: Callable[[Any], None], error: Exception) -> None:

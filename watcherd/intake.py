@@ -452,8 +452,10 @@ class Intake:
             self._store(lambda c: arrivals.vanished(c, [seen.path], now=datetime.now(UTC)))
 
     def _record_ignored(self, ignored: Sequence[Ignored]) -> None:
-        if not ignored:
-            return
+        if ignored:
+            self._set_aside.each("intake", ignored, lambda item: path_named(item.path), self._record_these)
+
+    def _record_these(self, ignored: Sequence[Ignored]) -> None:
         rows = [(_row(item.path, item), item.reason) for item in ignored]
         with self._database.reader() as connection:
             known = arrivals.known(connection, [row for row, _ in rows])
@@ -661,9 +663,12 @@ class Intake:
 
     def _note_waiting(self, refused: NotYet) -> None:
         """A file that is waited for in earnest has a row with the reason."""
-        if refused.seen is not None or self._root is None:
-            return
-        seen = look(self._root, self._ignore, refused.path)
+        if refused.seen is None and self._root is not None:
+            root = self._root
+            self._set_aside.alone("intake", path_named(refused.path), lambda: self._note(root, refused))
+
+    def _note(self, root: int, refused: NotYet) -> None:
+        seen = look(root, self._ignore, refused.path)
         if isinstance(seen, Candidate):
             rows = [(_row(seen.path, seen), refused.reason)]
             self._store(lambda c: arrivals.settling(c, rows, run_id=self._run_id, now=datetime.now(UTC)))

@@ -48,7 +48,7 @@ LOOPS = ("intake", "sidecars", "decode", "runs", "stage", "publish", "recover", 
 TRIED_AGAIN = ("publish", "recover", "names", "dispose")
 """Of these, what has its items poked when they are due; the others come back with a sweep or from the queue."""
 
-SLOTS = ("intake", "publish", "last")
+SLOTS = ("intake", "publish", "names", "last")
 """Places in the file of marks: of the loops that touch what others put there, and of the item whose error ended all."""
 SLOT_BYTES = 1 << 14
 """Bytes of one place in that file."""

@@ -138,7 +138,7 @@ class JobSteering:
 
     def _retry(self, ids: Sequence[int], now: datetime) -> str:
         """Ask for ended jobs again; a scan whose copy is gone is fetched from the archive."""
-        self._database.write(lambda c: aside.forget_jobs(c, ids))
+        released = self._database.write(lambda c: aside.forget_jobs(c, ids))
         lost = [job_id for job_id in ids if not self._has_bytes(job_id)]
         moved = self._database.write(
             lambda c: jobs.ask_again(c, [job_id for job_id in ids if job_id not in lost], now=now)
@@ -149,7 +149,9 @@ class JobSteering:
                 f"The bytes of job {', '.join(map(str, lost))} are neither in the spool nor in the archive.{others}",
                 hint="Drop the scan into the inbox again.",
             )
-        return _done("queued again", ids, moved, "ended")
+        going_on = [job_id for job_id in released if job_id not in moved]
+        words = _done("queued again", [job_id for job_id in ids if job_id not in going_on], moved, "ended")
+        return words + (f"; what was set aside is tried again: {', '.join(map(str, going_on))}" if going_on else "")
 
     def _has_bytes(self, job_id: int) -> bool:
         with self._database.reader() as connection:

@@ -133,6 +133,23 @@ def test_a_history_in_which_all_of_it_has_happened_is_mended(tmp_path: Path) -> 
     assert 0 == service.command("doctor").returncode
 
 
+def test_a_file_from_a_far_future_is_a_file(tmp_path: Path) -> None:
+    """Its time in nanoseconds has more than 64 bits; a link and a sidecar of that time end nothing either."""
+    service = Service(tmp_path)
+    far = 10_400_000_000 * 10**9  # in the year 2299
+    for name in ("a.png", "b.png", "b.png.toml"):
+        service.drop(name, b"threshold = 0.3\n" if name.endswith("toml") else png(len(name) + ord(name[0])))
+    (service.inbox / "link.png").symlink_to("a.png")
+    for name in ("a.png", "b.png", "b.png.toml", "link.png"):
+        os.utime(service.inbox / name, ns=(far, far), follow_symlinks=False)
+    if (service.inbox / "a.png").stat().st_mtime_ns != far:
+        pytest.skip("this file system knows no such times")
+    assert 0 == service.once(), service.tail()
+    assert {"succeeded": 2} == service.states()
+    assert [service.inbox / "link.png"] == list(service.inbox.iterdir())
+    assert [] == service.json("status")["set_aside"]
+
+
 def test_a_folder_called_like_a_mask_and_a_path_that_is_too_long(tmp_path: Path) -> None:
     """Their results lie beside the folders that cannot be, and everything else where it belongs."""
     service = Service(tmp_path)

@@ -111,6 +111,16 @@ def test_a_person_is_told_what_became_of_a_command(seen: Seen) -> None:
     assert SAID in seen.answer
 
 
+def test_a_person_can_have_it_tried_at_once(seen: Seen) -> None:
+    """And it is set aside again while the cause is there."""
+    (job,) = [item["job_id"] for item in seen.status["set_aside"] if item["loop"] == "publish"]
+    assert f"what was set aside is tried again: {job}" in seen.service.command("retry", str(job)).stdout
+    seen.service.wait(
+        lambda: 2 == len(seen.service.rows("SELECT 1 FROM event WHERE kind = 'set-aside' AND job_id = ?", job)),
+        "another try",
+    )
+
+
 def test_everybody_elses_scans_have_their_results(seen: Seen) -> None:
     """And nothing was tried in a hurry: no job has had a second attempt yet."""
     good = {f"good-{number}.png" for number in range(3)}
