@@ -32,7 +32,7 @@ from watcherd.names import show, unshow
 from watcherd.overrides import Overrides
 from watcherd.overrides import row_of as _row
 from watcherd.pauses import RETRY_SECONDS, Pauses, StoppedError, check_room, in_words, is_passing
-from watcherd.set_aside import file_named, path_named
+from watcherd.set_aside import Named, file_named, path_named
 from watcherd.store import Database, Enqueued, Hold, ModelIdentity, NewArrival, Signature, Turn, arrivals, leftovers
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from watcherd.config import Config
     from watcherd.inbox.spool import Spool
     from watcherd.precedence import Precedence
-    from watcherd.set_aside import Named, SetAside
+    from watcherd.set_aside import SetAside
 
 PRESENCE_SECONDS = 2.0
 """Between two looks whether the inbox is still the folder that it was."""
@@ -383,7 +383,7 @@ class Intake:
     def _advance_sweep(self) -> None:
         """Take the next chunk of the oldest sweep."""
         began, chunks, full = self._sweeps[0]
-        chunk = next(chunks, None)
+        chunk = self._next_chunk(chunks)
         if chunk is not None:
             self._look_through(chunk)
             return
@@ -400,6 +400,13 @@ class Intake:
                 last_sweep_ms=round(took * 1000, 1),
                 swept_at=datetime.now(UTC).isoformat(timespec="seconds"),
             )
+
+    def _next_chunk(self, chunks: Iterator[Chunk]) -> Chunk | None:
+        """What a sweep finds next; nothing more of one that fails, for the next sweep looks at all of it again."""
+        found: list[Chunk | None] = []
+        named = Named(key="sweep", item="a sweep of the inbox")
+        self._set_aside.alone("intake", named, lambda: found.append(next(chunks, None)))
+        return found[0] if found else None
 
     def _look_through(self, chunk: Chunk) -> None:
         """Tell the settler of what is new; things that are no scans get their row."""
@@ -494,28 +501,28 @@ class Intake:
         def work(items: Sequence[Settled]) -> None:
             outcomes.extend(self._copy(items))
 
-        left = self._set_aside.each("intake", batch, _settled_named, work)
+        try:
+            left = self._set_aside.each("intake", batch, _settled_named, work)
+        except (OSError, TransientError) as error:
+            self._put_back(batch, error)
         self._leave((item.candidate.path, _settled_named(item)) for item in left)
         return outcomes
 
     def _copy(self, batch: Sequence[Settled]) -> list[Outcome]:
         root = self._root
         assert root is not None
-        try:
-            check_room(self._spool.root, self._config.limits.min_free_mib)
-            check_room(self._config.outbox.path, self._config.limits.min_free_mib)
-            with self._set_aside.marked("intake", [_settled_named(item) for item in batch]):
-                return take(batch, root, self._spool, leases=not self._network)
-        except (OSError, TransientError) as error:
-            if not is_passing(error):
-                raise
-            self._put_back(batch, error)
+        check_room(self._spool.root, self._config.limits.min_free_mib)
+        check_room(self._config.outbox.path, self._config.limits.min_free_mib)
+        with self._set_aside.marked("intake", [_settled_named(item) for item in batch]):
+            return take(batch, root, self._spool, leases=not self._network)
 
     def _put_back(self, batch: Sequence[Settled], error: Exception) -> NoReturn:
         """The spool refused: forget the batch, which the next sweep finds again, and say why."""
         for item in batch:
             self._settler.gone(item.candidate.path)
         self._sweep_again = True
+        if not is_passing(error):
+            raise error
         raise TransientError(in_words(error)) from error
 
     def _leave(self, items: Iterable[tuple[bytes, Named]]) -> None:

@@ -12,6 +12,7 @@ start finds it there. After `STARTS` starts that it ended, alone, it is left alo
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -56,6 +57,9 @@ SLOT_BYTES = 1 << 14
 LENGTH = 4
 """Bytes of a mark's own length in front of it."""
 
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What a process gets for whatever it does next when it, or the machine, has run out of descriptors or memory."""
+
 _ENDED = "the service ended while it was handled"
 
 
@@ -95,6 +99,8 @@ def concerns_all(error: BaseException) -> bool:
     if isinstance(error, UnreadableRowError):
         return False
     if isinstance(error, StoreError | StoppedError) or not isinstance(error, Exception):
+        return True
+    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
         return True
     return isinstance(error, OSError | TransientError) and is_passing(error)
 
@@ -226,7 +232,7 @@ class SetAside:
             if not concerns_all(error):
                 self.put(loop, named, error, waits=waits)
                 return False
-            if not (isinstance(error, StoppedError) or is_passing(error)):
+            if not (isinstance(error, StoppedError | OSError) or is_passing(error)):
                 self._marks.begin("last", loop, [named])  # this ends the service
             raise
         self.done(named.key)
