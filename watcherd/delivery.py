@@ -128,8 +128,8 @@ class Delivery:
         def work(items: Sequence[Drawn]) -> None:
             promised.extend(self._promised(items))
 
-        failed = self._set_aside.each("stage", drawn, _of_the_flight, work, waits=False)
-        return promised, [(item, self._set_aside.reason(_of_the_flight(item).key)) for item in failed]
+        failed = self._set_aside.each("stage", drawn, _staging_of, work, waits=False)
+        return promised, [(item, self._set_aside.reason(_staging_of(item).key)) for item in failed]
 
     def _promised(self, drawn: Sequence[Drawn]) -> list[Promised]:
         promises = self._pauses.until_possible("outbox", partial(self._promise_all, drawn))
@@ -508,12 +508,12 @@ def _finish_names(arrival_ids: Sequence[int], connection: Any) -> None:
     deliveries.finish_redelivery(connection, arrival_ids, now=datetime.now(UTC))
 
 
-def _of_the_flight(drawn: Drawn) -> Named:
-    return job_named(drawn.flight.id)
+def _staging_of(drawn: Drawn) -> Named:
+    return job_named(drawn.flight.id, "stage")
 
 
 def _of_the_job(promised: Promised) -> Named:
-    return _of_the_flight(promised.drawn)
+    return job_named(promised.drawn.flight.id)
 
 
 def _of_the_name(arrival: ArrivalInfo) -> Named:

@@ -29,7 +29,7 @@ from watcherd.job import ErrorClass, State
 from watcherd.logs import get_logger
 from watcherd.pauses import StoppedError
 from watcherd.retry import decide
-from watcherd.set_aside import Named, job_named
+from watcherd.set_aside import job_named
 from watcherd.store import Failure, Hold
 from watcherd.store import queue as jobs
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from watcherd.pauses import Pauses
     from watcherd.precedence import Precedence
     from watcherd.retry import Decision
-    from watcherd.set_aside import SetAside
+    from watcherd.set_aside import Named, SetAside
     from watcherd.store import Claim, ClaimedJob, Database
 
 T = TypeVar("T")
@@ -209,22 +209,23 @@ class Pipeline:
             ready = [flight for future in done if self._take_decoded(flight := decoding.pop(future), future)]
             if ready:
                 crash_point("segment.begun")
-                failed = self._set_aside.each("runs", ready, _named, self._submit, waits=False)
+                failed = self._set_aside.each("runs", ready, partial(_named, "runs"), self._submit, waits=False)
                 for flight in failed:
-                    self._results.put(Failed(flight, self._why(flight)))
+                    self._results.put(Failed(flight, self._why("runs", flight)))
 
     def _submit(self, flights: Sequence[Flight]) -> None:
         self._pool().submit([self._item(flight) for flight in arrange(flights)])
 
-    def _why(self, flight: Flight) -> TransientError:
+    def _why(self, doing: str, flight: Flight) -> TransientError:
         """What a job's attempt ends with that was set aside."""
-        return TransientError(self._set_aside.reason(_named(flight).key))
+        return TransientError(self._set_aside.reason(_named(doing, flight).key))
 
     def _begin_decoding(self, flight: Flight) -> Future[Any]:
         begun: list[Future[Any]] = []
-        if not self._set_aside.alone("decode", _named(flight), lambda: begun.append(self._decode(flight)), waits=False):
+        named = _named("decode", flight)
+        if not self._set_aside.alone("decode", named, lambda: begun.append(self._decode(flight)), waits=False):
             begun.append(Future())
-            begun[0].set_exception(self._why(flight))
+            begun[0].set_exception(self._why("decode", flight))
         return begun[0]
 
     def _decode(self, flight: Flight) -> Future[Any]:
@@ -279,7 +280,10 @@ class Pipeline:
         """A replica has computed these scans' masks, or has failed to."""
         with self._imaging.together():
             for outcome in outcomes:
-                self._answered(replica_id, outcome)
+                answered = partial(self._answered, replica_id, outcome)
+                fine = self._set_aside.alone("draw", job_named(outcome.job_id, "draw"), answered, waits=False)
+                if not fine and (flight := self._flights.get(outcome.job_id)):
+                    self._results.put(Failed(flight, self._why("draw", flight), alone=True, drawn=True))
 
     def _answered(self, replica_id: int | None, outcome: Outcome) -> None:
         self._precedence.give_way()
@@ -405,7 +409,7 @@ class Pipeline:
     def _record_as_failed(self, failed: Failed) -> None:
         """A failure that cannot be recorded as it is, is recorded as that."""
         flight = failed.flight
-        named = Named(key=f"failure of job {flight.id}", item=f"job {flight.id}", job_id=flight.id)
+        named = _named("failure of", flight)
         if not self._set_aside.alone("stage", named, partial(self._fail, failed), waits=False):
             error = TransientError(self._set_aside.reason(named.key))
             self._fail(Failed(flight, error, alone=True, drawn=True))
@@ -443,6 +447,8 @@ class Pipeline:
             self._log.error("job_moved_meanwhile", job_id=flight.id, error=str(stale))
         else:
             self._tell(flight, failure, decision)
+            if decision.state is not State.QUEUED:
+                self._set_aside.job_ended(flight.id)
         self._land([flight])
 
     def _may_draw_again(self, failed: Failed) -> bool:
@@ -535,8 +541,8 @@ def _come_together(results: queue.SimpleQueue[T], most: int) -> list[T]:
     return came
 
 
-def _named(flight: Flight) -> Named:
-    return job_named(flight.id)
+def _named(doing: str, flight: Flight) -> Named:
+    return job_named(flight.id, doing)
 
 
 def _refusal(reason: str) -> Future[Any]:

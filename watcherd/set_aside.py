@@ -43,8 +43,24 @@ T = TypeVar("T")
 PAUSES = (30.0, 120.0, 600.0, 3600.0)
 """Seconds before an item is tried again that failed once, twice, ...; the last one also after all others."""
 
-LOOPS = ("intake", "sidecars", "decode", "runs", "stage", "publish", "recover", "names", "dispose", "hooks", "commands")
+LOOPS = (
+    "intake",
+    "sidecars",
+    "decode",
+    "runs",
+    "draw",
+    "stage",
+    "publish",
+    "recover",
+    "names",
+    "dispose",
+    "hooks",
+    "commands",
+)
 """The loops that set aside, in the order of a scan's way."""
+
+REPEATED = ("decode", "runs", "draw", "stage")
+"""Of these, steps of a job's attempt: the queue says when there is another."""
 
 TRIED_AGAIN = ("publish", "recover", "names", "dispose")
 """Of these, what has its items poked when they are due; the others come back with a sweep or from the queue."""
@@ -73,9 +89,9 @@ class Named:
     arrival_id: int | None = None
 
 
-def job_named(job_id: int) -> Named:
-    """What is still to be done for a job."""
-    return Named(key=f"job {job_id}", item=f"job {job_id}", job_id=job_id)
+def job_named(job_id: int, doing: str = "") -> Named:
+    """What is still to be done for a job; ``doing``: one step of it, which the queue repeats."""
+    return Named(key=f"{doing} job {job_id}".strip(), item=f"job {job_id}", job_id=job_id)
 
 
 def arrival_named(arrival_id: int, job_id: int, source: str, doing: str = "") -> Named:
@@ -135,11 +151,16 @@ class SetAside:
     def begin(self) -> None:
         """Learn what earlier runs have set aside, and what the last one ended with; all is due but what is left alone.
 
-        Commands are not given again: whoever gave one was told.
+        Commands are not given again: whoever gave one was told. Jobs that have ended say themselves why.
         """
         with self._database.reader() as connection:
             found = aside.everything(connection)
-        past = [key for key, item in found.items() if item.loop == "commands"]
+            ended = aside.ended(connection, {item.job_id for item in found.values() if item.loop in REPEATED})
+        past = [
+            key
+            for key, item in found.items()
+            if item.loop == "commands" or (item.loop in REPEATED and item.job_id in ended)
+        ]
         if past:
             self._database.write(lambda c: aside.forget(c, past))
         self._held = {key: item for key, item in found.items() if key not in past}
@@ -299,6 +320,12 @@ class SetAside:
         with self._lock:
             self._held.pop(key, None)
             self._until.pop(key, None)
+
+    def job_ended(self, job_id: int) -> None:
+        """A job has failed for good, and says itself why."""
+        for key, held in list(self._held.items()):
+            if held.job_id == job_id and held.loop in REPEATED:
+                self.done(key)
 
     def gone(self, item: str) -> None:
         """A file of the inbox is not there any more: nothing is to be done about it."""

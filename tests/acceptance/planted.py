@@ -39,6 +39,7 @@ def plant() -> None:
     fault(sidecars.Sidecars, "_asked", "sidecars", lambda _self, item, *_, **__: item.candidate.path)
     fault(pipeline.Pipeline, "_decode", "decode", lambda _self, flight: flight.job.source)
     fault(pipeline, "arrange", "runs", lambda flights: [flight.job.source for flight in flights])
+    fault(pipeline.Pipeline, "_render", "draw", lambda _self, flight, _segmented: flight.job.source)
     fault(delivery.Delivery, "_promise", "stage", lambda _self, item, *_: item.flight.job.source)
     fault(deliver.Outbox, "publish", "publish", lambda _self, files: files)
     fault(deliver.Outbox, "publish", "recover", lambda _self, files: files)

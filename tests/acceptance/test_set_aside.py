@@ -122,7 +122,12 @@ def test_a_person_can_have_it_tried_at_once(seen: Seen) -> None:
 
 
 def test_everybody_elses_scans_have_their_results(seen: Seen) -> None:
-    """And nothing was tried in a hurry: no job has had a second attempt yet."""
+    """And nothing was tried in a hurry: between two attempts at a job lies a pause."""
     good = {f"good-{number}.png" for number in range(3)}
     assert good <= {path.name for path in (seen.service.outbox / "masks").iterdir()}
-    assert [(1,)] == seen.service.rows("SELECT max(attempts) FROM job WHERE source <> ?", file_of("recover"))
+    hurried = (
+        "SELECT one.job_id FROM attempt AS one JOIN attempt AS other "
+        "ON other.job_id = one.job_id AND other.number = one.number + 1 "
+        "WHERE (julianday(other.started_at) - julianday(one.ended_at)) * 86400 < 20"
+    )
+    assert [] == seen.service.rows(hurried)

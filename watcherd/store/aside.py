@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from watcherd.store.records import stamp
+from watcherd.store.statements import select_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,6 +64,13 @@ def everything(connection: Connection) -> dict[str, Aside]:
         with suppress(ValueError, TypeError):  # of another version, or of somebody else: the item is simply tried again
             found[row.key.removeprefix(PREFIX)] = Aside(**json.loads(row.value))
     return found
+
+
+def ended(connection: Connection, job_ids: Iterable[int | None]) -> set[int]:
+    """Which of these jobs are not on their way any more, or are not there."""
+    wanted = {job_id for job_id in job_ids if job_id is not None}
+    sql = "SELECT id FROM job WHERE id IN ({values}) AND finished_at IS NULL"
+    return wanted - {row.id for row in select_in(connection, sql, sorted(wanted))}
 
 
 def keep(connection: Connection, key: str, item: Aside) -> None:
