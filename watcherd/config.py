@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from watcherd.dicom_tags import check_keywords
 from watcherd.errors import ConfigError
 from watcherd.job import Decode, Options
+from watcherd.names import storable
 
 SEARCHED = (Path("config.toml"), Path("/etc/watcherd/config.toml"))
 """Where a configuration is looked for after ``--config`` and ``WATCHERD_CONFIG``."""
@@ -429,9 +430,25 @@ def build(values: dict[str, Any], *, base: Path, name: str = "the configuration"
         config = _absolute(Config(**values), base.absolute())
     except ValidationError as error:
         raise ConfigError(f"{name} is wrong:\n" + "\n".join(_explain(error))) from error
+    _refuse_unreadable(config, name)
     _refuse_overlaps(config, name)
     _refuse_video_without_its_library(config, name)
     return config
+
+
+def _refuse_unreadable(config: Config, name: str) -> None:
+    """Text that cannot be stored: the environment may hold bytes that are no UTF-8. Paths may be of any bytes."""
+    level: list[tuple[str, object]] = [("", config.model_dump())]
+    while level:
+        key, value = level.pop()
+        if isinstance(value, dict):
+            level += [(f"{key}.{inner}".lstrip("."), each) for inner, each in value.items()]
+        elif isinstance(value, tuple | list):
+            level += [(key, each) for each in value]
+        if isinstance(value, str) and storable(value) != value:
+            raise ConfigError(
+                f"{name} is wrong:\n  {storable(key)} = {value!r}: half a surrogate pair or a NUL is no text"
+            )
 
 
 def _refuse_video_without_its_library(config: Config, name: str) -> None:

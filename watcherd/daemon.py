@@ -13,6 +13,8 @@ import os
 import shutil
 import signal
 import socket
+import stat
+import tempfile
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -40,10 +42,12 @@ from watcherd.intake import Intake
 from watcherd.job import State
 from watcherd.notify import Notifier
 from watcherd.outbox.deliver import Outbox
-from watcherd.pauses import Pauses, StoppedError, in_words, is_passing
+from watcherd.outbox.owner import Owner, Ownership
+from watcherd.pauses import Pauses, StoppedError, is_passing
 from watcherd.pipeline import Pipeline
 from watcherd.precedence import Precedence
 from watcherd.refetch import Refetch
+from watcherd.set_aside import Named, SetAside, in_words
 from watcherd.steering import PAUSED_SINCE, Command, JobSteering
 from watcherd.store import CorruptDatabaseError, Database, ModelIdentity, backup, history, runs, waits
 from watcherd.store import queue as jobs
@@ -122,9 +126,22 @@ class Daemon:
             self._handle_signals()
             database = stack.enter_context(self._open_database())
             self._pauses = Pauses(self._stopping)
-            self._hooks = Hooks(self._config, database, self._pauses, path=self._path)
-            self._exporter = Exporter(self._config, database, self._status, hook_calls=lambda: self._hooks.made)
+            self._ownership = stack.enter_context(
+                Ownership(self._config.outbox.path, Owner.here(self._config.state.path))
+            )
+            with contextlib.suppress(OSError):  # an outbox that cannot be written now is waited for below
+                self._ownership.claim()
             self._begin_run(database)
+            self._hooks = Hooks(self._config, database, self._pauses, set_aside=self._set_aside, path=self._path)
+            self._hooks.begin()
+            self._requeue(database)
+            self._exporter = Exporter(
+                self._config,
+                database,
+                self._status,
+                hook_calls=lambda: self._hooks.made,
+                set_aside=lambda: self._set_aside.counts,
+            )
             scratch = stack.enter_context(_scratch_folder(self._config.state.path))
             self._build(database, scratch)
             stack.callback(self._imaging.stop)
@@ -198,7 +215,13 @@ class Daemon:
         )
         longest = self._longest_wait()
         database.write(lambda c: waits.bound(c, now=now, longest=longest))
-        self._hooks.begin()
+        marks = self._config.state.path / "handling"
+        self._set_aside = SetAside(database, self._pauses, run_id=self._run_id, marks=marks)
+        self._set_aside.begin()
+
+    def _requeue(self, database: Database) -> None:
+        """What was being worked on goes back to the queue."""
+        now = datetime.now(UTC)
         requeued = database.write(lambda c: jobs.requeue_interrupted(c, run_id=self._run_id, now=now))
         crash_point("recover.requeued")
         if requeued:
@@ -209,12 +232,13 @@ class Daemon:
         self._database = database
         self._scratch = scratch
         self._spool = Spool(config.state.spool)
-        self._outbox = Outbox(config.outbox.path, layout=config.outbox.layout)
+        owner = Owner.here(config.state.path).short
+        self._outbox = Outbox(config.outbox.path, layout=config.outbox.layout, owner=owner)
         workers = config.limits.workers
         count = min(16, max(2, os.cpu_count() or 2)) if workers == "auto" else workers
         self._imaging = ImagingPool(workers=count, memory_mib=config.limits.worker_memory_mib)
         self._precedence = Precedence()
-        self._delivery = Delivery(config, database, self._outbox, self._pauses, self._precedence)
+        self._delivery = Delivery(config, database, self._outbox, self._pauses, self._precedence, self._set_aside)
         self._pipeline = Pipeline(
             config,
             database,
@@ -223,6 +247,7 @@ class Daemon:
             self._delivery,
             self._pauses,
             self._precedence,
+            self._set_aside,
             run_id=self._run_id,
             scratch=scratch,
             spool_path=self._spool.path,
@@ -293,7 +318,7 @@ class Daemon:
             return
         self._imaging.start()  # not sooner: a replica that starts needs the cores, and no scan can come before it
         try:
-            self._pauses.until_possible("outbox", self._outbox.prepare)
+            self._pauses.until_possible("outbox", self._prepare_outbox)
             self._delivery.recover()
             self._pauses.until_possible("spool", self._spool.prepare)
             self._pauses.until_possible("spool", self._clean_spool)
@@ -306,6 +331,7 @@ class Daemon:
             self._spool,
             self._pauses,
             self._precedence,
+            self._set_aside,
             run_id=self._run_id,
             model=lambda: self._model,
             queued=self._queued,
@@ -331,6 +357,10 @@ class Daemon:
         self._log.info("daemon_ready", version=self._version, model=self._model.model)
         gc.freeze()
         gc.set_threshold(COLLECT_AFTER)
+
+    def _prepare_outbox(self) -> None:
+        self._ownership.claim()
+        self._outbox.prepare()
 
     def _clean_spool(self) -> None:
         def known(names: Sequence[str]) -> set[str]:
@@ -373,6 +403,8 @@ class Daemon:
                 self._notifier.ready(self._status_line())
             self._take_commands()
             self._follow_wall_clock()
+            if self._set_aside.due():
+                self._pipeline.try_again()
             self._show()
             if self._is_alive():
                 self._notifier.watchdog()
@@ -575,7 +607,22 @@ class Daemon:
             self._pauses.clear("commands")
 
     def _carry_out(self, command: Command) -> str:
+        """Do what a person asks. A fault of ours costs that command, which is not given again: the person is told."""
         self._log.info("command_received", kind=command.verb)
+        try:
+            said = self._do(command)
+        except (WatcherdError, StoppedError):
+            raise
+        except Exception as error:
+            named = Named(key=f"command {command.id}", item=f"watcherd {command.verb}")
+            self._set_aside.put("commands", named, error, waits=False)
+            raise WatcherdError(
+                f"A fault of watcherd kept it from doing that: {in_words(error)}", hint="Its log says more."
+            ) from error
+        self._set_aside.reload()
+        return said
+
+    def _do(self, command: Command) -> str:
         if command.verb in ("pause", "resume"):
             said = self._steering.carry_out(command)
             if command.verb == "pause":
@@ -590,6 +637,8 @@ class Daemon:
         if command.verb == "sweep" and self._intake is not None:
             self._intake.sweep_now()
             return "the inbox is swept"
+        if command.verb == "repair" and command.arguments.get("what") == "promises":
+            return "the service sees to that by itself"  # some may be on their way just now
         outcome = self._in_intake(lambda: self._steering.carry_out(command))
         self._queued()
         return outcome
@@ -598,12 +647,12 @@ class Daemon:
         """Have the thread that owns the spool do it. Raises what that raises, and `UnavailableError`."""
         assert self._intake is not None
         done = threading.Event()
-        result: list[T | WatcherdError] = []
+        result: list[T | Exception] = []
 
         def errand() -> None:
             try:
                 result.append(work())
-            except WatcherdError as error:
+            except Exception as error:  # raised again where the person who asked is answered
                 result.append(error)
             finally:
                 done.set()
@@ -612,7 +661,7 @@ class Daemon:
         self._intake.wake()
         if not done.wait(HANG_SECONDS) or not result:
             raise UnavailableError("The intake does not answer.", hint="Look at the log.")
-        if isinstance(result[0], WatcherdError):
+        if isinstance(result[0], Exception):
             raise result[0]
         return result[0]
 
@@ -668,7 +717,9 @@ class Daemon:
             with self._database.reader() as connection:
                 counts = history.counts(connection)
                 open_jobs = sum(counts[state] for state in (State.QUEUED, State.RUNNING, State.DELIVERING))
-                return open_jobs == 0 and not history.open_arrivals(connection) and self._intake.idle
+                jobs_aside, arrivals_aside = self._set_aside.open()
+                more = history.open_arrivals(connection, but=arrivals_aside)
+                return open_jobs <= jobs_aside and not more and self._intake.idle
         except StoreError as error:
             if not is_passing(error):
                 raise
@@ -771,17 +822,37 @@ def _cpu_dtype(setting: str) -> str:
 def _scratch_folder(state: Path) -> Any:
     """The run folder for decoded scans: in memory where there is room, else in the state folder; emptied at the end.
 
-    One that a killed run left behind is removed: its name is the state folder's own.
+    What a killed run left behind is removed: its name is the state folder's own, with something behind it where
+    somebody else was there first. Everybody may make folders in ``/dev/shm``, so what is not ours is left alone.
     """
     name = f"watcherd-{os.getuid()}-{state.stat().st_dev:x}-{state.stat().st_ino:x}"
     memory = Path(os.environ.get("RUNTIME_DIRECTORY", "/dev/shm"))  # noqa: S108 - a folder of our own in it, mode 0700
-    folder = memory / name if _room_mib(memory) >= TMPFS_MIB else state / "run"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
+    place, name = (memory, name) if _room_mib(memory) >= TMPFS_MIB else (state, "run")
+    for left in (place / name, *place.glob(f"{name}-*")):
+        if _is_our_folder(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = _made(place, name)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made(place: Path, name: str) -> Path:
+    try:
+        (place / name).mkdir(mode=0o700)
+    except FileExistsError:
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=place))  # of mode 0700, and surely new
+    return place / name
+
+
+def _is_our_folder(path: Path) -> bool:
+    """Whether it is a folder, no link to one, that belongs to this user and that nobody else may enter."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
 def _room_mib(folder: Path) -> int:

@@ -25,6 +25,7 @@ from watcherd.names import show
 from watcherd.naming import Names
 from watcherd.outbox.deliver import FOLDERS, Intent, Outbox, ResultLostError, Staged, suffix_of
 from watcherd.pauses import check_room
+from watcherd.set_aside import arrival_named, job_named
 from watcherd.store import Intent as Promise
 from watcherd.store import Staged as StagedJob
 from watcherd.store import arrivals, deliveries, figures, history, leftovers
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from watcherd.inbox.dispose import Disposal
     from watcherd.pauses import Pauses
     from watcherd.precedence import Precedence
+    from watcherd.set_aside import Named, SetAside
     from watcherd.store import ArrivalInfo, Claim, ClaimedJob, Database
 
 T = TypeVar("T")
@@ -80,13 +82,20 @@ class Delivery:
     """
 
     def __init__(
-        self, config: Config, database: Database, outbox: Outbox, pauses: Pauses, precedence: Precedence
+        self,
+        config: Config,
+        database: Database,
+        outbox: Outbox,
+        pauses: Pauses,
+        precedence: Precedence,
+        set_aside: SetAside,
     ) -> None:
         self._config = config
         self._database = database
         self._outbox = outbox
         self._pauses = pauses
         self._precedence = precedence
+        self._set_aside = set_aside
         self._log = get_logger()
         self._stuck: set[bytes] = set()
         self._unsteady = Unsteady()
@@ -115,8 +124,20 @@ class Delivery:
 
     # ---------------------------------------------------------------------------------------------- jobs that succeeded
 
-    def promise(self, drawn: Sequence[Drawn]) -> list[Promised]:
-        """Give the results of these jobs their names, durably: from here on they will be delivered, come what may."""
+    def promise(self, drawn: Sequence[Drawn]) -> tuple[list[Promised], list[tuple[Drawn, str]]]:
+        """Give the results of these jobs their names, durably: from here on they will be delivered, come what may.
+
+        Also returns those of which that failed, and why.
+        """
+        promised: list[Promised] = []
+
+        def work(items: Sequence[Drawn]) -> None:
+            promised.extend(self._promised(items))
+
+        failed = self._set_aside.each("stage", drawn, _staging_of, work, waits=False)
+        return promised, [(item, self._set_aside.reason(_staging_of(item).key)) for item in failed]
+
+    def _promised(self, drawn: Sequence[Drawn]) -> list[Promised]:
         promises = self._pauses.until_possible("outbox", partial(self._promise_all, drawn))
         rows = [
             StagedJob(
@@ -135,15 +156,10 @@ class Delivery:
 
     def publish(self, promised: Sequence[Promised]) -> None:
         """Let results appear under the names that they were promised, and record the jobs."""
-        try:
-            self._publish([list(map(_intent, each.files)) for each in promised])
-        except (ResultLostError, FileExistsError):
-            for each in promised:
-                claim = each.drawn.flight.job.claim
-                self._finish_promised(each.files, partial(self._finish, [claim]), claim.job_id)
-        else:
-            self._finish([each.drawn.flight.job.claim for each in promised])
+        left = self._set_aside.each("publish", promised, _of_the_job, self._publish_jobs)
         for each in promised:
+            if each in left:
+                continue
             job, measured = each.drawn.flight.job, each.drawn.measured
             self._log.info(
                 "job_succeeded",
@@ -156,6 +172,16 @@ class Delivery:
             )
         self.scans_finished()
 
+    def _publish_jobs(self, promised: Sequence[Promised]) -> None:
+        claims = [each.drawn.flight.job.claim for each in promised]
+        named = list(map(_of_the_job, promised))
+        self._bring(named, [each.files for each in promised], partial(_finish, claims))
+
+    def publish_again(self) -> None:
+        """Try results again that were promised, and set aside."""
+        if self._set_aside.due():
+            self._finish_promised("publish")
+
     def _promise_all(self, drawn: Sequence[Drawn]) -> list[list[Promise]]:
         """Choose names, take away earlier results of the same jobs, stage the JSON, and make all of it durable."""
         finished_at = stamp(datetime.now(UTC))
@@ -164,9 +190,7 @@ class Delivery:
             given = self._names(connection, wanted, [file.kind for item in drawn for file in item.rendered.files])
             records = history.records(connection, [item.flight.id for item in drawn])
             promises = [
-                self._promise(item, given.choose(item.flight.job.path, item.flight.job.sha256), record, finished_at)
-                for item in drawn
-                if (record := records[item.flight.id])
+                self._promise(item, given, record, finished_at) for item in drawn if (record := records[item.flight.id])
             ]
         crash_point("stage.written")
         self._outbox.sync()
@@ -181,10 +205,11 @@ class Delivery:
         )
         return given
 
-    def _promise(self, item: Drawn, stem: bytes, record: dict[str, Any], finished_at: str) -> list[Promise]:
+    def _promise(self, item: Drawn, given: Names, record: dict[str, Any], finished_at: str) -> list[Promise]:
         """A succeeded job's result files with their final names, the JSON last."""
         self._precedence.give_way()
         job, measured, answer = item.flight.job, item.measured, item.answer
+        stem = given.choose(job.path, job.sha256, [*(file.kind for file in item.rendered.files), "result"])
         staged = [
             Staged(
                 kind=file.kind, path=file.path, suffix=suffix_of(file.path.name), sha256=file.sha256, bytes=file.bytes
@@ -226,19 +251,43 @@ class Delivery:
         jobs.begin_delivery(connection, rows, now=datetime.now(UTC))
         crash_point("deliver.begun")
 
-    def _publish(self, intents: Sequence[Sequence[Intent]]) -> None:
-        self._pauses.until_possible("outbox", partial(self._outbox.publish, intents))
-        crash_point("deliver.synced")
+    def _bring(self, named: Sequence[Named], files: Sequence[Sequence[Promise]], record: Callable[[Any], None]) -> None:
+        """Give what was promised its names, and ``record`` that.
 
-    def _finish(self, claims: Sequence[Claim]) -> None:
+        The results of one job that cannot appear as promised are computed again, and get another name then. Raises
+        `ResultLostError` and OSError when that happens to one of several.
+        """
+        intents = [list(map(_intent, each)) for each in files]
+        try:
+            self._pauses.until_possible("outbox", partial(self._rename, named, intents))
+        except (ResultLostError, OSError) as error:
+            if len(files) > 1:
+                raise
+            self._ask_again(named[0], record, error)
+            return
+        crash_point("deliver.synced")
+        self._record(record)
+        crash_point("record.committed")
+
+    def _record(self, record: Callable[[Any], None]) -> None:
         self._precedence.give_way()
+        self._store(record)
+
+    def _rename(self, named: Sequence[Named], intents: Sequence[Sequence[Intent]]) -> None:
+        with self._set_aside.marked("publish" if named[0].arrival_id is None else "names", named):
+            self._outbox.publish(intents)
+
+    def _ask_again(self, named: Named, record: Callable[[Any], None], error: Exception) -> None:
+        job_id = named.job_id
+        assert job_id is not None
+        self._log.error("results_lost_so_asked_again", job_id=job_id, error=str(error))
 
         def work(connection: Any) -> None:
-            jobs.finish_delivery(connection, claims, now=datetime.now(UTC))
-            crash_point("record.begun")
+            record(connection)
+            jobs.ask_again(connection, [job_id], now=datetime.now(UTC), by_person=False)
 
         self._store(work)
-        crash_point("record.committed")
+        self.job_requeued()
 
     def _remove_earlier(self, earlier: Sequence[Any]) -> None:
         """Take results of ours out of the outbox, the JSON first, and then out of the books."""
@@ -255,16 +304,17 @@ class Delivery:
 
     def deliver_to_names(self) -> None:
         """Deliver to names whose job has ended."""
-        while due := self._read(lambda c: deliveries.arrivals_to_deliver(c, AT_ONCE)):
-            self._deliver_to_names(due)
+        while due := self._read(lambda c: deliveries.arrivals_to_deliver(c, AT_ONCE, but=self._set_aside.held())):
+            self._set_aside.each("names", due, _of_the_name, self._deliver_to_names)
 
     def dispose(self) -> None:
         """Take sources whose scans are done with out of the inbox; may run beside all else that is done here."""
         while self.inbox_online():
-            ended = self._read(lambda c: deliveries.arrivals_to_dispose(c, DISPOSED_AT_ONCE))
+            held = self._set_aside.held()
+            ended = self._read(lambda c: deliveries.arrivals_to_dispose(c, DISPOSED_AT_ONCE, but=held))  # noqa: B023
             if not ended:
                 break
-            self._dispose(ended)
+            self._set_aside.each("dispose", ended, _of_the_name, self._dispose)
 
     def _deliver_to_names(self, due: Sequence[ArrivalInfo]) -> None:
         """Copies of the results for duplicates, notes for scans that gave none; one sync for all."""
@@ -273,7 +323,7 @@ class Delivery:
         lost = [arrival.job_id for arrival, promise in zip(due, promises, strict=True) if not promise]
         if lost:
             self._log.info("results_gone_so_asked_again", count=len(set(lost)))
-            self._store(lambda c: jobs.ask_again(c, set(lost), now=datetime.now(UTC)))
+            self._store(lambda c: jobs.ask_again(c, set(lost), now=datetime.now(UTC), by_person=False))
             self.job_requeued()
         if not given:
             return
@@ -285,15 +335,13 @@ class Delivery:
 
         self._store(begin)
         crash_point("deliver.intended")
-        try:
-            self._publish([list(map(_intent, promise)) for _, promise in given])
-        except (ResultLostError, FileExistsError):
-            for arrival, promise in given:
-                self._finish_promised(promise, partial(self._finish_names, [arrival.id]), arrival.job_id)
-        else:
-            self._finish_names([arrival.id for arrival, _ in given])
-        crash_point("record.committed")
+        self._set_aside.each("publish", given, lambda one: _results_of(one[0]), self._publish_names)
         self.scans_finished()
+
+    def _publish_names(self, given: Sequence[tuple[ArrivalInfo, Sequence[Promise]]]) -> None:
+        named = [_results_of(arrival) for arrival, _ in given]
+        record = partial(_finish_names, [arrival.id for arrival, _ in given])
+        self._bring(named, [files for _, files in given], record)
 
     def _promise_names(self, due: Sequence[ArrivalInfo]) -> list[list[Promise] | None]:
         with self._database.reader() as connection:
@@ -314,11 +362,12 @@ class Delivery:
         path = arrival.signature.path
         if arrival.state is not State.SUCCEEDED:
             note = results.failure_note(record, arrival.source)
-            return [_promise(self._stage_text(folder, given.choose(path, arrival.sha256), "failed", note))]
+            stem = given.choose(path, arrival.sha256, ["failed"])
+            return [_promise(self._stage_text(folder, stem, "failed", note))]
         staged = self._copies(connection, arrival, folder)
         if staged is None:
             return None
-        stem = given.choose(path, arrival.sha256)
+        stem = given.choose(path, arrival.sha256, [*(file.kind for file in staged), "result"])
         intents = self._outbox.intents(stem, staged)
         document = results.result_json(
             record,
@@ -417,13 +466,30 @@ class Delivery:
 
     def recover(self) -> None:
         """Finish what the last run had promised, and remove what it had only begun."""
-        promised, waiting = self._pauses.until_possible("state", self._all_promised)
-        for claim, intents in promised:
-            self._finish_promised(intents, partial(self._finish, [claim]), claim.job_id)
-        for arrival, intents in waiting:
-            self._finish_promised(intents, partial(self._finish_names, [arrival.id]), arrival.job_id)
+        self._finish_promised("recover")
         crash_point("recover.delivered")
-        self._pauses.until_possible("outbox", self._outbox.discard_staging)
+        self._pauses.until_possible("outbox", self._discard_staging)
+
+    def _discard_staging(self) -> None:
+        """What is still promised stays."""
+        promised, waiting = self._all_promised()
+        kept = {intent.staged.parent for _, intents in (*promised, *waiting) for intent in intents}
+        self._outbox.discard_staging(kept)
+
+    def _finish_promised(self, loop: str) -> None:
+        """Bring what is promised in the history, be it from an earlier run, or because it was set aside."""
+        promised, waiting = self._pauses.until_possible("state", self._all_promised)
+        if loop != "recover":  # others are on their way
+            jobs_aside, names_aside = self._set_aside.results()
+            promised = [one for one in promised if one[0].job_id in jobs_aside]
+            waiting = [one for one in waiting if one[0].id in names_aside]
+        self._set_aside.each(loop, promised, lambda one: job_named(one[0].job_id), self._finish_jobs)
+        self._set_aside.each(loop, waiting, lambda one: _results_of(one[0]), self._publish_names)
+
+    def _finish_jobs(self, promised: Sequence[tuple[Claim, Sequence[Promise]]]) -> None:
+        claims = [claim for claim, _ in promised]
+        named = [job_named(claim.job_id) for claim in claims]
+        self._bring(named, [files for _, files in promised], partial(_finish, claims))
 
     def _all_promised(self) -> tuple[list[tuple[Claim, list[Promise]]], list[tuple[ArrivalInfo, list[Promise]]]]:
         """Of jobs and of further names: whose results were promised, and which."""
@@ -433,19 +499,6 @@ class Delivery:
                 outputs = deliveries.outputs_of(connection, arrival.id)
                 names.append((arrival, [output.intent for output in outputs if output.state == "intended"]))
             return jobs.delivering_jobs(connection), names
-
-    def _finish_names(self, arrival_ids: Sequence[int]) -> None:
-        self._store(lambda c: deliveries.finish_redelivery(c, arrival_ids, now=datetime.now(UTC)))
-
-    def _finish_promised(self, intents: Sequence[Promise], record: Callable[[], None], job_id: int) -> None:
-        try:
-            self._publish([list(map(_intent, intents))])
-        except (ResultLostError, FileExistsError) as error:
-            self._log.error("results_lost_so_asked_again", job_id=job_id, error=str(error))
-            record()
-            self._store(lambda c: jobs.ask_again(c, [job_id], now=datetime.now(UTC)))
-        else:
-            record()
 
     def _read(self, work: Callable[[Any], T]) -> T:
         """Read, and while the database cannot be read pause and try again."""
@@ -459,6 +512,31 @@ class Delivery:
     def _store(self, work: Callable[[Any], Any]) -> Any:
         """Write, and while the database cannot be written pause and try again."""
         return self._pauses.until_possible("state", lambda: self._database.write(work))
+
+
+def _finish(claims: Sequence[Claim], connection: Any) -> None:
+    jobs.finish_delivery(connection, claims, now=datetime.now(UTC))
+    crash_point("record.begun")
+
+
+def _finish_names(arrival_ids: Sequence[int], connection: Any) -> None:
+    deliveries.finish_redelivery(connection, arrival_ids, now=datetime.now(UTC))
+
+
+def _staging_of(drawn: Drawn) -> Named:
+    return job_named(drawn.flight.id, "stage")
+
+
+def _of_the_job(promised: Promised) -> Named:
+    return job_named(promised.drawn.flight.id)
+
+
+def _of_the_name(arrival: ArrivalInfo) -> Named:
+    return arrival_named(arrival.id, arrival.job_id, arrival.source)
+
+
+def _results_of(arrival: ArrivalInfo) -> Named:
+    return arrival_named(arrival.id, arrival.job_id, arrival.source, "results")
 
 
 def _promise(intent: Intent) -> Promise:

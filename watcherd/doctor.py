@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from watcherd.errors import WatcherdError
@@ -17,13 +19,15 @@ from watcherd.inbox import mounts
 from watcherd.inbox.spool import Spool
 from watcherd.job import State
 from watcherd.live import read as read_live
+from watcherd.mending import broken_promises, in_short
 from watcherd.names import show
 from watcherd.outbox.deliver import hash_file
-from watcherd.store import backup, history, hooks, leftovers, reader
+from watcherd.outbox.owner import ID, Owner, owner_of
+from watcherd.store import aside, backup, history, hooks, leftovers, reader, unreadable
 from watcherd.store.statements import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from watcherd.config import Config
@@ -50,9 +54,10 @@ class Finding:
     repair: Callable[[], str] | None = None
 
 
-def examine(config: Config) -> Iterator[Finding]:
-    """Everything, the ground first."""
+def examine(config: Config, mend: Callable[[str], str] | None = None) -> Iterator[Finding]:
+    """Everything, the ground first. ``mend``: has the owner of the history put one kind of thing right."""
     yield from _folders(config)
+    yield from _owner(config)
     yield from _space(config)
     yield from _clock()
     if not config.state.database.exists():
@@ -61,6 +66,9 @@ def examine(config: Config) -> Iterator[Finding]:
     try:
         yield from _database(config)
         with reader(config.state.database) as connection:
+            yield from _rows(connection, mend)
+            yield from _set_aside(connection, mend)
+            yield from _promises(config, connection, mend)
             yield from _fates(connection)
             yield from _spool(config, connection)
             yield from _results(config, connection)
@@ -100,6 +108,21 @@ def _folders(config: Config) -> Iterator[Finding]:
             level="error" if bad else "ok",
             text=f"{folder} ({kind}{', a network file system' if mount and mount.is_network else ''})",
             todo="Put the state folder on a local disk: SQLite's locks do not hold here." if bad else "",
+        )
+
+
+def _owner(config: Config) -> Iterator[Finding]:
+    """Whether the outbox is this service's."""
+    try:
+        owner = owner_of(config.outbox.path)
+    except OSError:
+        return  # said of the folder
+    if owner is not None and (config.state.path / ID).exists() and not owner.is_same(Owner.here(config.state.path)):
+        yield Finding(
+            check="outbox",
+            level="error",
+            text=f"it belongs to {owner}",
+            todo="Give this service an outbox of its own. If the other is gone for good: watcherd outbox take-over.",
         )
 
 
@@ -144,6 +167,56 @@ def _database(config: Config) -> Iterator[Finding]:
     )
     for finding in backup.check(path):
         yield Finding(check="history", level="error", text=finding, todo="Restore a backup: watcherd db restore.")
+
+
+Mend = Callable[[str], str] | None
+
+
+def _rows(connection: Any, mend: Mend) -> Iterator[Finding]:
+    """Rows that cannot be read as what they should be."""
+    rows = [str(row) for row in unreadable.found(connection)]
+    if rows:
+        yield Finding(
+            check="rows",
+            level="error",
+            text=f"{len(rows)} rows of the history cannot be read: {in_short(rows)}",
+            todo="Everything else can. Have what can be read of them kept: watcherd doctor --repair.",
+            repair=mend and partial(mend, "rows"),
+        )
+
+
+def _set_aside(connection: Any, mend: Mend) -> Iterator[Finding]:
+    """Items that could not be handled; nothing is said where there are none."""
+    for left_alone in (True, False):
+        items = [item for item in aside.everything(connection).values() if item.left_alone == left_alone]
+        if not items:
+            continue
+        named = [f"{item.item} ({item.loop}): {item.error}" for item in items]
+        again = (
+            "They ended the service again and again, and are left alone." if left_alone else "Tried again by itself."
+        )
+        yield Finding(
+            check="set aside",
+            level="error" if left_alone else "warning",
+            text=f"{len(items)} {'left alone' if left_alone else 'could not be handled'}: {in_short(named)}",
+            todo=f"{again} To have it tried now: watcherd retry for a job.",
+            repair=mend and partial(mend, "set-aside"),
+        )
+
+
+def _promises(config: Config, connection: Any, mend: Mend) -> Iterator[Finding]:
+    """Results that were promised names which they cannot get; a running service sees to that by itself."""
+    if read_live(config.state.path, config.state.lock) is not None:
+        return
+    broken = [f"job {owner.job_id}, {reason}" for owner, reason in broken_promises(connection, config)]
+    if broken:
+        yield Finding(
+            check="promises",
+            level="warning",
+            text=f"{len(broken)} results cannot have their names: {in_short(broken)}",
+            todo="The next start has them computed again, under other names.",
+            repair=mend and partial(mend, "promises"),
+        )
 
 
 def _fates(connection: Any) -> Iterator[Finding]:

@@ -45,6 +45,7 @@ class Exporter:
     """The figures of one run of the daemon.
 
     ``status``: what `watcherd.live` shows, as it is now. ``hook_calls``: calls made by target and outcome.
+    ``set_aside``: how often something was set aside, by loop.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Exporter:
         status: Callable[[], Mapping[str, Any]],
         *,
         hook_calls: Callable[[], Mapping[tuple[str, str], int]] = dict,
+        set_aside: Callable[[], Mapping[str, int]] = dict,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
         self._database = database
         self._status = status
         self._hook_calls = hook_calls
+        self._set_aside = set_aside
         self._clock = clock
         self._log = get_logger()
         self._wake = threading.Event()
@@ -148,6 +151,7 @@ class Exporter:
         now, status = self._clock(), self._status()
         yield from self._tally.samples()
         yield from (("watcherd_hook_calls_total", labels, count) for labels, count in self._hook_calls().items())
+        yield from (("watcherd_set_aside_total", (loop,), count) for loop, count in self._set_aside().items())
         yield from _of_the_process(status, now)
         yield from _of_replicas(status)
         yield from _of_the_inbox(status)

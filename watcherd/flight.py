@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from watcherd.names import storable
 from watcherd.store import Answer, ClaimedJob, DeviceUse, FrameMeasure, Measured, ModelIdentity
 
 if TYPE_CHECKING:
@@ -141,9 +142,9 @@ class Drawn:
         """What the model said."""
         said = self.segmented
         return Answer(
-            answer=said.answer,
+            answer=storable(said.answer) if said.answer else said.answer,
             decode=said.decode,
-            note="; ".join(filter(None, (said.note, self.rendered.note))) or None,
+            note=storable("; ".join(filter(None, (said.note, self.rendered.note)))) or None,
             threshold=self.flight.job.options.threshold,
             mask_fraction=round(self.rendered.mask_fraction, 6),
         )
@@ -157,8 +158,12 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Something went wrong with a scan. ``alone``: it was the only one that the failing process worked on."""
+    """Something went wrong with a scan. ``alone``: it was the only one that the failing process worked on.
+
+    ``drawn``: its results were drawn, and could not be promised: to draw them again would not help.
+    """
 
     flight: Flight
     error: JobError
     alone: bool = False
+    drawn: bool = False

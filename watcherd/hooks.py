@@ -24,6 +24,7 @@ from watcherd.crash_points import crash_point
 from watcherd.errors import ConfigError, StoreError
 from watcherd.logs import get_logger
 from watcherd.pauses import StoppedError, is_passing
+from watcherd.set_aside import Named
 from watcherd.store import history
 from watcherd.store import hooks as calls
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from watcherd import config as configuration
     from watcherd.config import Config
     from watcherd.pauses import Pauses
+    from watcherd.set_aside import SetAside
     from watcherd.store import Database
     from watcherd.store.hooks import HookCall
 
@@ -60,6 +62,7 @@ class Hooks:
         database: Database,
         pauses: Pauses,
         *,
+        set_aside: SetAside,
         path: Path | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         chance: Callable[[], float] = random.random,
@@ -67,6 +70,7 @@ class Hooks:
         self._config = config
         self._database = database
         self._pauses = pauses
+        self._set_aside = set_aside
         self._path = path
         self._clock = clock
         self._chance = chance
@@ -129,15 +133,12 @@ class Hooks:
         try:
             with self._database.reader() as connection:
                 due = calls.due(connection, now=self._clock(), limit=room, but=under_way)
-                records = history.records(connection, [call.job_id for call in due])
         except StoreError as error:
             if not is_passing(error):
                 raise
             return
         for call in due:
-            thread = threading.Thread(
-                target=self._make, args=(call, records[call.job_id]), name=f"hook-{call.id}", daemon=True
-            )
+            thread = threading.Thread(target=self._make, args=(call,), name=f"hook-{call.id}", daemon=True)
             self._under_way[call.id] = thread
             thread.start()
 
@@ -165,8 +166,10 @@ class Hooks:
 
     # ---------------------------------------------------------------------------------------------- one call: a thread
 
-    def _make(self, call: HookCall, record: dict[str, Any]) -> None:
+    def _make(self, call: HookCall) -> None:
         try:
+            with self._database.reader() as connection:
+                record = history.records(connection, [call.job_id])[call.job_id]
             self._call(call, record)
             crash_point("hook.called")
             self._record(call, "called", partial(calls.called, call=call, now=self._clock()))
@@ -174,9 +177,13 @@ class Hooks:
             self._put_off(call, failure)
         except (StoppedCallError, StoppedError):
             pass  # it stays written down
-        except Exception:  # a fault in here must cost neither the other calls nor the daemon
-            self._log.exception("hook_broken", job_id=call.job_id, kind=call.target)
+        except Exception as error:  # a fault in here must cost neither the other calls nor the daemon
+            if isinstance(error, StoreError) and is_passing(error):
+                return  # it stays written down, and is due
+            self._set_aside.put("hooks", _named(call), error, waits=False)
             self._put_off(call, CallFailedError("a fault of watcherd; its log says more"))
+        else:
+            self._set_aside.done(_named(call).key)
         finally:
             del self._under_way[call.id]
             self._wake.set()
@@ -216,6 +223,7 @@ class Hooks:
             if tries >= self._config.hooks.tries:
                 self._record(call, "given-up", partial(calls.give_up, call=call, error=error, now=now))
                 self._log.error("hook_given_up", output=failure.tail, **said)
+                self._set_aside.done(_named(call).key)
                 return
             pause = pause_after(tries, self._chance)
             self._record(call, "failed", partial(calls.later, call=call, error=error, not_before=now + pause))
@@ -225,6 +233,10 @@ class Hooks:
         """Write it down, and wait for a disk that refuses: a call that went well must not be made for ever."""
         self._pauses.until_possible("state", lambda: self._database.write(work))
         self.made[call.target, outcome] += 1
+
+
+def _named(call: HookCall) -> Named:
+    return Named(key=f"hook {call.id}", item=f"hooks.{call.target} for job {call.job_id}", job_id=call.job_id)
 
 
 def targets(hooks: configuration.Hooks) -> list[str]:

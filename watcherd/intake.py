@@ -12,6 +12,7 @@ from collections import deque
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from watcherd.crash_points import crash_point
@@ -27,10 +28,11 @@ from watcherd.inbox.sweep import CHUNK, Chunk, IgnoreList, look, sweep
 from watcherd.inbox.tidy import EmptyFolders, remove_if_empty
 from watcherd.inbox.values import Candidate, Folder, Gone, Ignored, Ingested, NotYet, Outcome, Seen
 from watcherd.logs import get_logger
-from watcherd.names import show
+from watcherd.names import show, unshow
 from watcherd.overrides import Overrides
 from watcherd.overrides import row_of as _row
 from watcherd.pauses import RETRY_SECONDS, Pauses, StoppedError, check_room, in_words, is_passing
+from watcherd.set_aside import Named, file_named, path_named
 from watcherd.store import (
     Database,
     Enqueued,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from watcherd.inbox.spool import Spool
     from watcherd.job import Options
     from watcherd.precedence import Precedence
+    from watcherd.set_aside import SetAside
 
 PRESENCE_SECONDS = 2.0
 """Between two looks whether the inbox is still the folder that it was."""
@@ -97,6 +100,7 @@ class Intake:
         spool: Spool,
         pauses: Pauses,
         precedence: Precedence,
+        set_aside: SetAside,
         *,
         run_id: int,
         model: Callable[[], ModelIdentity],
@@ -111,6 +115,7 @@ class Intake:
         self._spool = spool
         self._pauses = pauses
         self._precedence = precedence
+        self._set_aside = set_aside
         self._run_id = run_id
         self._model = model
         self._queued = queued
@@ -320,7 +325,7 @@ class Intake:
         limit = inbox.settle_limit_seconds
         self._settler = Settler(settle_seconds=settle, limit_seconds=limit)
         sidecars = Sidecars(settle_seconds=settle, limit_seconds=min(limit, ONCE_PATIENCE) if self._once else limit)
-        self._overrides = Overrides(sidecars, self._settler, self._database, run_id=self._run_id)
+        self._overrides = Overrides(sidecars, self._settler, self._database, self._set_aside, run_id=self._run_id)
 
     def _show(self) -> None:
         identity = self._presence.identity
@@ -385,8 +390,16 @@ class Intake:
         root = self._root
         assert root is not None
         with OpenFolders(root) as folders:
-            for path in paths:
+
+            def look_at(path: bytes) -> None:
                 self._tell(look(root, self._ignore, path, folders), hinted=hinted)
+
+            for path in paths:
+                named = path_named(path)
+                if self._set_aside.holds(named.key):
+                    continue
+                if not self._set_aside.alone("intake", named, partial(look_at, path)):
+                    self._settler.gone(path)
 
     def _start_sweep(self, root: int, now: float) -> None:
         self._next_sweep = now + self._sweep_seconds()
@@ -403,7 +416,7 @@ class Intake:
     def _advance_sweep(self) -> None:
         """Take the next chunk of the oldest sweep."""
         began, chunks, full = self._sweeps[0]
-        chunk = next(chunks, None)
+        chunk = self._next_chunk(chunks)
         if chunk is not None:
             self._skipped = self._skipped or bool(chunk.skipped)
             self._look_through(chunk)
@@ -412,6 +425,7 @@ class Intake:
         if self._skipped and not full:
             self._next_sweep = min(self._next_sweep, self._clock() + mounts.NETWORK_SWEEP)
         if full:
+            self._forget_gone()
             if self._clock() >= self._next_disposal:
                 self._dispose_again()
             took = self._clock() - began
@@ -424,6 +438,13 @@ class Intake:
                 swept_at=datetime.now(UTC).isoformat(timespec="seconds"),
             )
 
+    def _next_chunk(self, chunks: Iterator[Chunk]) -> Chunk | None:
+        """What a sweep finds next; nothing more of one that fails, for the next sweep looks at all of it again."""
+        found: list[Chunk | None] = []
+        named = Named(key="sweep", item="a sweep of the inbox")
+        self._set_aside.alone("intake", named, lambda: found.append(next(chunks, None)))
+        return found[0] if found else None
+
     def _look_through(self, chunk: Chunk) -> None:
         """Tell the settler of what is new; things that are no scans get their row."""
         items: list[Candidate | Ignored] = [*chunk.candidates, *chunk.ignored]
@@ -435,12 +456,24 @@ class Intake:
             if row in known:
                 continue
             if isinstance(item, Candidate):
-                self._observe(item)
+                named = path_named(item.path)
+                if not self._set_aside.holds(named.key):
+                    self._set_aside.alone("intake", named, partial(self._observe, item))
             else:
                 ignored.append(item)
         self._record_ignored(ignored)
 
+    def _forget_gone(self) -> None:
+        """Files that were set aside, and have left the inbox since."""
+        root = self._root
+        assert root is not None
+        for shown in self._set_aside.files():
+            if isinstance(look(root, self._ignore, unshow(shown)), Gone):
+                self._set_aside.gone(shown)
+
     def _observe(self, candidate: Candidate, *, hinted: bool = False) -> None:
+        if self._set_aside.holds_anything and self._set_aside.holds(_named(candidate).key):
+            return
         if self._overrides.takes(candidate, self._clock(), hinted=hinted):
             return
         if not self._settler.observe(candidate, self._clock(), hinted=hinted):
@@ -463,8 +496,10 @@ class Intake:
             self._store(lambda c: arrivals.vanished(c, [seen.path], now=datetime.now(UTC)))
 
     def _record_ignored(self, ignored: Sequence[Ignored]) -> None:
-        if not ignored:
-            return
+        if ignored:
+            self._set_aside.each("intake", ignored, lambda item: path_named(item.path), self._record_these)
+
+    def _record_these(self, ignored: Sequence[Ignored]) -> None:
         rows = [(_row(item.path, item), item.reason) for item in ignored]
         with self._database.reader() as connection:
             known = arrivals.known(connection, [row for row, _ in rows])
@@ -484,7 +519,7 @@ class Intake:
             batch = self._with_sidecars(self._without_known(batch))
             if not batch:
                 continue
-            outcomes = self._copy(batch)
+            outcomes = self._copied(batch)
             self._pauses.clear("spool")
             taken = [outcome for outcome in outcomes if isinstance(outcome, Ingested)]
             self._finish_queueing(room_for=len(taken))
@@ -492,18 +527,31 @@ class Intake:
                 piece = taken[start : start + QUEUED_AT_ONCE]
                 for item in piece:
                     self._keep(item.sha256)
-                self._queueing.append(self._enqueue(piece))
+                left = self._set_aside.each("intake", piece, _taken_named, self._begin_queueing)
+                self._leave((item.path, _taken_named(item)) for item in left)
             self._record([outcome for outcome in outcomes if not isinstance(outcome, Ingested)])
+
+    def _copied(self, batch: Sequence[Settled]) -> list[Outcome]:
+        """What came of copying them into the spool; a file that fails in a way that nobody foresaw is set aside."""
+        outcomes: list[Outcome] = []
+
+        def work(items: Sequence[Settled]) -> None:
+            outcomes.extend(self._copy(items))
+
+        try:
+            left = self._set_aside.each("intake", batch, _settled_named, work)
+        except (OSError, TransientError) as error:
+            self._put_back(batch, error)
+        self._leave((item.candidate.path, _settled_named(item)) for item in left)
+        return outcomes
 
     def _copy(self, batch: Sequence[Settled]) -> list[Outcome]:
         root = self._root
         assert root is not None
-        try:
-            check_room(self._spool.root, self._config.limits.min_free_mib)
-            check_room(self._config.outbox.path, self._config.limits.min_free_mib)
+        check_room(self._spool.root, self._config.limits.min_free_mib)
+        check_room(self._config.outbox.path, self._config.limits.min_free_mib)
+        with self._set_aside.marked("intake", [_settled_named(item) for item in batch]):
             return take(batch, root, self._spool, leases=not self._network, sync_each=self._sync_each)
-        except (OSError, TransientError) as error:
-            self._put_back(batch, error)
 
     def _put_back(self, batch: Sequence[Settled], error: Exception) -> NoReturn:
         """The spool refused: forget the batch, which the next sweep finds again, and say why."""
@@ -513,6 +561,12 @@ class Intake:
         if not is_passing(error):
             raise error
         raise TransientError(in_words(error)) from error
+
+    def _leave(self, items: Iterable[tuple[bytes, Named]]) -> None:
+        """These are set aside: they have a row with the reason, and are not waited for until their time comes."""
+        for path, named in items:
+            self._settler.gone(path)
+            self._note_waiting(NotYet(path=path, reason=f"set aside: {self._set_aside.reason(named.key)}"))
 
     def _without_known(self, batch: list[Settled]) -> list[Settled]:
         """Leave out files that were taken before and lie in the inbox still."""
@@ -531,9 +585,17 @@ class Intake:
         root = self._root
         assert root is not None
         sure = self._events.complete and not self._network
-        batch, refused = self._overrides.ready(batch, root, self._clock(), sure=sure, leases=not self._network)
-        self._record(refused)
-        return batch
+        ready: list[Settled] = []
+
+        def work(items: Sequence[Settled]) -> None:
+            found, refused = self._overrides.ready(items, root, self._clock(), sure=sure, leases=not self._network)
+            self._record(refused)
+            ready.extend(found)
+
+        self._overrides.forget_asked()
+        left = self._set_aside.each("sidecars", batch, _settled_named, work)
+        self._leave((item.candidate.path, _settled_named(item)) for item in left)
+        return ready
 
     def _record(self, outcomes: Sequence[Outcome]) -> None:
         """What became of the files that were not taken."""
@@ -548,6 +610,9 @@ class Intake:
                 if isinstance(outcome, Gone):
                     self._tell(outcome)
         self._record_ignored([outcome for outcome in outcomes if isinstance(outcome, Ignored)])
+
+    def _begin_queueing(self, taken: Sequence[Ingested]) -> None:
+        self._queueing.append(self._enqueue(taken))
 
     def _enqueue(self, taken: Sequence[Ingested]) -> _Queueing:
         """Have the whole batch written in one transaction; nothing leaves the inbox before it is durable."""
@@ -574,8 +639,8 @@ class Intake:
             new = [self._held_back(arrival) for arrival in new]
         sidecars = self._overrides.used(item.path for item in taken)
 
-        def work(connection: Any) -> list[Enqueued]:
-            result = arrivals.enqueue(connection, new, model=model, run_id=self._run_id, now=now)
+        def work(connection: Any, which: Sequence[NewArrival] = new) -> list[Enqueued]:
+            result = arrivals.enqueue(connection, which, model=model, run_id=self._run_id, now=now)
             if sidecars:
                 arrivals.ignored(connection, sidecars, run_id=self._run_id, now=now)
             crash_point("enqueue.begun")
@@ -586,7 +651,7 @@ class Intake:
         if few:
             self._precedence.until(begun)
         begun.add_done_callback(lambda _: self._wake.set())
-        return _Queueing(taken=taken, work=work, begun=[begun])
+        return _Queueing(taken=taken, new=new, work=work, begun=[begun])
 
     def _held_back(self, arrival: NewArrival) -> NewArrival:
         """A frame of a run waits for the others."""
@@ -617,20 +682,28 @@ class Intake:
     def _finish(self, queueing: _Queueing) -> None:
         """Wait until a batch is in the queue."""
 
-        def result() -> list[Enqueued]:
-            begun = queueing.begun.pop() if queueing.begun else self._database.submit(queueing.work)
-            return begun.result()
+        def put(pairs: Sequence[tuple[Ingested, NewArrival]]) -> None:
+            def result() -> list[Enqueued]:
+                if queueing.begun and len(pairs) == len(queueing.taken):
+                    return queueing.begun.pop().result()
+                return self._database.write(lambda c: queueing.work(c, [arrival for _, arrival in pairs]))
 
-        results = self._pauses.until_possible("state", result)
+            outcome = self._pauses.until_possible("state", result)
+            results.extend(zip((item for item, _ in pairs), outcome, strict=True))
+
+        results: list[tuple[Ingested, Enqueued]] = []
+        both = list(zip(queueing.taken, queueing.new, strict=True))
+        left = self._set_aside.each("intake", both, lambda pair: _taken_named(pair[0]), put)
+        self._leave((item.path, _taken_named(item)) for item, _ in left)
         crash_point("enqueue.committed")
         log = self._log.bind()  # once for all: each call on the lazy logger would do it again
-        for item, enqueued in zip(queueing.taken, results, strict=True):
+        for item, enqueued in results:
             self._settler.done(item.path)
             event = "arrival_duplicate" if enqueued.duplicate else "arrival_queued"
             log.debug(event, source=show(item.path), arrival_id=enqueued.arrival_id, job_id=enqueued.job_id)
         self._log.info("arrivals_queued", count=len(results))
         # The copy of a scan that was done before is needed by nobody, and nothing may come of it that ends.
-        self._cleaning = self._cleaning or any(enqueued.duplicate for enqueued in results)
+        self._cleaning = self._cleaning or any(enqueued.duplicate for _, enqueued in results)
         self._queued()
 
     def _store(self, work: Callable[[Any], Any]) -> Any:
@@ -639,9 +712,12 @@ class Intake:
 
     def _note_waiting(self, refused: NotYet) -> None:
         """A file that is waited for in earnest has a row with the reason."""
-        if refused.seen is not None or self._root is None:
-            return
-        seen = look(self._root, self._ignore, refused.path)
+        if refused.seen is None and self._root is not None:
+            root = self._root
+            self._set_aside.alone("intake", path_named(refused.path), lambda: self._note(root, refused))
+
+    def _note(self, root: int, refused: NotYet) -> None:
+        seen = look(root, self._ignore, refused.path)
         if isinstance(seen, Candidate):
             rows = [(_row(seen.path, seen), refused.reason)]
             self._store(lambda c: arrivals.settling(c, rows, run_id=self._run_id, now=datetime.now(UTC)))
@@ -711,7 +787,8 @@ class _Queueing:
     """A batch on its way into the queue. ``begun``: the transaction; gone once somebody has waited for it."""
 
     taken: Sequence[Ingested]
-    work: Callable[[Any], list[Enqueued]]
+    new: Sequence[NewArrival]
+    work: Callable[..., list[Enqueued]]
     begun: list[Future[list[Enqueued]]]
 
     @property
@@ -723,3 +800,15 @@ class _Queueing:
 def _taken(item: Ingested) -> Signature:
     seen = item.signature
     return Signature(item.path, seen.size, seen.mtime_ns, seen.device, seen.inode, item.ctime_ns)
+
+
+def _named(candidate: Candidate) -> Named:
+    return file_named(candidate.path, candidate.signature.size, candidate.signature.mtime_ns)
+
+
+def _settled_named(item: Settled) -> Named:
+    return _named(item.candidate)
+
+
+def _taken_named(item: Ingested) -> Named:
+    return file_named(item.path, item.signature.size, item.signature.mtime_ns)

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, Literal, Self
 
+from watcherd.names import storable
+
 
 class State(StrEnum):
     """Where a job is. The names are stored in the database and checked there."""
@@ -93,6 +95,8 @@ class Fate(StrEnum):
     """The same bytes, options and model as an earlier arrival: it shares that one's job."""
 
 
+UNREADABLE = "What the scan was asked for holds half a surrogate pair or a NUL, which is no text."
+
 Decode = Literal["verify", "generate", "forced"]
 
 
@@ -140,6 +144,13 @@ class Options:
         if "outputs" in values:
             values["outputs"] = tuple(values["outputs"])
         return cls(**values)
+
+    def checked(self) -> Self:
+        """These options, refused if some text of theirs cannot be stored and read back."""
+        values = (getattr(self, field.name) for field in fields(self))
+        if all(value == storable(value) for value in values if isinstance(value, str)):
+            return self
+        return type(self)(profile=storable(self.profile), refused=UNREADABLE)
 
     @property
     def asks_for_probability(self) -> bool:

@@ -84,6 +84,7 @@ METRICS: dict[str, Metric] = {
     "watcherd_disk_free_bytes": _gauge("Room on the file system of a folder.", "folder"),
     "watcherd_disk_size_bytes": _gauge("Size of the file system of a folder.", "folder"),
     "watcherd_hook_calls_total": _counter("Calls of hooks by how they went.", "target", "outcome"),
+    "watcherd_set_aside_total": _counter("Items that could not be handled and were set aside, by loop.", "loop"),
     "watcherd_hook_calls_waiting": _gauge("Calls of hooks that are still to be made, or made again."),
 }
 

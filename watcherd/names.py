@@ -50,6 +50,13 @@ def unshow(text: str) -> bytes:
     return _ESCAPE.sub(lambda found: b"\\" if found[1] == b"\\" else bytes.fromhex(found[1][1:].decode()), encoded)
 
 
+def storable(text: str) -> str:
+    """``text`` as it can be stored and read back as UTF-8: half a surrogate pair becomes an escape, a NUL too."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
 def check_relative(path: bytes) -> None:
     """Refuse a path that could lead out of the folder it is meant to be below.
 
@@ -74,7 +81,7 @@ def result_stem(path: bytes, suffix_room: int) -> bytes:
     room = LONGEST - suffix_room - _HASH_ROOM
     if len(stem) > room:
         digits = hashlib.sha256(name).hexdigest()[:HASH_DIGITS].encode()
-        stem = _cut(stem, room - _HASH_ROOM) + b"-" + digits
+        stem = cut(stem, room - _HASH_ROOM) + b"-" + digits
     return folder + slash + stem
 
 
@@ -88,7 +95,7 @@ def insert(name: bytes, addition: bytes) -> bytes:
     found = _EXTENSION.search(name)
     end = found.start() if found and found.start() > 0 else len(name)
     room = LONGEST - len(addition) - (len(name) - end)
-    return _cut(name[:end], room) + addition + name[end:]
+    return cut(name[:end], room) + addition + name[end:]
 
 
 def without_addition(name: bytes) -> bytes:
@@ -98,7 +105,7 @@ def without_addition(name: bytes) -> bytes:
     return _ADDITION.sub(b"", name[:end]) + name[end:]
 
 
-def _cut(name: bytes, room: int) -> bytes:
+def cut(name: bytes, room: int) -> bytes:
     """The first ``room`` bytes at most, not ending inside a character when the name is UTF-8."""
     if len(name) <= room:
         return name

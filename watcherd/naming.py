@@ -5,6 +5,7 @@ One `Names` serves one batch. It asks the books once for all of the batch's like
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from watcherd.store import leftovers
@@ -12,8 +13,12 @@ from watcherd.store import leftovers
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from watcherd.outbox.deliver import Outbox
+    from watcherd.outbox.deliver import Outbox, Place
     from watcherd.store import Output
+
+
+LONGEST_PATH = 4096
+"""Bytes of a path that Linux takes (PATH_MAX)."""
 
 
 class Names:
@@ -29,9 +34,10 @@ class Names:
         self._outbox = outbox
         self._kinds = [*dict.fromkeys([*kinds, "result", "failed"])]
         self._given: set[bytes] = set()
+        self._folders: set[bytes] = set()
         plain = [path for _, source in wanted for path in outbox.paths(outbox.plain_stem(source), self._kinds)]
-        self._asked = set(plain)
-        self._owned = {output.intent.final: output for output in leftovers.outputs_at(connection, plain)}
+        self._asked = {*plain, *(folder for path in plain for folder in _folders_of(path))}
+        self._owned = {output.intent.final: output for output in leftovers.outputs_at(connection, list(self._asked))}
         self._earlier = leftovers.outputs_of_all(connection, [arrival_id for arrival_id, _ in wanted])
 
     def gives_way(self, arrival_id: int, source: bytes) -> list[Output]:
@@ -43,17 +49,43 @@ class Names:
             earlier += [note] if leftovers.path_of(self._connection, note.arrival_id) == source else []
         for output in earlier:
             self._owned.pop(output.intent.final, None)
+            self._asked.add(output.intent.final)  # this connection sees the history as it was before
         return earlier
 
-    def choose(self, source: bytes, sha256: str) -> bytes:
-        """The stem for an arrival's results; what `gives_way` named must be out of the outbox."""
-        stem = self._outbox.stem(source, sha256, self._kinds, self._is_free)
-        self._given.update(self._outbox.paths(stem, self._kinds))
+    def choose(self, source: bytes, sha256: str, needed: Sequence[str]) -> bytes:
+        """The stem for an arrival's results; what `gives_way` named must be out of the outbox.
+
+        ``needed``: the kinds of results that come, besides which all the others' names have to be free. Raises
+        `NoPlaceError` where they cannot lie anywhere.
+        """
+        spare = [kind for kind in self._kinds if kind not in needed]
+        stem = self._outbox.stem(source, sha256, needed, self._place, spare)
+        given = self._outbox.paths(stem, self._kinds)
+        self._given.update(given)
+        self._folders.update(folder for path in given for folder in _folders_of(path))
         return stem
 
-    def _is_free(self, final: bytes) -> bool:
-        if final in self._given or final in self._owned:
-            return False
-        if final not in self._asked and leftovers.outputs_at(self._connection, [final]):
-            return False
-        return not self._outbox.exists(final)
+    def _place(self, final: bytes) -> Place:
+        """What is, or will be, at a path below the outbox."""
+        if final in self._given or final in self._folders or self._is_owned(final):
+            return "taken"
+        if any(folder in self._given or self._is_owned(folder) for folder in _folders_of(final)):
+            return "blocked"
+        return self._outbox.place(final)
+
+    def _is_owned(self, final: bytes) -> bool:
+        if final not in self._asked:
+            self._asked.add(final)
+            self._owned |= {output.intent.final: output for output in leftovers.outputs_at(self._connection, [final])}
+        return final in self._owned
+
+
+def _folders_of(path: bytes) -> tuple[bytes, ...]:
+    """The folders that a path below the outbox leads through; none for one that is too long to be anywhere."""
+    return _with_those_above(path.rpartition(b"/")[0]) if len(path) < LONGEST_PATH else ()
+
+
+@lru_cache(maxsize=256)
+def _with_those_above(folder: bytes) -> tuple[bytes, ...]:
+    parts = folder.split(b"/") if folder else []
+    return tuple(b"/".join(parts[:count]) for count in range(1, len(parts) + 1))

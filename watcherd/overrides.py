@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from watcherd.inbox.sidecar_options import KEYS
 from watcherd.inbox.sidecars import NOTHING, Asked, Sidecars, Unsettled, is_sidecar, scan_of
 from watcherd.inbox.sweep import look
 from watcherd.inbox.values import Candidate, Ignored
+from watcherd.set_aside import file_named
 from watcherd.store import Signature, arrivals
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from watcherd.inbox.settle import Settled, Settler
     from watcherd.inbox.sweep import IgnoreList
     from watcherd.inbox.values import NotYet, Seen
+    from watcherd.set_aside import SetAside
     from watcherd.store import Database
 
 FOLDERS = "gives options to the scans of its folder"
@@ -32,10 +35,13 @@ NO_SCAN = "is a sidecar whose scan did not come; when it does, this is followed"
 class Overrides:
     """The sidecars of an inbox, for the thread that takes its scans."""
 
-    def __init__(self, sidecars: Sidecars, settler: Settler, database: Database, *, run_id: int) -> None:
+    def __init__(
+        self, sidecars: Sidecars, settler: Settler, database: Database, set_aside: SetAside, *, run_id: int
+    ) -> None:
         self._sidecars = sidecars
         self._settler = settler
         self._database = database
+        self._set_aside = set_aside
         self._run_id = run_id
         self._asked: dict[bytes, Asked] = {}
 
@@ -65,9 +71,9 @@ class Overrides:
     ) -> tuple[list[Settled], list[NotYet]]:
         """The scans that can be taken now, and those that wait for a sidecar of theirs; see `Sidecars.asked`.
 
-        A scan whose sidecar has just changed settles with it, and is in neither.
+        A scan whose sidecar has just changed settles with it, and is in neither. What is asked for is remembered until
+        `forget_asked`.
         """
-        self._asked = {}
         taken: list[Settled] = []
         refused: list[NotYet] = []
         for item, asked in self._sidecars.asked(batch, root_fd, now, sure=sure, leases=leases):
@@ -84,6 +90,10 @@ class Overrides:
     def asked(self, path: bytes) -> Asked:
         """What the sidecars of a scan ask for that `ready` has let through."""
         return self._asked.get(path, NOTHING)
+
+    def forget_asked(self) -> None:
+        """The scans that `ready` has let through are taken, or come again."""
+        self._asked = {}
 
     def used(self, paths: Iterable[bytes]) -> list[tuple[Signature, str]]:
         """The sidecars of scans that are being taken, and what is to be recorded of them in the same transaction."""
@@ -116,15 +126,20 @@ class Overrides:
 
         ``tell``, ``ignored`` and ``store``: the intake's own ways of passing on a look, recording and writing.
         """
-        due = self._sidecars.due(now)
         there: dict[Signature, tuple[Candidate, bool]] = {}
-        for candidate, late in due:
+
+        def see(candidate: Candidate, *, late: bool) -> None:
             seen = look(root_fd, ignore, candidate.path)
             if seen == candidate:
                 there[row_of(candidate.path, candidate)] = (candidate, late)
             else:
                 self._sidecars.forget(candidate.path)
                 tell(seen)
+
+        for candidate, late in self._sidecars.due(now):
+            named = file_named(candidate.path, candidate.signature.size, candidate.signature.mtime_ns)
+            if not self._set_aside.alone("sidecars", named, partial(see, candidate, late=late)):
+                self._sidecars.forget(candidate.path)
         if not there:
             return
         with self._database.reader() as connection:

@@ -37,6 +37,7 @@ from watcherd.job import ErrorClass, State
 from watcherd.logs import get_logger
 from watcherd.pauses import StoppedError, check_room, in_words, is_passing
 from watcherd.retry import decide
+from watcherd.set_aside import job_named
 from watcherd.store import Failure, Hold
 from watcherd.store import queue as jobs
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from watcherd.pauses import Pauses
     from watcherd.precedence import Precedence
     from watcherd.retry import Decision
+    from watcherd.set_aside import Named, SetAside
     from watcherd.store import Claim, ClaimedJob, Database, InUse
 
 T = TypeVar("T")
@@ -84,6 +86,7 @@ class Pipeline:
         delivery: Delivery,
         pauses: Pauses,
         precedence: Precedence,
+        set_aside: SetAside,
         *,
         run_id: int,
         scratch: Path,
@@ -97,6 +100,7 @@ class Pipeline:
         self._delivery = delivery
         self._pauses = pauses
         self._precedence = precedence
+        self._set_aside = set_aside
         self._run_id = run_id
         self._scratch = scratch
         self._spool_path = spool_path
@@ -209,7 +213,7 @@ class Pipeline:
         """Decode batches in the workers and hand them to the replicas, each while the next is claimed."""
         while flights:
             with self._imaging.together():
-                decoding = {self._decode(flight): flight for flight in flights}
+                decoding = {self._begin_decoding(flight): flight for flight in flights}
             more = self._claim() if self._are_quick(flights) and self._may_claim() else []
             self._send(flights, decoding)
             flights = more
@@ -238,7 +242,24 @@ class Pipeline:
                     ready.append(flight)
             if ready:
                 crash_point("segment.begun")
-                self._pool().submit([self._item(flight) for flight in arrange(ready)])
+                failed = self._set_aside.each("runs", ready, partial(_named, "runs"), self._submit, waits=False)
+                for flight in failed:
+                    self._results.put(Failed(flight, self._why("runs", flight)))
+
+    def _submit(self, flights: Sequence[Flight]) -> None:
+        self._pool().submit([self._item(flight) for flight in arrange(flights)])
+
+    def _why(self, doing: str, flight: Flight) -> TransientError:
+        """What a job's attempt ends with that was set aside."""
+        return TransientError(self._set_aside.reason(_named(doing, flight).key))
+
+    def _begin_decoding(self, flight: Flight) -> Future[Any]:
+        begun: list[Future[Any]] = []
+        named = _named("decode", flight)
+        if not self._set_aside.alone("decode", named, lambda: begun.append(self._decode(flight)), waits=False):
+            begun.append(Future())
+            begun[0].set_exception(self._why("decode", flight))
+        return begun[0]
 
     def _decode(self, flight: Flight) -> Future[Any]:
         self._precedence.give_way()
@@ -312,7 +333,10 @@ class Pipeline:
         """A replica has computed these scans' masks, or has failed to."""
         with self._imaging.together():
             for outcome in outcomes:
-                self._answered(replica, outcome)
+                answered = partial(self._answered, replica, outcome)
+                fine = self._set_aside.alone("draw", job_named(outcome.job_id, "draw"), answered, waits=False)
+                if not fine and (flight := self._flights.get(outcome.job_id)):
+                    self._results.put(Failed(flight, self._why("draw", flight), alone=True, drawn=True))
 
     def _answered(self, replica: ReplicaRecord, outcome: Outcome) -> None:
         self._precedence.give_way()
@@ -397,6 +421,7 @@ class Pipeline:
                     self._delivery.publish(promised)
                     self._land(each.drawn.flight for each in promised)
                     self.look_for_arrivals()
+                self._delivery.publish_again()
         except StoppedError:
             return
         finally:
@@ -426,19 +451,35 @@ class Pipeline:
         """Whatever has come together since the last time; False once there will be no more."""
         came = _come_together(self._results, MOST_AT_ONCE)
         drawn = [result for result in came if isinstance(result, Drawn)]
+        failed = [result for result in came if isinstance(result, Failed)]
         if drawn:
-            self._promised.put(self._delivery.promise(drawn))
-        for result in came:
-            if isinstance(result, Failed):
-                self._fail(result)
+            promised, in_vain = self._delivery.promise(drawn)
+            self._promised.put(promised)
+            failed += [Failed(item.flight, TransientError(why), alone=True, drawn=True) for item, why in in_vain]
+        for result in failed:
+            self._record_as_failed(result)
         if len(drawn) < len(came):
             self._delivery.deliver_to_names()
             self._left.set()
         return not self._ending.is_set()
 
+    def _record_as_failed(self, failed: Failed) -> None:
+        """A failure that cannot be recorded as it is, is recorded as that."""
+        flight = failed.flight
+        named = _named("failure of", flight)
+        if not self._set_aside.alone("stage", named, partial(self._fail, failed), waits=False):
+            error = TransientError(self._set_aside.reason(named.key))
+            self._fail(Failed(flight, error, alone=True, drawn=True))
+
     def look_for_arrivals(self) -> None:
         """An arrival may share a job that has ended already: its name gets its result too."""
         self._results.put(None)
+
+    def try_again(self) -> None:
+        """The time of something has come that was set aside."""
+        self.look_for_arrivals()
+        self._promised.put(())
+        self._left.set()
 
     def _fail(self, failed: Failed) -> None:
         """Record a failure: tried again later, alone, or given up."""
@@ -463,12 +504,14 @@ class Pipeline:
             self._log.error("job_moved_meanwhile", job_id=flight.id, error=str(stale))
         else:
             self._tell(flight, failure, decision)
+            if decision.state is not State.QUEUED:
+                self._set_aside.job_ended(flight.id)
         self._land([flight])
 
     def _may_draw_again(self, failed: Failed) -> bool:
         """A full outbox is not the scan's fault: wait until it can be written, then draw once more."""
         flight, answer = failed.flight, failed.flight.answer
-        if not isinstance(answer, Segmented) or not isinstance(failed.error, TransientError):
+        if failed.drawn or not isinstance(answer, Segmented) or not isinstance(failed.error, TransientError):
             return False
         flight.renders += 1
         if flight.renders > RENDERS_TRIED:
@@ -553,6 +596,10 @@ def _come_together(results: queue.SimpleQueue[T], most: int) -> list[T]:
     while len(came) < most and not results.empty():
         came.append(results.get())
     return came
+
+
+def _named(doing: str, flight: Flight) -> Named:
+    return job_named(flight.id, doing)
 
 
 def _refusal(reason: str) -> Future[Any]:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Protocol
 
 from watcherd.job import State
-from watcherd.names import show
+from watcherd.names import show, storable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ def of_the_source(decoded: Decoded | None) -> dict[str, Any]:
         "window": decoded.window,
         "spacing_mm": decoded.spacing_mm,
         "frame_ms": decoded.frame_ms,
-        "dicom": dict(decoded.tags),
+        "dicom": {storable(keyword): storable(value) for keyword, value in decoded.tags.items()},
     }
 
 

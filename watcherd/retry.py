@@ -131,5 +131,10 @@ def after_daemon_death(*, interruptions: int, crashes_alone: int, solo: bool, no
     )
 
 
+def pause_after_loss(tries: int) -> timedelta:
+    """How long a job waits whose results were lost or could not get the names promised to them: the first time not."""
+    return DELAYS[min(tries, len(DELAYS) + 1) - 2] if tries > 1 else timedelta(0)
+
+
 def _jittered(delay: timedelta, random: Callable[[], float]) -> timedelta:
     return delay * (1 + JITTER * (2 * random() - 1))

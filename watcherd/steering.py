@@ -14,21 +14,22 @@ import os
 import time
 import uuid
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import BusyError, UnavailableError, UsageError, WatcherdError
 from watcherd.files import write_durably
 from watcherd.housekeeping import prune
+from watcherd.mending import repair
 from watcherd.refetch import Refetch
-from watcherd.store import Database, identity, runs
+from watcherd.store import Database, aside, identity, runs
 from watcherd.store import queue as jobs
 from watcherd.store.records import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from watcherd.config import Config
     from watcherd.inbox.spool import Spool
@@ -65,12 +66,15 @@ def send(folder: Path, verb: str, arguments: Mapping[str, Any]) -> str:
 
 def waiting(folder: Path) -> Iterator[tuple[Path, Command | None]]:
     """Commands that were left, oldest first; None for a file that is none."""
-    for path in sorted(folder.glob("[!.]*.json"), key=lambda path: path.stat().st_mtime_ns):
+    for path in sorted(filter(Path.is_file, folder.glob("[!.]*.json")), key=lambda path: path.stat().st_mtime_ns):
         try:
             content = json.loads(path.read_text())
-            yield path, Command(id=str(content["id"]), verb=str(content["verb"]), arguments=dict(content["arguments"]))
-        except (ValueError, KeyError, TypeError):
+            command = Command(id=str(content["id"]), verb=str(content["verb"]), arguments=dict(content["arguments"]))
+            json.dumps(asdict(command), ensure_ascii=False).encode()
+        except (ValueError, KeyError, TypeError, RecursionError):  # half a surrogate pair too: it cannot be recorded
             yield path, None
+        else:
+            yield path, command
 
 
 def carry_out_all(folder: Path, database: Database, carry_out: Callable[[Command], str]) -> int:
@@ -129,10 +133,13 @@ class JobSteering:
             return _done(f"given priority {priority}", ids, moved, "waiting")
         if command.verb == "prune":
             return f"pruned: {prune(self._config, self._database, self._spool, now)}"
+        if command.verb == "repair":
+            return repair(str(command.arguments.get("what")), self._config, self._database, now)
         raise UsageError(f"There is no command {command.verb!r}.", hint="The daemon may be of another version.")
 
     def _retry(self, ids: Sequence[int], now: datetime) -> str:
         """Ask for ended jobs again; a scan whose copy is gone is fetched from the archive."""
+        released = self._database.write(lambda c: aside.forget_jobs(c, ids))
         lost = [job_id for job_id in ids if not self._has_bytes(job_id)]
         moved = self._database.write(
             lambda c: jobs.ask_again(c, [job_id for job_id in ids if job_id not in lost], now=now)
@@ -144,7 +151,9 @@ class JobSteering:
                 f"inbox.{others}",
                 hint="Drop the scan into the inbox again.",
             )
-        return _done("queued again", ids, moved, "ended")
+        going_on = [job_id for job_id in released if job_id not in moved]
+        words = _done("queued again", [job_id for job_id in ids if job_id not in going_on], moved, "ended")
+        return words + (f"; what was set aside is tried again: {', '.join(map(str, going_on))}" if going_on else "")
 
     def _has_bytes(self, job_id: int) -> bool:
         with self._database.reader() as connection:

@@ -217,7 +217,7 @@ def test_the_command_works(command: Command, at_rest: Service, request: pytest.F
     """Exit code 0, and something said."""
     if command.line.startswith("sqlite3") and shutil.which("sqlite3") is None:
         pytest.skip("no sqlite3 shell here")
-    if re.search(r"watcherd (run|db restore|demo|evaluate)\b", command.line):
+    if re.search(r"watcherd (run|db restore|outbox take-over|demo|evaluate)\b", command.line):
         runs_until_stopped = re.search(r"watcherd run(?!.*--once)", command.line)
         (until_stopped if runs_until_stopped else by_itself)(command, at_rest.folder)
         return

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import psutil
 import pytest
 
+from tests.asides import aside
 from tests.integration.store.helpers import NOW, claim_one, enqueue, failure, later, scan, start_run, succeed
 from watcherd import config, pauses
 from watcherd.errors import ConfigError
@@ -61,6 +62,7 @@ class Bench:
             settings,
             self.database,
             Pauses(self.stopping),
+            set_aside=aside(self.database),
             path=self.folder / "config.toml",
             clock=self.clock,
             chance=lambda: 0.5,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.asides import aside
 from tests.integration.store.helpers import MODEL, claim, start_run, succeed
 from tests.integration.store.test_database import held
 from watcherd.config import build
@@ -61,6 +62,7 @@ class Taking:
             self.spool,
             Pauses(threading.Event()),
             self.precedence,
+            aside(self.database),
             run_id=self.run_id,
             model=lambda: MODEL,
             queued=lambda: None,

@@ -16,6 +16,15 @@ def build(tmp_path: Path, **values: Any) -> Config:
     return config.build(values, base=tmp_path)
 
 
+def test_text_that_cannot_be_stored_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment may hold any bytes; a path may too."""
+    monkeypatch.setenv("WATCHERD_MODEL__PATH", "/models/M\udcfcller")
+    assert "/models/M\udcfcller" == str(build(tmp_path).model.path)
+    monkeypatch.setenv("WATCHERD_MODEL__SA2VA__PROMPT", "M\udcfcller")
+    with pytest.raises(ConfigError, match=r"model.sa2va.prompt = .*half a surrogate pair"):
+        build(tmp_path)
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     """Wherever the daemon is started from."""
     settings = build(tmp_path, inbox={"path": "in"}, state={"path": "/var/lib/x"})

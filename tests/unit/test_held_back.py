@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from tests.asides import aside
 from watcherd.config import build
 from watcherd.inbox.values import Candidate
 from watcherd.inbox.values import Signature as Seen
@@ -37,6 +38,7 @@ def intake(tmp_path: Path) -> Intake:
         NOTHING,
         Pauses(threading.Event()),
         Precedence(),
+        aside(),
         run_id=1,
         model=NOTHING,
         queued=lambda: None,

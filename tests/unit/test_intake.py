@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from tests.asides import aside
 from watcherd.config import Config, build
 from watcherd.errors import StoreError
 from watcherd.intake import CLEAN_SECONDS, Intake
@@ -59,6 +60,7 @@ class Cleaning:
             cast("Any", self.copies),
             Pauses(threading.Event()),
             Precedence(),
+            aside(),
             run_id=1,
             model=cast("Any", None),
             queued=lambda: None,
@@ -164,6 +166,7 @@ def test_a_history_that_cannot_be_read_for_a_while_pauses_the_intake(
         nothing,
         pauses,
         Precedence(),
+        aside(),
         run_id=1,
         model=nothing,
         queued=lambda: None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from tests.asides import aside
 from watcherd.config import Config
 from watcherd.flight import Flight
 from watcherd.pauses import Pauses
@@ -46,6 +47,7 @@ def pipeline(scratch: Path = Path(), precedence: Any = None) -> Pipeline:
         nothing,
         nothing,
         precedence or Precedence(),
+        aside(),
         run_id=1,
         scratch=scratch,
         spool_path=Path,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from tests.asides import aside
 from tests.unit.test_pipeline import pipeline
 from watcherd.config import Config
 from watcherd.delivery import Delivery
@@ -98,7 +99,7 @@ class Asked:
 
 
 def delivery() -> Delivery:
-    return Delivery(Config(), NOTHING, NOTHING, NOTHING, cast("Any", Asked()))
+    return Delivery(Config(), NOTHING, NOTHING, NOTHING, cast("Any", Asked()), aside())
 
 
 def line() -> Pipeline:
@@ -112,8 +113,8 @@ def line() -> Pipeline:
         lambda: line()._decode(NOTHING),
         lambda: line()._take_decoded(NOTHING, NOTHING),
         lambda: line()._answered(None, NOTHING),
-        lambda: delivery()._promise(NOTHING, b"", {}, ""),
-        lambda: delivery()._finish([]),
+        lambda: delivery()._promise(NOTHING, NOTHING, {}, ""),
+        lambda: delivery()._record(NOTHING),
         lambda: delivery()._dispose([]),
     ],
     ids=["claim", "decode", "decoded", "segmented", "promise", "finish", "dispose"],

@@ -16,6 +16,7 @@ from watcherd.cli.doctor import doctor
 from watcherd.cli.evaluate import evaluate
 from watcherd.cli.history import jobs
 from watcherd.cli.journal import logs
+from watcherd.cli.outbox import outbox_app
 from watcherd.cli.plan import plan
 from watcherd.cli.report import report
 from watcherd.cli.serve import run as serve
@@ -65,6 +66,7 @@ app.command("install-service")(install_service)
 app.command("uninstall-service")(uninstall_service)
 app.add_typer(config_app, name="config")
 app.add_typer(db_app, name="db")
+app.add_typer(outbox_app, name="outbox")
 
 
 def run(arguments: list[str] | None = None) -> int:

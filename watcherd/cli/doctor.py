@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json
+from watcherd.cli.steer import steered
 from watcherd.doctor import examine
 from watcherd.errors import WatcherdError
 
@@ -20,8 +21,12 @@ def doctor(
     repair: Annotated[bool, typer.Option("--repair", help="Put right what is safe to put right.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check folders, space, the history, and that rows and files agree; exit code 70 when something is broken."""
-    findings = list(examine(load_config(config)))
+    """Check folders, space, the history, and that rows and files agree; exit code 70 when something is broken.
+
+    With --repair what is safe is put right, by the running daemon or while none runs by this command; it says what.
+    """
+    settings = load_config(config)
+    findings = list(examine(settings, lambda what: steered(settings, "repair", {"what": what})))
     done = {id(finding): finding.repair() for finding in findings if repair and finding.repair}
     if as_json:
         print_json(
@@ -45,5 +50,5 @@ def doctor(
                 typer.echo(f"        {finding.todo}" + (" Or --repair." if finding.repair else ""))
             elif id(finding) in done:
                 typer.echo(f"        {done[id(finding)]}")
-    if any(finding.level == "error" for finding in findings):
+    if any(finding.level == "error" and id(finding) not in done for finding in findings):
         raise typer.Exit(WatcherdError.exit_code)

@@ -6,6 +6,7 @@ Any user may read it who may read the state folder, with the daemon up, down, ha
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from watcherd.config import Config
 from watcherd.inbox import mounts
 from watcherd.job import State
 from watcherd.steering import PAUSED_SINCE
-from watcherd.store import history, moment, overview, reader, runs
+from watcherd.store import aside, history, moment, overview, reader, runs
 
 RATE_MINUTES = 10.0
 SHORTEST_RATE = 1.0
@@ -54,6 +55,9 @@ def gather(settings: Config, *, now: datetime | None = None) -> dict[str, Any]:
             "last_run": _last_run(connection),
             "last_event_at": overview.last_event_at(connection),
             "failures": history.failures(connection, FAILURES),
+            "set_aside": [
+                asdict(item) | {"left_alone": item.left_alone} for item in aside.everything(connection).values()
+            ],
         }
     waiting = counts[State.QUEUED] + counts[State.RUNNING]
     answer["backlog_seconds"] = round(60 * waiting / rate.per_minute) if waiting and rate.per_minute else None

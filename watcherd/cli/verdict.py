@@ -5,7 +5,7 @@ The first line must be true above all: a daemon that is dead, hangs or is held u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -129,6 +129,7 @@ def notices(answer: Mapping[str, Any]) -> list[Notice]:
     """What holds the work up or soon will, the weightiest first."""
     found = [*_pauses(answer), *_inbox_away(answer["daemon"] or {})]
     found += [*_replicas_down(answer["daemon"] or {}), *_disks(answer["disks"]), *_left_behind(answer)]
+    found += _set_aside(answer.get("set_aside", ()))
     return sorted(found, key=lambda notice: ("bad", "warn", "note", "good").index(notice.tone))
 
 
@@ -143,6 +144,20 @@ def _pauses(answer: Mapping[str, Any]) -> Iterator[Notice]:
         yield Notice(tone="warn", text="PAUSED by a person: nothing new is begun.", todo="Go on: watcherd resume")
     for part, reason in daemon.get("paused", {}).items():
         yield Notice(tone="bad", text=f"PAUSED {part}: {reason}")
+
+
+def _set_aside(items: Sequence[Mapping[str, Any]]) -> Iterator[Notice]:
+    if not items:
+        return
+    alone = sum(bool(item["left_alone"]) for item in items)
+    last = items[-1]
+    text = f"{len(items)} could not be handled, the last of them {last['item']} ({last['loop']}): {last['error']}"
+    todo = f"{alone} of them are left alone, since they ended the service. " if alone else ""
+    yield Notice(
+        tone="bad" if alone else "warn",
+        text=text,
+        todo=f"{todo}Nothing else is held up. See all: watcherd doctor. Try again now: watcherd doctor --repair",
+    )
 
 
 def _inbox_away(daemon: Mapping[str, Any]) -> Iterator[Notice]:

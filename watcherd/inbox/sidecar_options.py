@@ -11,9 +11,17 @@ from pydantic import ValidationError
 
 from watcherd.config import Profile
 from watcherd.job import Options
+from watcherd.names import storable
 
 KEYS = tuple(each.name for each in fields(Options) if each.name in Profile.model_fields)
 """What a sidecar may override: what a profile may."""
+
+DEEPEST = 4
+"""Levels of tables and lists in one another; what can be asked for has two."""
+TOO_DEEP = "is nested too deeply: nothing that can be asked for has tables in tables"
+
+LONGEST = 300
+"""Characters of a parser's own words that are shown."""
 
 _SHOWN = 80
 """Characters of a wrong value that are shown."""
@@ -43,13 +51,18 @@ def overrides(content: bytes, suffix: bytes) -> dict[str, Any]:
     try:
         text = content.decode("utf-8-sig")
         given = json.loads(text) if kind == "JSON" else tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise WrongError(f"is not {kind}: {error}") from error
+    except ValueError as error:
+        raise WrongError(f"is not {kind}: {storable(str(error))[:LONGEST]}") from error
+    except RecursionError as error:
+        raise WrongError(f"is not {kind}: it {TOO_DEEP}") from error
+    _check(given)  # before any of it is put into words
     if not isinstance(given, dict):
         raise WrongError('is not of the form {"threshold": 0.3}')
     for key, value in given.items():
         if key not in KEYS:
-            raise WrongError(f"says {key} = {_shown(value)}: there is no such key; the keys are {', '.join(KEYS)}")
+            raise WrongError(
+                f"says {_cut(key)} = {_shown(value)}: there is no such key; the keys are {', '.join(KEYS)}"
+            )
     try:
         profile = Profile(folder="any", **given)
     except ValidationError as error:
@@ -68,6 +81,26 @@ def _mistakes(error: ValidationError, given: dict[str, Any]) -> list[str]:
     return [f"{key} = {_shown(given.get(key))}: allowed: {' or '.join(what)}" for key, what in allowed.items()]
 
 
+def _check(given: object) -> None:
+    """Refuse what is nested deeper than anything that can be asked for, and text that cannot be stored."""
+    level: list[object] = [given]
+    for _ in range(DEEPEST + 1):
+        inner: list[object] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += [*value.keys(), *value.values()]
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str) and storable(value) != value:
+                raise WrongError(f"says {_shown(value)}: half a surrogate pair, or a NUL, is no text")
+        level = inner
+    if level:
+        raise WrongError(TOO_DEEP)
+
+
 def _shown(value: object) -> str:
-    text = repr(value)
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

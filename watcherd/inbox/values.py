@@ -101,14 +101,21 @@ Seen = Candidate | Ignored | Folder | Gone
 """What one look at a path showed."""
 
 
+def in_64_bits(time_ns: int) -> int:
+    """A file's time as 64 bits hold it, in two's complement: some file systems know times after the year 2262."""
+    return (time_ns + 2**63) % 2**64 - 2**63
+
+
 def signature_of(status: os.stat_result) -> Signature:
     """The signature in the result of an lstat or fstat."""
-    return Signature(size=status.st_size, mtime_ns=status.st_mtime_ns, device=status.st_dev, inode=status.st_ino)
+    mtime_ns = in_64_bits(status.st_mtime_ns)
+    return Signature(size=status.st_size, mtime_ns=mtime_ns, device=status.st_dev, inode=status.st_ino)
 
 
 def candidate_of(path: bytes, status: os.stat_result) -> Candidate:
     """The candidate that an lstat or fstat of a regular file shows."""
-    return Candidate(path=path, signature=signature_of(status), ctime_ns=status.st_ctime_ns, blocks=status.st_blocks)
+    ctime_ns = in_64_bits(status.st_ctime_ns)
+    return Candidate(path=path, signature=signature_of(status), ctime_ns=ctime_ns, blocks=status.st_blocks)
 
 
 def is_still(candidate: Candidate, status: os.stat_result) -> bool:
@@ -116,8 +123,8 @@ def is_still(candidate: Candidate, status: os.stat_result) -> bool:
     seen = candidate.signature
     return (
         status.st_size == seen.size
-        and status.st_ctime_ns == candidate.ctime_ns
-        and status.st_mtime_ns == seen.mtime_ns
+        and in_64_bits(status.st_ctime_ns) == candidate.ctime_ns
+        and in_64_bits(status.st_mtime_ns) == seen.mtime_ns
         and status.st_ino == seen.inode
         and status.st_dev == seen.device
         and status.st_blocks == candidate.blocks
@@ -126,7 +133,7 @@ def is_still(candidate: Candidate, status: os.stat_result) -> bool:
 
 def ignored_of(path: bytes, status: os.stat_result, reason: str) -> Ignored:
     """Something that is no scan, as an lstat or fstat shows it."""
-    return Ignored(path=path, signature=signature_of(status), ctime_ns=status.st_ctime_ns, reason=reason)
+    return Ignored(path=path, signature=signature_of(status), ctime_ns=in_64_bits(status.st_ctime_ns), reason=reason)
 
 
 _KINDS = {

@@ -7,11 +7,15 @@ the moment of a crash, `publish` run again over the same intents ends in the sam
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
+import re
 import shutil
+import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from watcherd import names
 from watcherd.crash_points import crash_point
@@ -19,7 +23,7 @@ from watcherd.errors import WatcherdError
 from watcherd.files import rename_new, sync_filesystem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
 STAGING = ".staging"
@@ -38,10 +42,24 @@ FOLDERS = {
 """Kind of a result to its folder in the outbox."""
 LONGEST_SUFFIX = ".nii.gz"
 PROBE_BYTES = 1 << 16
+FLAT_BYTES = 80
+"""Bytes of a scan's name that are kept where its folders cannot be: with what is added, every file system takes it."""
+
+Place = Literal["free", "taken", "blocked"]
+"""What lies at a path below the outbox: nothing, something, or something else where one of its folders belongs."""
+
+_FORMER = re.compile(r"\d+-(-?\d+)|probe")
+"""Names in the staging folder as versions gave them that knew of no other service."""
+
+_BLOCKED = frozenset({errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 
 
 class ResultLostError(WatcherdError):
     """A staged result is gone, and its final name does not hold it either."""
+
+
+class NoPlaceError(WatcherdError):
+    """A scan's results cannot lie anywhere in the outbox: something else is where a folder of ours belongs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,10 +85,14 @@ class Intent:
 
 
 class Outbox:
-    """The folder of results. Only this class changes anything in it."""
+    """The folder of results. Only this class changes anything in it, besides the marker that says whose it is.
 
-    def __init__(self, root: Path, *, layout: str = "per-kind") -> None:
+    ``owner``: what the names of this service in the staging folder begin with.
+    """
+
+    def __init__(self, root: Path, *, layout: str = "per-kind", owner: str = "") -> None:
         self._root = root
+        self._ours = f"{owner}-" if owner else ""
         self._prefix = os.fsencode(root) + b"/"
         self._whole = layout == "per-scan"
 
@@ -81,7 +103,7 @@ class Outbox:
 
     def try_to_write(self) -> None:
         """Raises OSError when a file cannot be written to the outbox at the moment."""
-        probe = self._root / STAGING / "probe"
+        probe = self._root / STAGING / f"{self._ours}probe"
         with probe.open("wb") as file:
             file.write(bytes(PROBE_BYTES))
             file.flush()
@@ -90,7 +112,7 @@ class Outbox:
 
     def staging_of(self, job_id: int, attempt: int) -> Path:
         """Where the results of one attempt are staged."""
-        return self._root / STAGING / f"{job_id}-{attempt}"
+        return self._root / STAGING / f"{self._ours}{job_id}-{attempt}"
 
     def staging(self, job_id: int, attempt: int) -> Path:
         """The same folder, made anew and empty."""
@@ -106,10 +128,13 @@ class Outbox:
         """Remove what an attempt that failed has staged."""
         _discard(self.staging_of(job_id, attempt))
 
-    def discard_staging(self) -> int:
-        """Remove what earlier runs left in staging, once everything promised is published; the number removed."""
-        self.prepare()
-        leftovers = list((self._root / STAGING).iterdir())
+    def discard_staging(self, kept: Collection[Path] = ()) -> int:
+        """Remove what earlier runs left in staging, but for folders that hold what is still promised; the number.
+
+        Only what is ours: names of this service, and those of versions whose names were all alike.
+        """
+        staged = (self._root / STAGING).iterdir()
+        leftovers = [path for path in staged if path not in kept and self._is_of_this_service(path.name)]
         for leftover in leftovers:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -117,24 +142,53 @@ class Outbox:
                 leftover.unlink(missing_ok=True)
         return len(leftovers)
 
+    def _is_of_this_service(self, name: str) -> bool:
+        return (self._ours and name.startswith(self._ours)) or _FORMER.fullmatch(name) is not None
+
     def plain_stem(self, source: bytes) -> bytes:
         """The name that a scan's results have as long as nobody else's have it."""
         return names.result_stem(source, len(LONGEST_SUFFIX))
 
-    def stem(self, source: bytes, sha256: str, kinds: Sequence[str], is_free: Callable[[bytes], bool]) -> bytes:
+    def stem(
+        self,
+        source: bytes,
+        sha256: str,
+        needed: Sequence[str],
+        place: Callable[[bytes], Place],
+        spare: Sequence[str] = (),
+    ) -> bytes:
         """The name for a scan's results: its own, or with its hash when another scan's result has it.
 
-        ``source``: path below the inbox. ``is_free``: whether nobody else owns a path below the outbox; files that
-        are not ours are found here.
+        Where the scan's folders cannot be in the outbox, its results lie beside them, under its name and its hash.
+        ``source``: path below the inbox. ``needed``: kinds of results that come; ``spare``: kinds that may come later,
+        and have to be free. ``place``: what is at a path below the outbox. Raises `NoPlaceError`.
         """
-        for stem in _candidates(self.plain_stem(source), sha256):
-            if all(is_free(path) for path in self.paths(stem, kinds)):
-                return stem
-        raise AssertionError("unreachable: candidates do not end")
+        plain = self.plain_stem(source)
+        flat = _flat(plain, sha256)
+        for candidates in (_candidates(plain, names.with_hash(plain, sha256)), _candidates(flat)):
+            for stem in candidates:
+                places = [place(path) for path in self.paths(stem, needed)]
+                if "blocked" in places or self._is_ours(stem):
+                    break
+                if "taken" not in places and all(place(path) != "taken" for path in self.paths(stem, spare)):
+                    return stem
+        blocked = next(path for path in self.paths(flat, needed) if place(path) == "blocked")
+        raise NoPlaceError(
+            f"The results cannot lie in the outbox: {names.show(os.path.dirname(blocked))!r} is no folder there.",
+            hint="Move what has its name out of the way; then it is tried again.",
+        )
+
+    def _is_ours(self, stem: bytes) -> bool:
+        """Whether a scan's own folder would be, or lie in, the staging folder."""
+        return self._whole and stem.split(b"/")[0] == STAGING.encode()
 
     def paths(self, stem: bytes, kinds: Sequence[str]) -> list[bytes]:
-        """Every path below the outbox that results of these kinds may have under this stem."""
-        return [self.final(stem, kind, suffix) for kind in kinds for suffix in _suffixes(kind)]
+        """Every path below the outbox that results of these kinds may have under this stem.
+
+        With a folder for each scan also that folder: it appears as a whole, so nothing may be there before.
+        """
+        finals = [self.final(stem, kind, suffix) for kind in kinds for suffix in _suffixes(kind)]
+        return [stem, *finals] if self._whole and any(kind != "failed" for kind in kinds) else finals
 
     def final(self, stem: bytes, kind: str, suffix: str) -> bytes:
         """Where a result goes, below the outbox."""
@@ -142,9 +196,18 @@ class Outbox:
             return stem + b"/" + (kind + suffix).encode()
         return FOLDERS[kind].encode() + b"/" + stem + suffix.encode()
 
-    def exists(self, final: bytes) -> bool:
-        """Whether something lies at a path below the outbox."""
-        return os.path.lexists(self._absolute(final))
+    def place(self, final: bytes) -> Place:
+        """What lies at a path below the outbox. Raises OSError when the outbox does not answer."""
+        path = self._absolute(final)
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            return "free" if _may_be_folder(os.path.dirname(path)) else "blocked"
+        except OSError as error:
+            if error.errno in _BLOCKED:
+                return "blocked"
+            raise
+        return "taken"
 
     def intents(self, stem: bytes, staged: Sequence[Staged]) -> list[Intent]:
         """The staged files with their final names; those of a folder to be published whole have them already."""
@@ -160,7 +223,13 @@ class Outbox:
         ]
 
     def _named(self, file: Staged) -> Path:
-        return file.path.rename(file.path.with_name(file.kind + file.suffix)) if self._whole else file.path
+        """Where a staged file lies from now on; a try before this one may have got that far."""
+        if not self._whole:
+            return file.path
+        named = file.path.with_name(file.kind + file.suffix)
+        if file.path.exists():
+            file.path.rename(named)
+        return named
 
     def sync(self) -> None:
         """Make everything in the outbox durable."""
@@ -224,6 +293,9 @@ class Outbox:
             path = self._absolute(intent.final)
             if hash_file(path) == intent.sha256:
                 os.unlink(path)
+            if self._whole and intent.kind != "failed":
+                with contextlib.suppress(OSError):  # as long as something else is in it
+                    os.rmdir(os.path.dirname(path))
 
     def copy(self, final: bytes, sha256: str, folder: Path, name: str) -> Path | None:
         """Copy a delivered result into ``folder``; None when it is gone or no longer what was delivered."""
@@ -231,7 +303,7 @@ class Outbox:
         try:
             shutil.copyfile(self._absolute(final), os.fsencode(target))
         except OSError as error:
-            if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+            if error.errno in _BLOCKED or isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
                 return None
             raise
         return target if hash_file(os.fsencode(target)) == sha256 else None
@@ -251,6 +323,17 @@ def _move(staged: Path, target: bytes) -> None:
         rename_new(staged, target)
 
 
+def _may_be_folder(folder: bytes) -> bool:
+    """Whether a folder is there, or can be made; a link that leads nowhere is in the way."""
+    while True:
+        try:
+            return stat.S_ISDIR(os.stat(folder).st_mode)
+        except FileNotFoundError:
+            if os.path.islink(folder):
+                return False
+            folder = os.path.dirname(folder)
+
+
 def _discard(folder: Path) -> None:
     """Remove a staging folder, if it is there; what is in it was promised to nobody."""
     try:
@@ -264,8 +347,10 @@ def hash_file(path: bytes) -> str | None:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except (FileNotFoundError, IsADirectoryError):
-        return None
+    except OSError as error:
+        if error.errno in _BLOCKED or isinstance(error, FileNotFoundError | IsADirectoryError):
+            return None
+        raise
 
 
 def suffix_of(name: str) -> str:
@@ -288,12 +373,15 @@ def _suffixes(kind: str) -> tuple[str, ...]:
     }[kind]
 
 
-def _candidates(plain: bytes, sha256: str) -> Iterable[bytes]:
-    """The plain name, the name with the hash, then the name with the hash and a number."""
-    yield plain
-    with_hash = names.with_hash(plain, sha256)
-    yield with_hash
+def _flat(plain: bytes, sha256: str) -> bytes:
+    """The name of results that cannot lie in their scan's folders: beside these, short, and with the hash."""
+    return names.with_hash(names.cut(plain.rpartition(b"/")[2], FLAT_BYTES), sha256)
+
+
+def _candidates(*first: bytes) -> Iterable[bytes]:
+    """These names, then the last of them with a number."""
+    yield from first
     number = 2
     while True:
-        yield with_hash + b"-%d" % number
+        yield first[-1] + b"-%d" % number
         number += 1

@@ -29,8 +29,12 @@ Reading (any process)::
 `runs`
     start_run, end_run, start_replica, replica_ready, end_replica, receive_command, finish_command, command,
     set_setting, setting
+`unreadable`
+    found, mend, options
 `history`
     jobs, job, events, attempts, arrivals, counts, fates, oldest_queued, active, rate, failures, runs, replicas
+`aside`
+    everything, keep, tell, forget, forget_jobs
 `backup`
     backup, restore, check, prune, shrink, rotate, set_aside, facts
 
@@ -40,7 +44,7 @@ A scan's way through it: `enqueue` → `claim` → `begin_delivery` (names and h
 `record_disposal`. After a crash: `requeue_interrupted`, `delivering_jobs`, `arrivals_promised`.
 """
 
-from watcherd.store.connections import CorruptDatabaseError, StoreUnavailableError, reader
+from watcherd.store.connections import CorruptDatabaseError, StoreUnavailableError, UnreadableRowError, reader
 from watcherd.store.database import Database, Turn
 from watcherd.store.frame_runs import Hold
 from watcherd.store.history import Filter, JobRecord
@@ -91,6 +95,7 @@ __all__ = [
     "Staged",
     "StoreUnavailableError",
     "Turn",
+    "UnreadableRowError",
     "moment",
     "reader",
     "stamp",

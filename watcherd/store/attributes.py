@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from watcherd.names import storable
 from watcherd.store.statements import one_by_one
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def keep(connection: Connection, told: Sequence[tuple[int, Mapping[str, str]]]) 
     """Write what these jobs' scans say (id, and values by keyword), in place of earlier ones."""
     one_by_one(connection, FORGET, [{"job_id": job_id} for job_id, _ in told])
     rows = [
-        {"job_id": job_id, "keyword": keyword, "value": value}
+        {"job_id": job_id, "keyword": storable(keyword), "value": storable(value)}
         for job_id, values in told
         for keyword, value in values.items()
     ]

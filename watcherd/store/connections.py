@@ -45,6 +45,9 @@ _PASSING = {
 }
 """Results that say something about the machine, not about the database or the statement."""
 
+_UNREADABLE = "malformed JSON"
+"""What SQLite says of a row's content; it has no code of its own for it."""
+
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -56,6 +59,10 @@ class StoreUnavailableError(StoreError):
 
 class CorruptDatabaseError(StoreError):
     """The file is damaged or is no database: set it aside and restore a backup."""
+
+
+class UnreadableRowError(StoreError):
+    """A row holds JSON that is none. The others can be read."""
 
 
 @contextmanager
@@ -78,6 +85,10 @@ def translated(path: Path, error: BaseException | None) -> StoreError:
             f"The database {path} is damaged: {error}.",
             hint="Stop watcherd, move the file aside and restore the newest backup: watcherd db restore.",
         )
+    if _UNREADABLE in str(error):
+        return UnreadableRowError(
+            f"A row of the database {path} cannot be read: {error}.", hint="watcherd doctor --repair"
+        )
     if primary in _PASSING:
         return StoreUnavailableError(
             f"The database {path} cannot be used at the moment: {error}.", hint=_advice(primary)
@@ -93,6 +104,14 @@ def _advice(code: int | None) -> str:
     return "Look at the disk, the permissions and the mount of the state folder."
 
 
+def readable(content: bytes) -> str:
+    """A text of the database, whatever is in it: one row that is no UTF-8 must not keep the others from being read.
+
+    What cannot be read shows as U+FFFD; `unreadable` finds and mends such rows.
+    """
+    return content.decode("utf-8", "replace")
+
+
 def writer(path: Path) -> Engine:
     """An engine for the one writing connection. Transactions are IMMEDIATE: a DEFERRED one that turns into a writer
     half-way fails with "database is locked", whatever the patience."""
@@ -101,6 +120,7 @@ def writer(path: Path) -> Engine:
         # No implicit transactions: SQLAlchemy's begin, below, is the only one. The thread that uses the connection
         # is not always the one that opened it, but there is only ever one.
         connection = sqlite3.connect(path, isolation_level=None, timeout=PATIENCE_MS / 1000, check_same_thread=False)
+        connection.text_factory = readable
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA temp_store = MEMORY")
@@ -157,6 +177,7 @@ def _readers(path: Path, *, cache_kib: int = 2000, statements: int = 128, **opti
             check_same_thread=False,
             cached_statements=statements,
         )
+        connection.text_factory = readable
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA cache_size = -{cache_kib}")
         return connection

@@ -17,7 +17,7 @@ from watcherd.store.records import ArrivalInfo, Intent, Output, Signature, stamp
 from watcherd.store.statements import one_by_one, select_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -193,13 +193,13 @@ def _arrivals(rows: Sequence[Any]) -> list[ArrivalInfo]:
     ]
 
 
-def arrivals_to_deliver(connection: Connection, limit: int) -> list[ArrivalInfo]:
-    """Arrivals whose job has ended, while nothing is visible under their own name yet.
+def arrivals_to_deliver(connection: Connection, limit: int, *, but: Collection[int] = ()) -> list[ArrivalInfo]:
+    """Arrivals whose job has ended, while nothing is visible under their own name yet, leaving out those in ``but``.
 
     Duplicates of a job that succeeded, and every arrival of one that failed, was quarantined or cancelled.
     """
     sql = _ARRIVAL + _UNDER_WAY + "arrival.delivery = 'due' ORDER BY arrival.id LIMIT ?"
-    return _arrivals(connection.exec_driver_sql(sql, (limit,)).fetchall())
+    return _but(connection.exec_driver_sql(sql, (limit + len(but),)).fetchall(), but, limit)
 
 
 def arrivals_promised(connection: Connection) -> list[ArrivalInfo]:
@@ -208,9 +208,13 @@ def arrivals_promised(connection: Connection) -> list[ArrivalInfo]:
     return _arrivals(connection.exec_driver_sql(sql).fetchall())
 
 
-def arrivals_to_dispose(connection: Connection, limit: int) -> list[ArrivalInfo]:
-    """Arrivals that are done with, visible result included, and whose file still lies in the inbox."""
+def arrivals_to_dispose(connection: Connection, limit: int, *, but: Collection[int] = ()) -> list[ArrivalInfo]:
+    """Arrivals that are done with, visible result included, and whose file still lies in the inbox; not ``but``."""
     sql = _ARRIVAL + (
         "WHERE arrival.disposal = 'pending' AND arrival.delivery IN ('delivered', 'none') ORDER BY arrival.id LIMIT ?"
     )
-    return _arrivals(connection.exec_driver_sql(sql, (limit,)).fetchall())
+    return _but(connection.exec_driver_sql(sql, (limit + len(but),)).fetchall(), but, limit)
+
+
+def _but(rows: Sequence[Any], but: Collection[int], limit: int) -> list[ArrivalInfo]:
+    return _arrivals([row for row in rows if row.id not in but][:limit])

@@ -20,7 +20,7 @@ from watcherd.store.statements import select_in
 from watcherd.store.tables import NOT_SUCCEEDED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from sqlalchemy import Connection
 
@@ -148,7 +148,15 @@ def events(connection: Connection, job_id: int) -> list[dict[str, Any]]:
     """Everything that happened to a job, in order."""
     sql = "SELECT at, kind, from_state, to_state, run_id, arrival_id, detail FROM event WHERE job_id = ? ORDER BY id"
     rows = connection.exec_driver_sql(sql, (job_id,)).mappings()
-    return [dict(row) | {"detail": json.loads(row["detail"] or "{}")} for row in rows]
+    return [dict(row) | {"detail": _json(row["detail"]) or {}} for row in rows]
+
+
+def _json(text: str | None) -> Any:
+    """What a text of the history says; None where there is none, or one that is no JSON."""
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return None
 
 
 _ATTEMPTS = """
@@ -167,7 +175,7 @@ def attempts(connection: Connection, job_id: int) -> list[dict[str, Any]]:
 def _attempt(connection: Connection, row: dict[str, Any]) -> dict[str, Any]:
     used = connection.exec_driver_sql("SELECT * FROM attempt_device WHERE attempt_id = ?", (row["id"],)).mappings()
     row["devices"] = [{key: value for key, value in device.items() if key != "attempt_id"} for device in used]
-    row["placement"] = json.loads(row["placement"]) if row["placement"] else None
+    row["placement"] = _json(row["placement"])
     return row
 
 
@@ -284,8 +292,8 @@ def replicas(connection: Connection, run_id: int) -> list[dict[str, Any]]:
     return [
         dict(row)
         | {
-            "placement": json.loads(row["placement"]),
-            "weights_mib": json.loads(row["weights_mib"]) if row["weights_mib"] else None,
+            "placement": _json(row["placement"]),
+            "weights_mib": _json(row["weights_mib"]),
         }
         for row in rows
     ]
@@ -300,13 +308,13 @@ def unfinished_arrivals(connection: Connection, limit: int = 100) -> list[dict[s
     return [dict(row) for row in connection.exec_driver_sql(sql, (limit,)).mappings()]
 
 
-def open_arrivals(connection: Connection) -> bool:
-    """Whether some name still waits for its result, or some file for its disposal."""
+def open_arrivals(connection: Connection, *, but: Collection[int] = ()) -> bool:
+    """Whether some name still waits for its result, or some file for its disposal, leaving out those in ``but``."""
     sql = (
-        "SELECT EXISTS (SELECT 1 FROM arrival WHERE delivery IN ('due', 'intended')) "
-        "OR EXISTS (SELECT 1 FROM arrival WHERE disposal = 'pending' AND delivery IN ('delivered', 'none'))"
+        "SELECT id FROM arrival WHERE delivery IN ('due', 'intended') "
+        "UNION ALL SELECT id FROM arrival WHERE disposal = 'pending' AND delivery IN ('delivered', 'none') LIMIT ?"
     )
-    return bool(connection.exec_driver_sql(sql).scalar())
+    return any(row.id not in but for row in connection.exec_driver_sql(sql, (2 * len(but) + 1,)))
 
 
 def vram_now(connection: Connection) -> float | None:

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from watcherd.names import storable
 from watcherd.store.records import stamp
 from watcherd.store.statements import one_by_one
 
@@ -99,7 +100,7 @@ def called(connection: Connection, call: HookCall, *, now: datetime) -> None:
 
 def later(connection: Connection, call: HookCall, error: str, *, not_before: datetime) -> None:
     """The call failed, and will be made again."""
-    connection.exec_driver_sql(LATER, {"id": call.id, "error": error, "not_before": stamp(not_before)})
+    connection.exec_driver_sql(LATER, {"id": call.id, "error": storable(error), "not_before": stamp(not_before)})
 
 
 def give_up(connection: Connection, call: HookCall, error: str, *, now: datetime) -> None:
@@ -111,7 +112,7 @@ def _give_up(
     connection: Connection, call_id: int, job_id: int, target: str, error: str, *, tried: int, now: datetime
 ) -> None:
     at = stamp(now)
-    connection.exec_driver_sql(GIVE_UP, {"id": call_id, "error": error, "tried": tried, "now": at})
+    connection.exec_driver_sql(GIVE_UP, {"id": call_id, "error": storable(error), "tried": tried, "now": at})
     detail = json.dumps({"hook": target, "reason": f"hooks.{target}: {error}"})
     connection.exec_driver_sql(TELL, {"now": at, "job_id": job_id, "detail": detail})
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from watcherd.frame_names import frame_name
 from watcherd.job import MAY_PASS, ErrorClass, Options, State
 from watcherd.names import show
+from watcherd.store import unreadable
 from watcherd.store.frame_runs import CLAIMABLE
 from watcherd.store.records import ModelIdentity, stamp
 from watcherd.store.statements import one_by_one
@@ -132,7 +133,7 @@ def renew(connection: Connection, rows: Iterable[Any], in_use: InUse, *, run_id:
 def _run_of(connection: Connection, row: Any, options: Options) -> Sequence[Any]:
     """The queued jobs whose files may belong to the same run as this one's."""
     name = frame_name(row.path)
-    if name is None or not (options.frame or Options.from_json(row.options).frame):
+    if name is None or not (options.frame or unreadable.options(row.options).frame):
         return ()
     first = show(name.before)
     return connection.exec_driver_sql(RUN_OF, {"first": f"{first}0", "last": f"{first}:"}).fetchall()
@@ -140,13 +141,23 @@ def _run_of(connection: Connection, row: Any, options: Options) -> Sequence[Any]
 
 def _options_now(row: Any, in_use: InUse) -> Options:
     """What the job's scan would be done with if it were dropped now."""
-    old = Options.from_json(row.options)
+    old = unreadable.options(row.options)
     if old.refused:  # nobody knows what its sidecar was to say
         return old
-    if row.overrides is None:  # of a version that did not write down what sidecars override: keep all that was asked
+    overrides = _overrides(row.overrides)
+    if overrides is None:  # of a version that did not write down what sidecars override: keep all that was asked
         fresh = in_use.options(row.path, None)
         return replace(old, prompt=old.prompt or fresh.prompt, draft=old.draft or fresh.draft)
-    return in_use.options(row.path, json.loads(row.overrides))
+    return in_use.options(row.path, overrides)
+
+
+def _overrides(text: str | None) -> dict[str, Any] | None:
+    """What a job's sidecars said; None where that is not known, or cannot be read."""
+    try:
+        values = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _renew(connection: Connection, row: Any, in_use: InUse, *, run_id: int, at: str) -> list[int]:
@@ -159,7 +170,7 @@ def _renew(connection: Connection, row: Any, in_use: InUse, *, run_id: int, at: 
         return _join(connection, row, other, run_id=run_id, at=at)
     columns = in_use.identity.columns() | {"job_id": row.id, "options": options.to_json(), "options_key": key}
     one_by_one(connection, RENEW, [columns | {"profile": options.profile, "threshold": options.threshold}])
-    detail = _change(identity_of(row), in_use.identity) | _changed_options(Options.from_json(row.options), options)
+    detail = _change(identity_of(row), in_use.identity) | _changed_options(unreadable.options(row.options), options)
     _note(connection, row.id, "renewed", detail, run_id=run_id, at=at)
     return []
 
@@ -198,7 +209,7 @@ def correct(connection: Connection, job_id: int, computed_by: ModelIdentity, *, 
     bytes has the key already, this one stands by itself, and shares nothing.
     """
     row = connection.exec_driver_sql("SELECT * FROM job WHERE id = ?", (job_id,)).one()
-    key = Options.from_json(row.options).key(computed_by.key)
+    key = unreadable.options(row.options).key(computed_by.key)
     taken = connection.exec_driver_sql(
         OTHER, {"scan_id": row.scan_id, "options_key": key, "job_id": job_id}
     ).one_or_none()

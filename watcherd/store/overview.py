@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from watcherd.store import unreadable
 from watcherd.store.records import stamp
 from watcherd.store.statements import select_in
 from watcherd.store.tables import NOT_SUCCEEDED
@@ -84,9 +85,12 @@ def last_event_at(connection: Connection) -> str | None:
 
 
 def options(connection: Connection, job_id: int) -> dict[str, Any]:
-    """What a job was frozen with when its scan was taken."""
+    """What a job was frozen with when its scan was taken; where that cannot be read, why it is refused."""
     text = connection.exec_driver_sql("SELECT options FROM job WHERE id = ?", (job_id,)).scalar()
-    found: dict[str, Any] = json.loads(text) if text else {}
+    if not text:
+        return {}
+    asked = unreadable.options(text)
+    found: dict[str, Any] = json.loads(asked.to_json() if asked.refused else text)
     return found
 
 

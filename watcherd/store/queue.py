@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import StaleJobError
 from watcherd.job import ErrorClass, Options, State
-from watcherd.retry import after_daemon_death
-from watcherd.store import attributes, deliveries, figures, frame_runs, identity
+from watcherd.names import storable
+from watcherd.retry import after_daemon_death, pause_after_loss
+from watcherd.store import attributes, deliveries, figures, frame_runs, identity, unreadable
 from watcherd.store.frame_runs import CLAIMABLE, Hold
 from watcherd.store.records import (
     Answer,
@@ -149,8 +150,8 @@ UPDATE job SET state = :state, moved_why = 'interrupted', reason = :reason, move
 
 ASK_AGAIN = """
 UPDATE job SET state = 'queued', moved_why = 'asked-again', reason = NULL, moved_at = :now, queued_at = :now,
-    finished_at = NULL, run_id = NULL, not_before = NULL, attempts_before = attempts, crashes_alone = 0,
-    interruptions = 0, solo = 0,
+    finished_at = NULL, run_id = NULL, not_before = :not_before, crashes_alone = 0, interruptions = 0, solo = 0,
+    attempts_before = CASE WHEN :by_person THEN attempts ELSE attempts_before END,
     error = NULL, error_class = NULL, advice = NULL, answer = NULL, decode = NULL, note = NULL, mask_fraction = NULL,
     queue_ms = NULL, decode_ms = NULL, inference_ms = NULL, render_ms = NULL, batch_size = NULL,
     host_peak_rss_mib = NULL
@@ -284,7 +285,7 @@ def give_up(
     row |= {
         "state": state.value,
         "reason": decision.why if decision else None,
-        "answer": failure.answer,
+        "answer": storable(failure.answer) if failure.answer else failure.answer,
         "crashes_alone": decision.crashes_alone if decision else None,
     }
     _move(connection, GIVE_UP, [row])
@@ -373,13 +374,21 @@ def _interrupted(row: Any, now: datetime) -> dict[str, Any]:
     }
 
 
-def ask_again(connection: Connection, job_ids: Iterable[int], *, now: datetime) -> list[int]:
-    """Put ended jobs into the queue again, with all their tries before them; the ids of those that had ended."""
-    return [job_id for job_id in job_ids if _asked(connection, job_id, now)]
+def ask_again(connection: Connection, job_ids: Iterable[int], *, now: datetime, by_person: bool = True) -> list[int]:
+    """Put ended jobs into the queue again; the ids of those that had ended.
+
+    For a person with all their tries before them. By ourselves, since their results are lost, after a pause that grows
+    with the tries that they have had: the cause may still be there.
+    """
+    return [job_id for job_id in job_ids if _asked(connection, job_id, now, by_person=by_person)]
 
 
-def _asked(connection: Connection, job_id: int, now: datetime) -> bool:
-    row = {"job_id": job_id, "now": stamp(now)}
+def _asked(connection: Connection, job_id: int, now: datetime, *, by_person: bool) -> bool:
+    row: dict[str, Any] = {"job_id": job_id, "now": stamp(now), "by_person": by_person, "not_before": None}
+    if not by_person:
+        sql = "SELECT attempts - attempts_before FROM job WHERE id = ?"
+        pause = pause_after_loss(connection.exec_driver_sql(sql, (job_id,)).scalar() or 0)
+        row["not_before"] = stamp(now + pause) if pause else None
     if connection.exec_driver_sql(ASK_AGAIN, row).rowcount == 0:
         return False
     connection.exec_driver_sql(deliveries.JOB_WAITS, row)
@@ -454,7 +463,7 @@ def _claimed(row: Any, claim: Claim, at: str, place: RunPlace | None) -> Claimed
 @lru_cache(maxsize=256)
 def _options(text: str) -> Options:
     """A queue of 100,000 scans has a handful of different options."""
-    return Options.from_json(text)
+    return unreadable.options(text)
 
 
 _NOTHING = Measured()
@@ -469,8 +478,8 @@ def _ended(
         "now": stamp(now),
         "outcome": outcome,
         "error_class": ErrorClass(failure.error_class).value if failure else None,
-        "error": failure.error if failure else None,
-        "advice": (failure.advice or None) if failure else None,
+        "error": storable(failure.error) if failure else None,
+        "advice": (storable(failure.advice) or None) if failure else None,
         "replica_id": values.replica_id,
         "decode_ms": values.decode_ms,
         "inference_ms": values.inference_ms,
@@ -482,9 +491,9 @@ def _ended(
 
 def _answer(answer: Answer) -> dict[str, Any]:
     return {
-        "answer": answer.answer,
+        "answer": storable(answer.answer) if answer.answer else answer.answer,
         "decode": answer.decode,
-        "note": answer.note,
+        "note": storable(answer.note) if answer.note else answer.note,
         "threshold": answer.threshold,
         "mask_fraction": answer.mask_fraction,
     }

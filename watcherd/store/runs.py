@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from watcherd.names import storable
 from watcherd.store.records import ModelIdentity, milliseconds, stamp
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def start_run(connection: Connection, *, pid: int, host: str, boot_id: str | Non
             (at,),
         )
     sql = "INSERT INTO run (started_at, pid, host, boot_id, version) VALUES (?, ?, ?, ?, ?) RETURNING id"
-    return int(connection.exec_driver_sql(sql, (at, pid, host, boot_id, version)).scalar_one())
+    return int(connection.exec_driver_sql(sql, (at, pid, storable(host), boot_id, version)).scalar_one())
 
 
 def end_run(connection: Connection, run_id: int, reason: str, *, now: datetime) -> None:
@@ -84,7 +85,7 @@ def replica_ready(
             json.dumps(weights_mib),
             host_rss_mib,
             model.segmenter,
-            model.model,
+            storable(model.model),
             model.revision,
             model.dtype,
             replica_id,
@@ -95,7 +96,7 @@ def replica_ready(
 def end_replica(connection: Connection, replica_id: int, reason: str, *, now: datetime) -> None:
     """A replica's process is gone."""
     sql = "UPDATE replica SET ended_at = ?, end_reason = ? WHERE id = ? AND ended_at IS NULL"
-    connection.exec_driver_sql(sql, (stamp(now), reason, replica_id))
+    connection.exec_driver_sql(sql, (stamp(now), storable(reason), replica_id))
 
 
 def receive_command(
@@ -111,7 +112,7 @@ def finish_command(
 ) -> None:
     """How a command ended."""
     sql = "UPDATE command SET outcome = ?, error = ?, finished_at = ? WHERE id = ? AND finished_at IS NULL"
-    connection.exec_driver_sql(sql, (outcome, error, stamp(now), command_id))
+    connection.exec_driver_sql(sql, (storable(outcome), error, stamp(now), command_id))
 
 
 def command(connection: Connection, command_id: str) -> dict[str, Any] | None:

@@ -51,7 +51,8 @@ VIEWS: dict[str, str] = {
             job.profile, job.segmenter, job.model, job.model_revision, job.dtype,
             (SELECT run.version FROM attempt JOIN run ON run.id = attempt.run_id WHERE attempt.id = job.attempt_id)
                 AS watcherd_version,
-            json_extract(job.options, '$.prompt') AS prompt, job.answer, job.decode,
+            CASE WHEN json_valid(job.options) THEN json_extract(job.options, '$.prompt') END AS prompt,
+            job.answer, job.decode,
             job.note, job.threshold, job.batch_size, job.host_peak_rss_mib,
             job.priority, job.not_before, job.solo, job.advice, scan.sha256, scan.format,
             m.frame AS measured_frame, m.area_fraction, m.components, m.length, m.mean_width, m.max_width, m.unit,

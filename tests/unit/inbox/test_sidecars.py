@@ -127,6 +127,31 @@ def test_bytes_that_are_no_text_are_refused() -> None:
         overrides(b"\xff\xfe\x00", b".toml")
 
 
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        (b".json", '{"prompt": "half \\ud800 a pair"}'),
+        (b".json", '{"prompt": "a\\u0000b"}'),
+        (b".json", '{"\\udfff": 0.3}'),
+        (b".json", '{"outputs": ["mask", "\\ud800"]}'),
+        (b".json", "[" * 3000 + "]" * 3000),
+        (b".json", '{"prompt": {"a": {"b": {"c": {"d": 1}}}}}'),
+        (b".toml", ".".join(["threshold"] * 1500) + " = 0.3"),
+        (b".toml", "outputs = " + "[" * 100 + "]" * 100),
+        (b".toml", "k" * 60_000 + " = 1"),
+        (b".toml", "a = 1\n" * 2),
+    ],
+)
+def test_what_nobody_could_store_or_read_is_refused_in_a_short_sentence(suffix: bytes, text: str) -> None:
+    """Before any of it is put into words: half surrogate pairs, tables in tables, keys without end."""
+    with pytest.raises(WrongError) as caught:
+        overrides(text.encode(), suffix)
+    said = str(caught.value)
+    assert len(said) < 400
+    assert said.encode()
+    assert "\0" not in said
+
+
 def test_null_and_nothing_change_nothing() -> None:
     assert {} == overrides(b'{"prompt": null}', b".json") == overrides(b"", b".toml")
 

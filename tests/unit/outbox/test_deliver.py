@@ -110,9 +110,7 @@ def test_a_name_that_another_has_gets_the_hash(outbox: Outbox, tmp_path: Path) -
     """In any of the folders, on disk or in the books; and a number when that is taken too."""
     kinds = ["mask", "result"]
 
-    def free(final: bytes) -> bool:
-        return not outbox.exists(final)
-
+    free = outbox.place
     assert outbox.stem(b"x/a.png", SHA, kinds, free) == b"x/a"
     (tmp_path / "outbox/results/x").mkdir(parents=True)
     (tmp_path / "outbox/results/x/a.json").touch()
