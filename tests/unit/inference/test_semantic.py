@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from tests.unit.inference.semantic_folders import BUILDERS, NAMES, SIDE, build, save, segformer, segformer_backbone
 from watcherd.config import Model, Semantic
 from watcherd.errors import ConfigError, InputError, TransientError, UnavailableError
+from watcherd.inference import checks
 from watcherd.inference.base import Frame, Placeable, Placement
 from watcherd.inference.segmenters import semantic
 from watcherd.job import Options
@@ -40,9 +41,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: build(kind, root / kind) for kind in BUILDERS}
 
 
-def loaded(folder: Path, **settings: Any) -> Segmenter:
+def loaded(folder: Path, dtype: str = "float32", **settings: Any) -> Segmenter:
     segmenter = semantic.create(Model(segmenter="semantic", path=folder, semantic=Semantic(**settings)))
-    segmenter.load(Placement(), lambda *_: None)
+    segmenter.load(Placement(dtype=dtype), lambda *_: None)
     return segmenter
 
 
@@ -159,6 +160,39 @@ def test_a_larger_scan_is_seen_window_by_window_at_its_own_scale(folders: dict[s
     left, right = (Frame(pixels=half, options=frame.options) for half in np.hsplit(frame.pixels, 2))
     expected = np.concatenate([answer(segmenter, left), answer(segmenter, right)], axis=-1)
     assert answer(segmenter, frame) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [("mask",), ("mask", "probability")])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("shape", [(100, 150), (260, 270)])
+def test_tiles_are_blended_in_full_precision_whatever_the_model_runs_in(
+    folders: dict[str, Path], shape: tuple[int, int], dtype: str, outputs: tuple[str, ...]
+) -> None:
+    """Sums of more than 65,504 pixels, too, which float16 does not hold."""
+    frame = replace(picture(*shape), options=Options(outputs=outputs))
+    exact = answer(loaded(folders["segformer"]), picture(*shape))
+    (found,) = loaded(folders["segformer"], dtype).predict([frame])
+    assert found.mask is not None
+    assert found.mask.shape == shape
+    if "probability" not in outputs:
+        assert found.probability is None
+        return
+    assert found.probability is not None
+    assert found.probability.dtype == np.float32
+    assert np.abs(found.probability - exact).max() < {"float32": 1e-6, "bfloat16": 0.02, "float16": 0.002}[dtype]
+    # Background is what is left; where the likeliest class leads clearly, rounding cannot change it.
+    chances = np.concatenate([1 - exact.sum(axis=0, keepdims=True), exact])
+    lead = np.diff(np.sort(chances, axis=0)[-2:], axis=0)[0]
+    assert (found.mask == chances.argmax(axis=0))[lead > 0.04].all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_window_below_the_test_pictures_starts_in_half_precision(
+    folders: dict[str, Path], dtype: str, tmp_path: Path
+) -> None:
+    assert checks.SIDE > SIDE
+    checks.golden(loaded(folders["segformer"], dtype), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_windows_that_overlap_are_blended(folders: dict[str, Path]) -> None:

@@ -85,7 +85,7 @@ class Network:
             self._task = _task_tokens(description.folder, length).to(self.device)
 
     def scores(self, pictures: torch.Tensor) -> torch.Tensor:
-        """The model's answer at its own resolution, float32 (pictures, classes, height, width).
+        """The model's answer to float32 pictures at its own resolution, float32 (pictures, classes, height, width).
 
         Logits; or, of models that give masks with classes, the sum over queries of p(class) p(pixel) without the class
         "nothing" (Cheng et al. 2021, "Per-Pixel Classification is Not All You Need for Semantic Segmentation").
@@ -93,7 +93,7 @@ class Network:
         import torch
 
         extra = {} if self._task is None else {"task_inputs": self._task.expand(len(pictures), -1)}
-        answer = self._model(pixel_values=pictures, **extra)
+        answer = self._model(pixel_values=pictures.to(self.dtype), **extra)
         if not self._gives_masks:
             return self._here(answer.logits)
         detr = "pred_masks" in answer

@@ -97,10 +97,8 @@ class Recipe:
         factor = min(min(self.window) / min(height, width), self.longest / max(height, width))
         return Geometry(size=(_multiple(height * factor), _multiple(width * factor)), sliding=False)
 
-    def prepare(
-        self, frames: Sequence[Frame], size: tuple[int, int], device: torch.device, dtype: torch.dtype
-    ) -> torch.Tensor:
-        """The frames as one tensor (frames, 3, *size), scaled and normalised on ``device``.
+    def prepare(self, frames: Sequence[Frame], size: tuple[int, int], device: torch.device) -> torch.Tensor:
+        """The frames as one float32 tensor (frames, 3, *size), scaled and normalised on ``device``.
 
         Raises `InputError` for pixels that are not what `Frame` promises.
         """
@@ -113,7 +111,7 @@ class Recipe:
         if len(groups) > 1:
             scaled = [each.expand(-1, 3, -1, -1) for each in scaled]  # some may be grey, others in colour
         pictures = torch.cat(scaled) * self.scale
-        return ((pictures - mean) / std).expand(-1, 3, -1, -1).to(dtype)
+        return ((pictures - mean) / std).expand(-1, 3, -1, -1)
 
     def _scaled(self, pixels: torch.Tensor, size: tuple[int, int], device: torch.device) -> torch.Tensor:
         from torch.nn.functional import interpolate

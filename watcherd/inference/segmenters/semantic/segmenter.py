@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from watcherd.config import Model
     from watcherd.inference.base import Golden, Mark, Placement
 
-VERSION = "semantic-1"
+VERSION = "semantic-2"
 """Part of the revision: raised whenever this code may give other masks for the same weights."""
 WINDOWS_AT_ONCE = 4
 """Windows of one scan that go through the model together."""
@@ -90,7 +90,7 @@ class SemanticSegmenter:
             raise UnavailableError("The model is not loaded yet.", hint="Call load first.")
         geometry = self._geometry(frames[0])
         with torch.inference_mode():
-            pictures = self._recipe.prepare(frames, geometry.size, self._network.device, self._network.dtype)
+            pictures = self._recipe.prepare(frames, geometry.size, self._network.device)
             views = FLIPS if frames[0].options.tta else FLIPS[:1]
             sizes = [(frame.pixels.shape[0], frame.pixels.shape[1]) for frame in frames]
             maps = self._view(self._network, pictures, geometry, sizes, views[0])
@@ -123,7 +123,11 @@ class SemanticSegmenter:
     def _slide(
         self, network: Network, pictures: torch.Tensor, sizes: Sequence[tuple[int, int]], axes: tuple[int, ...]
     ) -> list[torch.Tensor]:
-        """Overlapping windows of the model's own size, blended so that a window's rim counts little."""
+        """Overlapping windows of the model's own size, blended so that a window's rim counts little.
+
+        MONAI blends in the dtype of its input, which is float32 whatever the model runs in: weights and sums of half
+        precision would round away, or overflow.
+        """
         from monai.inferers.utils import sliding_window_inference
         from torch.nn.functional import interpolate
 
