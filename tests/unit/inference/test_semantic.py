@@ -92,7 +92,8 @@ def test_masks_with_classes_become_one_map_per_class(folders: dict[str, Path]) -
     with torch.inference_mode():
         said = model(reference_input(frame.pixels))
         classes = said.class_queries_logits.softmax(dim=-1)[..., :-1]
-        maps = torch.einsum("bqc,bqhw->bchw", classes, said.masks_queries_logits.sigmoid())
+        masks = interpolate(said.masks_queries_logits, size=(384, 384), mode="bilinear")
+        maps = torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
         expected = interpolate(maps, size=(SIDE, SIDE), mode="bilinear").clamp(0, 1)[0]
     found = answer(loaded(folders["mask2former"]), frame)
     assert found == pytest.approx(expected[1:].numpy(), abs=1e-5)
@@ -338,6 +339,28 @@ def test_class_names_that_the_model_does_not_have_are_refused_with_those_that_it
         loaded(folders["segformer"], classes=("aorta",))
     with pytest.raises(ConfigError, match="leaves none"):
         loaded(folders["segformer"], background=NAMES)
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 3), (1, 2, 3), (-1, 0, 1)])
+def test_classes_with_a_gap_in_their_numbers_are_refused_at_the_start(
+    folders: dict[str, Path], tmp_path: Path, numbers: tuple[int, ...]
+) -> None:
+    """transformers builds as many outputs as there are names, so the last of these has none."""
+    for path in folders["segformer"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = dict(zip(map(str, numbers), NAMES, strict=True))
+    config["label2id"] = dict(zip(NAMES, numbers, strict=True))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=f"id2label.* {', '.join(map(str, numbers))}; they must be 0 to 2"):
+        semantic.create(Model(segmenter="semantic", path=tmp_path))
+
+
+def test_a_name_that_two_classes_have_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+    folder = save(segformer(("background", "vessel", "Vessel")), tmp_path / "twice")
+    assert loaded(folder).predict([picture(SIDE, SIDE)])[0].labels == ("vessel", "Vessel")
+    with pytest.raises(ConfigError, match=r"'vessel', which 2 of the model's classes are called: \[1, 2\]"):
+        loaded(folder, classes=("vessel",))
 
 
 def test_class_0_of_unnamed_classes_is_the_background(tmp_path: Path) -> None:

@@ -22,6 +22,10 @@ TASK = "the task is semantic"
 """What OneFormer is told (Jain et al. 2023, section 3.1)."""
 
 
+MASK2FORMER = (384, 384)
+"""Size to which transformers scales Mask2Former's masks before it makes probabilities of them, whatever the picture."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Description:
     """A folder's ``config.json``: transformers' configuration, and the auto class that builds its model."""
@@ -79,8 +83,9 @@ class Network:
         self.dtype = loading.torch_dtype(placement.dtype)
         self.parameters = sum(parameter.numel() for parameter in self._model.parameters())
         self._gives_masks = description.gives_masks
+        self._type = str(description.config.model_type)
         self._task: torch.Tensor | None = None
-        if description.config.model_type == "oneformer":
+        if self._type == "oneformer":
             length = int(description.config.task_seq_len)
             self._task = _task_tokens(description.folder, length).to(self.device)
 
@@ -99,18 +104,30 @@ class Network:
         detr = "pred_masks" in answer
         classes = self._here(answer.logits if detr else answer.class_queries_logits)
         masks = self._here(answer.pred_masks if detr else answer.masks_queries_logits)
+        masks = self._rescaled(masks, (pictures.shape[-2], pictures.shape[-1]))
         return torch.einsum("bqc,bqhw->bchw", classes.softmax(dim=-1)[..., :-1], masks.sigmoid())
+
+    def _rescaled(self, masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Masks at the size at which transformers' processor of this model makes probabilities of them.
+
+        ``size``: the picture's, which is EoMT's. The other models' masks are left as they are.
+        """
+        from torch.nn.functional import interpolate
+
+        if self._type == "mask2former":
+            return interpolate(masks, size=MASK2FORMER, mode="bilinear")
+        return interpolate(masks, size=size, mode="bilinear") if self._type.startswith("eomt") else masks
 
     def probability(self, scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """What `scores` gave, scaled to (height, width), as probabilities.
 
-        Sums over queries can pass 1 where masks overlap; they are cut off there.
+        Sums over queries can pass 1 where masks overlap; they stay so, for the largest tells the class.
         """
         from torch.nn.functional import interpolate
 
         scaled = interpolate(scores, size=size, mode="bilinear") if scores.shape[-2:] != size else scores
         if self._gives_masks:
-            return scaled.clamp(0, 1)
+            return scaled
         return scaled.sigmoid() if scaled.shape[1] == 1 else scaled.softmax(dim=1)
 
     def _here(self, tensor: torch.Tensor) -> torch.Tensor:
