@@ -36,8 +36,8 @@ class Classes:
         names = {int(number): str(name) for number, name in id2label.items()}
         if sorted(names) != list(range(len(names))):
             raise ConfigError(
-                f"id2label in config.json numbers {len(names)} classes {', '.join(map(str, sorted(names)))}; they must be "
-                f"0 to {len(names) - 1}, for a model has as many outputs as id2label has entries.",
+                f"id2label in config.json numbers {len(names)} classes {', '.join(map(str, sorted(names)))}; they must "
+                f"be 0 to {len(names) - 1}, for a model has as many outputs as id2label has entries.",
                 hint="Take the config.json that was saved with these weights, or name the missing classes too.",
             )
         if setting.classes:

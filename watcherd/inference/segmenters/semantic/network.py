@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from watcherd.errors import ConfigError, UnavailableError
-from watcherd.inference import checks, loading
+from watcherd.inference import checks, folders, loading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,16 +50,20 @@ class Description:
 def describe(folder: Path | None) -> Description:
     """Read the folder's ``config.json``.
 
-    Raises `ConfigError` when there is none or it is not of a semantic or universal segmentation model.
+    Raises `ConfigError` when there is none, it is not of a semantic or universal segmentation model, or the folder
+    holds more than one model; `UnavailableError` when it may not be read.
     """
     from transformers import AutoConfig, AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 
+    if folder is not None:
+        folders.refuse_unreadable(folder)
     if folder is None or not (folder / "config.json").is_file():
         where = "is empty" if folder is None else f"= {str(folder)!r} has no config.json"
         raise ConfigError(
             f"model.path {where}; the semantic segmenter needs a Hugging Face model folder.",
             hint="Give the folder that holds config.json, preprocessor_config.json and model.safetensors.",
         )
+    folders.refuse_ambiguous(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -142,6 +147,7 @@ def _load(description: Description, placement: Placement) -> Any:
     if placement.dtype == "float32":
         # Convolutions would otherwise run in TF32 on a GPU, with 10 bits of mantissa.
         torch.backends.cudnn.allow_tf32 = False
+    folders.refuse_faulty(folders.weights(description.folder))
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model, report = description.auto.from_pretrained(
@@ -152,7 +158,7 @@ def _load(description: Description, placement: Placement) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, UnpicklingError) as error:
         raise UnavailableError(
             f"The model in {description.folder} cannot be loaded: {error}",
             hint="Download the whole folder again; weights must be there as model.safetensors or its parts.",
