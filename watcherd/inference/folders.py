@@ -38,6 +38,22 @@ class Fault:
         return f"{self.path} {self.what}"
 
 
+def refuse_missing(folder: Path, *, file_allowed: bool = False) -> None:
+    """Raise `ConfigError` when there is no such folder, and `UnavailableError` when this user cannot look there.
+
+    ``file_allowed``: a file will do, too.
+    """
+    hint = "Correct it, or put the model there. A relative path begins where the configuration lies."
+    try:
+        mode = folder.stat().st_mode
+    except PermissionError as error:
+        raise _error(_forbidden(folder, None)) from error
+    except OSError as error:
+        raise ConfigError(f"model.path = {str(folder)!r} is not there.", hint=hint) from error
+    if not (file_allowed or stat.S_ISDIR(mode)):
+        raise ConfigError(f"model.path = {str(folder)!r} is no folder.", hint=hint)
+
+
 def refuse_ambiguous(folder: Path, *, wrapped: bool = False) -> None:
     """Raise `ConfigError` when the folder holds more than one model: which one is meant would be a guess.
 
