@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
 from tests.unit.inference import semantic_folders
-from tests.unit.inference.semantic_folders import BUILDERS, OTHERS, SIDE, build
+from tests.unit.inference.semantic_folders import BUILDERS, OTHERS, SIDE, build, lively
 from watcherd.config import Model, Semantic
 from watcherd.errors import ConfigError
 from watcherd.inference.base import Frame, Placement
@@ -131,38 +131,6 @@ TABLE = {
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-SEEDS = {
-    "segformer": 2,
-    "upernet": 3,
-    "beit": 3,
-    "dpt": 0,
-    "mask2former": 1,
-    "maskformer": 12,
-    "oneformer": 0,
-    "eomt": 3,
-    "mobilevit": 1,
-}
-"""Seeds by which a model finds several classes in many pictures, and none hangs on the last digit of a pixel."""
-
-
-def lively(kind: str, spread: float) -> Any:
-    """A model whose answer follows the picture: transformers' own first weights, near zero, give one class to all."""
-    torch.manual_seed(SEEDS[kind])
-    model = (BUILDERS | OTHERS)[kind]()
-    tables = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, torch.nn.Embedding)}
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in tables:
-                parameter.normal_(0, 3.0)  # queries that differ, so that each looks for something else
-            elif parameter.ndim > 1:
-                parameter.normal_(0, (6.0 if "class" in name else spread) / parameter[0].numel() ** 0.5)
-            elif name.endswith("weight"):
-                parameter.fill_(1.0)
-            elif name.endswith("bias"):
-                parameter.normal_(0, 0.3)
-    return model
 
 
 def save(case: Case, folder: Path) -> Any:

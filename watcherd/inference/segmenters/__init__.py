@@ -45,7 +45,7 @@ def names() -> tuple[str, ...]:
 
 def refuse_unknown(model: Model) -> None:
     """Raise `ConfigError` for a segmenter that nobody has, or a folder that is not there: known without loading any."""
-    if model.segmenter not in names():
+    if model.segmenter not in BUILT_IN and model.segmenter not in names():
         raise _no_such(model.segmenter)
     if model.path is None:
         if model.segmenter in NEED_FOLDER:
