@@ -129,12 +129,10 @@ class SemanticSegmenter:
         if self._recipe.placing == "padded":
             return network.scores(self._recipe.padded(pictures))[..., :height, :width]
         axis, side = (-2 if height > width else -1), min(height, width)
-        places = starts(max(height, width), side)
-        found = [network.scores(pictures.narrow(axis, place, side)) for place in places]
-        sums = found[0].new_zeros((*found[0].shape[:2], height, width))
-        counts = sums.new_zeros((1, 1, height, width))
-        for place, scores in zip(places, found, strict=True):
-            sums.narrow(axis, place, side).add_(scores)
+        sums = pictures.new_zeros((len(pictures), len(self._description.config.id2label), height, width))
+        counts = pictures.new_zeros((1, 1, height, width))
+        for place in starts(max(height, width), side):
+            sums.narrow(axis, place, side).add_(network.scores(pictures.narrow(axis, place, side)))
             counts.narrow(axis, place, side).add_(1)
         return sums / counts
 
