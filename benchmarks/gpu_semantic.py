@@ -177,7 +177,7 @@ def work_figures(
     network, recipe = network_of(segmenter), segmenter._recipe
     batch = len(frames)
     with torch.inference_mode():
-        pictures = recipe.prepare(frames, (SIDE, SIDE), network.device, network.dtype)
+        pictures = recipe.prepare(frames, (SIDE, SIDE), network.device)
         scores = network.scores(pictures)
         maps = network.probability(scores, (SIDE, SIDE))
         masks = (maps[:, 0] > 0.5).view(torch.uint8)
@@ -185,7 +185,7 @@ def work_figures(
             network.scores(pictures)
         operations = counter.get_total_flops() / batch
         parts: dict[str, Callable[[], object]] = {
-            "frames to the device, scaled": lambda: recipe.prepare(frames, (SIDE, SIDE), network.device, network.dtype),
+            "frames to the device, scaled": lambda: recipe.prepare(frames, (SIDE, SIDE), network.device),
             "network": lambda: network.scores(pictures),
             "masks": lambda: segmenter._masks(frames, network.probability(scores, (SIDE, SIDE))).result(),
         }

@@ -38,6 +38,7 @@ from watcherd.inference import devices, placement
 from watcherd.inference.cards import Card, Cards
 from watcherd.inference.messages import LoadFailed, ReplicaSpec
 from watcherd.inference.pool import Phase, ReplicaPool
+from watcherd.inference.segmenters import refuse_unknown
 from watcherd.intake import Intake
 from watcherd.job import State
 from watcherd.notify import Notifier
@@ -121,6 +122,7 @@ class Daemon:
 
     def run(self) -> int:
         """Run until stopped; the exit code. Raises `WatcherdError` for what keeps it from starting."""
+        refuse_unknown(self._config.model)
         self._prepare_folders()
         with steering.sole_owner(self._config.state.lock), contextlib.ExitStack() as stack:
             self._handle_signals()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from watcherd.errors import WatcherdError
 from watcherd.inbox import mounts
 from watcherd.inbox.spool import Spool
+from watcherd.inference import folders, segmenters
 from watcherd.job import State
 from watcherd.live import read as read_live
 from watcherd.mending import broken_promises, in_short
@@ -60,6 +61,7 @@ def examine(config: Config, mend: Callable[[str], str] | None = None) -> Iterato
     yield from _owner(config)
     yield from _space(config)
     yield from _clock()
+    yield from _model(config)
     if not config.state.database.exists():
         yield Finding(check="history", level="warning", text="there is none yet", todo="Run watcherd run.")
         return
@@ -147,6 +149,38 @@ def _clock() -> Iterator[Finding]:
         text=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, zone {time.tzname[0]}",
         todo="Set the clock; the history's times are wrong." if wrong else "",
     )
+
+
+def _model(config: Config) -> Iterator[Finding]:
+    """The segmenter is here, and every file of its model can be read and holds what its name says.
+
+    Where root asks, it is for the service's user, to whom the state folder belongs.
+    """
+    try:
+        segmenters.refuse_unknown(config.model)
+        folder = config.model.path
+        if folder is None:
+            yield Finding(check="model", level="ok", text=f"{config.model.segmenter}, which needs no folder")
+            return
+        folders.refuse_unreadable(folder)
+    except WatcherdError as error:
+        yield Finding(check="model", level="error", text=error.message, todo=error.hint)
+        return
+    files = folders.weights(folder) if folder.is_dir() else []
+    faults = [fault for path in files if (fault := folders.fault_of(path))]
+    faults += folders.unreadable(folder, owner) if (owner := _service_user(config)) is not None else []
+    for fault in faults:
+        yield Finding(check="model", level="error", text=str(fault), todo=fault.todo)
+    if not faults:
+        yield Finding(check="model", level="ok", text=f"{config.model.segmenter}, {folder}, {len(files)} weights files")
+
+
+def _service_user(config: Config) -> int | None:
+    """The user whose state folder it is, where root asks on that one's behalf; None: whoever asks."""
+    if os.geteuid() != 0 or not config.state.path.is_dir():
+        return None
+    owner = config.state.path.stat().st_uid
+    return owner if owner != 0 else None
 
 
 def _database(config: Config) -> Iterator[Finding]:
@@ -325,8 +359,8 @@ def _unknown(config: Config, connection: Any) -> Iterator[Finding]:
 
 def _files_below(root: bytes) -> Iterator[bytes]:
     """Paths below a folder, without what is ours and hidden."""
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(b".")]
+    for folder, below, files in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(b".")]
         yield from (
             os.path.relpath(os.path.join(folder, name), root)  # noqa: PTH118 - names below the outbox are bytes
             for name in files

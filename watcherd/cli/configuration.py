@@ -10,7 +10,7 @@ import typer
 from watcherd import config as configuration
 from watcherd import exporter, hooks
 from watcherd.cli.common import ConfigOption, JsonOption, print_fields, print_json
-from watcherd.inference.segmenters import BUILT_IN, FOLLOW_RUNS
+from watcherd.inference.segmenters import BUILT_IN, FOLLOW_RUNS, refuse_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +27,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     settings = configuration.load(path)
     exporter.refuse_unusable(settings)
     hooks.refuse_unusable(settings)
+    refuse_unknown(settings.model)
     if as_json:
         print_json({"path": str(path), "config": json.loads(settings.model_dump_json())})
         return

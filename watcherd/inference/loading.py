@@ -12,6 +12,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import UnavailableError
+from watcherd.inference import folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -90,10 +91,11 @@ def load_into(
     ``rename``: from a name in the files to one in the module. Parameters and persistent buffers come from the files,
     floating-point ones at ``placement.dtype``; whatever else there is keeps its values and moves to its device.
 
-    Raises `UnavailableError` when a name is missing, left over, there twice or of another shape; names are checked
-    before anything is read.
+    Raises `UnavailableError` when a file is not what it should be, or a name is missing, left over, there twice or of
+    another shape; all of that is checked before anything is read.
     """
     files = sorted(files)
+    folders.refuse_faulty(files)
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = _names(files, rename)
     _account(module, wanted, found)

@@ -58,7 +58,36 @@ def test_runs_that_the_model_cannot_follow_are_warned_of(
     assert "profiles.cine.group_frames has no effect: the segmenter 'fake' follows no runs." in said.err
     assert "warning" not in said.out
     monkeypatch.setenv("WATCHERD_MODEL__SEGMENTER", "sa2va")
+    monkeypatch.setenv("WATCHERD_MODEL__PATH", str(watcherd.folder))
     assert "" == watcherd("config", "check").err
+
+
+@pytest.mark.parametrize("command", [("config", "check"), ("config", "check", "--json"), ("run", "--once")])
+@pytest.mark.parametrize(
+    ("segmenter", "path", "words"),
+    [
+        ("vesels", "", ("model.segmenter = 'vesels'", "no such segmenter", "vesselness")),
+        ("semantic", "models/gone", ("model.path = ", "models/gone' is not there")),
+        ("vessel", "models/gone", ("models/gone' is not there",)),
+        ("sa2va", "config.toml", ("config.toml' is no folder",)),
+        ("semantic", "", ("semantic needs a model folder", "model.path is empty")),
+    ],
+)
+def test_an_unknown_segmenter_and_a_missing_folder_are_refused(
+    watcherd: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    segmenter: str,
+    path: str,
+    words: tuple[str, ...],
+) -> None:
+    """Exit code 78 from the check and from the service, which would otherwise start replicas in vain."""
+    monkeypatch.setenv("WATCHERD_MODEL__SEGMENTER", segmenter)
+    monkeypatch.setenv("WATCHERD_MODEL__PATH", path)
+    said = watcherd(*command)
+    assert (78, "") == (said.code, said.out)
+    for word in words:
+        assert word in said.err, word
 
 
 def test_folders_inside_one_another_are_refused(watcherd: CommandLine) -> None:

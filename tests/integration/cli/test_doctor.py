@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
+import tempfile
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from tests.integration.store.helpers import damage_quietly
 from watcherd import doctor, steering
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.integration.cli.conftest import CommandLine
 
 ORPHAN = "ab" * 32
@@ -52,6 +55,54 @@ def test_fates_that_do_not_add_up_are_an_error(watcherd: CommandLine) -> None:
     with closing(sqlite3.connect(watcherd.config.state.database)) as connection, connection:
         connection.execute("UPDATE total SET count = count + 1 WHERE name = 'job.failed'")
     assert ("arrivals", "error") in wrong(watcherd, code=70)
+
+
+def with_model(watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A vessel model of the service's own, with weights in two parts that nobody but doctor looks at."""
+    folder = watcherd.folder / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for name in ("model-1.safetensors", "model-2.safetensors"):
+        (folder / name).write_bytes((2).to_bytes(8, "little") + b"{}")
+    places = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    monkeypatch.setenv("WATCHERD_MODEL__SEGMENTER", "semantic")
+    monkeypatch.setenv("WATCHERD_MODEL__PATH", str(folder))
+    return folder
+
+
+def test_every_weights_file_is_looked_at(watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each that cannot be what it should be is named, with what to do."""
+    folder = with_model(watcherd, monkeypatch)
+    assert [] == wrong(watcherd)
+    texts = {finding["check"]: finding["text"] for finding in findings(watcherd)}
+    assert texts["model"] == f"semantic, {folder}, 2 weights files"
+    (folder / "model-1.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    (folder / "model-2.safetensors").unlink()
+    pointer, gone = (each for each in findings(watcherd, code=70) if each["check"] == "model")
+    assert "model-1.safetensors is a Git LFS pointer" in pointer["text"]
+    assert "git lfs pull" in pointer["todo"]
+    assert "model-2.safetensors is not there" in gone["text"]
+    monkeypatch.setenv("WATCHERD_MODEL__SEGMENTER", "vesels")
+    assert [("model", "error")] == wrong(watcherd, code=70)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may ask on another's behalf")
+def test_root_asks_for_the_user_to_whom_the_state_folder_belongs(
+    watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors writes files that only their owner may read: root sees nothing wrong, the service does not start."""
+    folder = with_model(watcherd, monkeypatch)
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        folder = Path(shutil.copytree(folder, Path(name) / "m"))
+        monkeypatch.setenv("WATCHERD_MODEL__PATH", str(folder))
+        os.chown(watcherd.config.state.path, 65534, -1)
+        assert [] == [each for each in wrong(watcherd) if each[0] == "model"]
+        (folder / "model-2.safetensors").chmod(0o600)
+        (closed,) = (each for each in findings(watcherd, code=70) if each["check"] == "model")
+    assert "model-2.safetensors may not be read by the user nobody" in closed["text"]
+    assert "chmod -R a+rX" in closed["todo"]
 
 
 def test_a_copy_that_is_missing_is_an_error(watcherd: CommandLine) -> None:

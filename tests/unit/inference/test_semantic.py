@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from tests.unit.inference.semantic_folders import BUILDERS, NAMES, SIDE, build, save, segformer, segformer_backbone
 from watcherd.config import Model, Semantic
 from watcherd.errors import ConfigError, InputError, TransientError, UnavailableError
+from watcherd.inference import checks
 from watcherd.inference.base import Frame, Placeable, Placement
 from watcherd.inference.segmenters import semantic
 from watcherd.job import Options
@@ -40,9 +41,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: build(kind, root / kind) for kind in BUILDERS}
 
 
-def loaded(folder: Path, **settings: Any) -> Segmenter:
+def loaded(folder: Path, dtype: str = "float32", **settings: Any) -> Segmenter:
     segmenter = semantic.create(Model(segmenter="semantic", path=folder, semantic=Semantic(**settings)))
-    segmenter.load(Placement(), lambda *_: None)
+    segmenter.load(Placement(dtype=dtype), lambda *_: None)
     return segmenter
 
 
@@ -91,7 +92,8 @@ def test_masks_with_classes_become_one_map_per_class(folders: dict[str, Path]) -
     with torch.inference_mode():
         said = model(reference_input(frame.pixels))
         classes = said.class_queries_logits.softmax(dim=-1)[..., :-1]
-        maps = torch.einsum("bqc,bqhw->bchw", classes, said.masks_queries_logits.sigmoid())
+        masks = interpolate(said.masks_queries_logits, size=(384, 384), mode="bilinear")
+        maps = torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
         expected = interpolate(maps, size=(SIDE, SIDE), mode="bilinear").clamp(0, 1)[0]
     found = answer(loaded(folders["mask2former"]), frame)
     assert found == pytest.approx(expected[1:].numpy(), abs=1e-5)
@@ -159,6 +161,39 @@ def test_a_larger_scan_is_seen_window_by_window_at_its_own_scale(folders: dict[s
     left, right = (Frame(pixels=half, options=frame.options) for half in np.hsplit(frame.pixels, 2))
     expected = np.concatenate([answer(segmenter, left), answer(segmenter, right)], axis=-1)
     assert answer(segmenter, frame) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [("mask",), ("mask", "probability")])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("shape", [(100, 150), (260, 270)])
+def test_tiles_are_blended_in_full_precision_whatever_the_model_runs_in(
+    folders: dict[str, Path], shape: tuple[int, int], dtype: str, outputs: tuple[str, ...]
+) -> None:
+    """Sums of more than 65,504 pixels, too, which float16 does not hold."""
+    frame = replace(picture(*shape), options=Options(outputs=outputs))
+    exact = answer(loaded(folders["segformer"]), picture(*shape))
+    (found,) = loaded(folders["segformer"], dtype).predict([frame])
+    assert found.mask is not None
+    assert found.mask.shape == shape
+    if "probability" not in outputs:
+        assert found.probability is None
+        return
+    assert found.probability is not None
+    assert found.probability.dtype == np.float32
+    assert np.abs(found.probability - exact).max() < {"float32": 1e-6, "bfloat16": 0.02, "float16": 0.002}[dtype]
+    # Background is what is left; where the likeliest class leads clearly, rounding cannot change it.
+    chances = np.concatenate([1 - exact.sum(axis=0, keepdims=True), exact])
+    lead = np.diff(np.sort(chances, axis=0)[-2:], axis=0)[0]
+    assert (found.mask == chances.argmax(axis=0))[lead > 0.04].all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_window_below_the_test_pictures_starts_in_half_precision(
+    folders: dict[str, Path], dtype: str, tmp_path: Path
+) -> None:
+    assert checks.SIDE > SIDE
+    checks.golden(loaded(folders["segformer"], dtype), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_windows_that_overlap_are_blended(folders: dict[str, Path]) -> None:
@@ -279,7 +314,7 @@ def test_a_truncated_weights_file_is_refused(folders: dict[str, Path], tmp_path:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(UnavailableError, match="cannot be loaded"):
+    with pytest.raises(UnavailableError, match=r"model\.safetensors is cut short: \d+ of \d+ bytes"):
         loaded(tmp_path)
 
 
@@ -304,6 +339,28 @@ def test_class_names_that_the_model_does_not_have_are_refused_with_those_that_it
         loaded(folders["segformer"], classes=("aorta",))
     with pytest.raises(ConfigError, match="leaves none"):
         loaded(folders["segformer"], background=NAMES)
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 3), (1, 2, 3), (-1, 0, 1)])
+def test_classes_with_a_gap_in_their_numbers_are_refused_at_the_start(
+    folders: dict[str, Path], tmp_path: Path, numbers: tuple[int, ...]
+) -> None:
+    """transformers builds as many outputs as there are names, so the last of these has none."""
+    for path in folders["segformer"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = dict(zip(map(str, numbers), NAMES, strict=True))
+    config["label2id"] = dict(zip(NAMES, numbers, strict=True))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=f"id2label.* {', '.join(map(str, numbers))}; they must be 0 to 2"):
+        semantic.create(Model(segmenter="semantic", path=tmp_path))
+
+
+def test_a_name_that_two_classes_have_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+    folder = save(segformer(("background", "vessel", "Vessel")), tmp_path / "twice")
+    assert loaded(folder).predict([picture(SIDE, SIDE)])[0].labels == ("vessel", "Vessel")
+    with pytest.raises(ConfigError, match=r"'vessel', which 2 of the model's classes are called: \[1, 2\]"):
+        loaded(folder, classes=("vessel",))
 
 
 def test_class_0_of_unnamed_classes_is_the_background(tmp_path: Path) -> None:

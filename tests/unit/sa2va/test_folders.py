@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.sa2va_folder import DATA, fill, write_tokenizer, write_weights
 from tests.sa2va_tiny import tiny_config
@@ -230,7 +231,7 @@ def test_a_truncated_shard_is_named(tmp_path: Path, tensors: dict[str, torch.Ten
     write_weights(tmp_path, tensors, shards=2)
     file = tmp_path / "model-00001-of-00002.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UnavailableError, match=r"model-00001-of-00002\.safetensors cannot be read"):
+    with pytest.raises(UnavailableError, match=r"model-00001-of-00002\.safetensors is cut short: 1000 of \d+"):
         Checkpoint(tmp_path, NO_LORA)
 
 
@@ -335,6 +336,66 @@ def test_the_scale_of_lora_is_known_or_the_folder_is_refused(tmp_path: Path) -> 
     (tmp_path / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 32}')
     assert lora_scale(tmp_path, shapes, NO_LORA) == 8.0
     assert list(unwrap(shapes, 8.0)) == ["x.weight"]
+
+
+def test_an_adapter_beside_the_base_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Its weights would be left out in silence; an adapter_config.json that says how nothing is scaled hints at it."""
+    write_weights(tmp_path, tensors)
+    Checkpoint(tmp_path, NO_LORA)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
+    with pytest.raises(ConfigError, match=r"an adapter beside it \(adapter_config\.json, LORA\)"):
+        Checkpoint(tmp_path, NO_LORA)
+    save_file({"base_model.model.x.lora_A.weight": torch.ones(2, 8)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ConfigError, match=r"adapter_model\.safetensors, LORA.*masks would be those of the base"):
+        Checkpoint(tmp_path, NO_LORA)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"use_dora": True}, "use_dora = True"),
+        ({"alpha_pattern": {"q_proj": 64}}, "alpha_pattern"),
+        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
+        ({"r": 8}, r"r = 8, but the weights have \[4\]"),
+        ({"peft_type": "LOHA"}, "LOHA"),
+    ],
+)
+def test_an_adapter_that_is_no_plain_lora_is_refused_by_name(tmp_path: Path, said: dict[str, Any], words: str) -> None:
+    shapes: dict[str, tuple[int, ...]] = {
+        "x.base_layer.weight": (8, 8),
+        "x.lora_A.default.weight": (4, 8),
+        "x.lora_B.default.weight": (8, 4),
+    }
+    plain = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_dora": False, "alpha_pattern": {}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(plain | {"use_rslora": True}))
+    assert lora_scale(tmp_path, shapes, NO_LORA) == 4.0
+    (tmp_path / "adapter_config.json").write_text(json.dumps(plain | said))
+    with pytest.raises(UnavailableError, match=words):
+        lora_scale(tmp_path, shapes, NO_LORA)
+
+
+@pytest.mark.parametrize(
+    "left",
+    ["x.lora_magnitude_vector.default.weight", "y.lora_embedding_A.default", "x.lora_A.other.weight"],
+)
+def test_parts_of_adapters_that_are_not_merged_are_named(left: str) -> None:
+    """DoRA's magnitudes, embeddings' factors, a second adapter: left out, they would change masks in silence."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "x.base_layer.weight": (8, 8),
+        "x.lora_A.default.weight": (4, 8),
+        "x.lora_B.default.weight": (8, 4),
+    }
+    unwrap(shapes, 1.0)
+    with pytest.raises(UnavailableError, match=left.replace(".", r"\.")):
+        unwrap(shapes | {left: (8,)}, 1.0)
+
+
+def test_weights_that_lie_there_twice_are_refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """transformers would take the one file, and the index names others."""
+    write_weights(tmp_path, tensors, shards=2)
+    write_weights(tmp_path, tensors)
+    with pytest.raises(ConfigError, match=r"weights twice: model\.safetensors and .* model\.safetensors\.index\.json"):
+        Checkpoint(tmp_path, NO_LORA)
 
 
 def test_the_revision_changes_with_the_weights_and_not_with_the_folder(

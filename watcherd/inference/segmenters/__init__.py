@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, cast
 
 from watcherd.errors import ConfigError, UnavailableError, WatcherdError
+from watcherd.inference import folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,9 @@ BUILT_IN = {
 }
 """Where the built-in ones are made. Their names cannot be taken by others."""
 
+NEED_FOLDER = frozenset({"sa2va", "semantic"})
+"""Those of them that run no model without ``model.path``."""
+
 FOLLOW_RUNS = frozenset({"sa2va"})
 """Those of them that follow the frames of a run (`watcherd.inference.base.RunSegmenter`), known without loading any."""
 
@@ -37,6 +41,20 @@ FOLLOW_RUNS = frozenset({"sa2va"})
 def names() -> tuple[str, ...]:
     """Every name that ``model.segmenter`` may have here."""
     return tuple(sorted({*BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))}))
+
+
+def refuse_unknown(model: Model) -> None:
+    """Raise `ConfigError` for a segmenter that nobody has, or a folder that is not there: known without loading any."""
+    if model.segmenter not in BUILT_IN and model.segmenter not in names():
+        raise _no_such(model.segmenter)
+    if model.path is None:
+        if model.segmenter in NEED_FOLDER:
+            raise ConfigError(
+                f"The segmenter {model.segmenter} needs a model folder, and model.path is empty.",
+                hint='Set path in [model], for example path = "/srv/models/segformer-vessels".',
+            )
+        return
+    folders.refuse_missing(model.path, file_allowed=model.segmenter not in BUILT_IN)
 
 
 def create(model: Model) -> Segmenter:
@@ -67,10 +85,7 @@ def _built_in(name: str) -> Callable[[Model], Segmenter] | None:
 def _plugged_in(name: str) -> Callable[[Model], Segmenter]:
     entries = tuple(entry_points(group=GROUP, name=name))
     if not entries:
-        raise ConfigError(
-            f"model.segmenter = {name!r}: there is no such segmenter; here are {', '.join(names())}.",
-            hint=f"Others come with packages that have an entry point in the group {GROUP}.",
-        )
+        raise _no_such(name)
     if len(entries) > 1:
         packages = ", ".join(sorted(entry.dist.name if entry.dist else entry.value for entry in entries))
         raise ConfigError(f"model.segmenter = {name!r} is claimed by several packages: {packages}.")
@@ -82,3 +97,10 @@ def _plugged_in(name: str) -> Callable[[Model], Segmenter]:
             hint="Install what it needs into the environment of watcherd.",
         ) from error
     return cast("Callable[[Model], Segmenter]", loaded)
+
+
+def _no_such(name: str) -> ConfigError:
+    return ConfigError(
+        f"model.segmenter = {name!r}: there is no such segmenter; here are {', '.join(names())}.",
+        hint=f"Others come with packages that have an entry point in the group {GROUP}.",
+    )

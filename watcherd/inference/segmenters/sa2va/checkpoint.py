@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import UnavailableError
+from watcherd.inference import folders
 from watcherd.inference.loading import tensor_samples
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+
+NOT_MERGED = ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias", "layer_replication")
+"""Keys of an adapter_config.json by which an update is more than one product with one scale."""
 
 _MERGE_SCALE = 2.0
 """InternVL's wrapping sets lora_alpha to twice the rank, for the vision tower and for the language model."""
@@ -41,12 +45,14 @@ class Stored:
 class Checkpoint:
     """A folder's safetensors files, under the names that the model has without LoRA wrappers.
 
-    Raises `UnavailableError` when a file is missing or unreadable.
+    Raises `UnavailableError` when a file is missing or unreadable, and `ConfigError` when there is more than one model.
     """
 
     def __init__(self, folder: Path, lora_ranks: Mapping[str, int]) -> None:
         self.folder = folder
         self._handles: dict[str, Any] = {}
+        folders.refuse_ambiguous(folder, wrapped=True)
+        folders.refuse_faulty(folders.weights(folder))
         self._file_of = _files(folder)
         self._raw_shapes = self._read_headers()
         self.tensors = unwrap(self._raw_shapes, lora_scale(folder, self._raw_shapes, lora_ranks))
@@ -137,8 +143,12 @@ def _names_in(path: Path) -> dict[str, str]:
 
 
 def unwrap(shapes: Mapping[str, tuple[int, ...]], scale: float) -> dict[str, Stored]:
-    """The model's own names, of those that peft's wrappers made: ``base_layer``, ``lora_A``, ``modules_to_save``."""
+    """The model's own names, of those that peft's wrappers made: ``base_layer``, ``lora_A``, ``modules_to_save``.
+
+    Raises `UnavailableError` for wrappers that hold more than the default adapter's two factors, as DoRA's do.
+    """
     tensors: dict[str, Stored] = {}
+    merged: set[str] = set()
     for raw in shapes:
         if ".lora_" in raw or ".original_module." in raw:
             continue
@@ -147,9 +157,16 @@ def unwrap(shapes: Mapping[str, tuple[int, ...]], scale: float) -> dict[str, Sto
         wrapped = down != raw and down in shapes
         if wrapped:
             up = down.replace(".lora_A.", ".lora_B.")
+            merged |= {down, up}
             tensors[name] = Stored(base=raw, down=down, up=up, scale=scale)
         else:
             tensors[name] = Stored(base=raw)
+    others = sorted({raw for raw in shapes if ".lora_" in raw} ^ merged)
+    if others:
+        raise UnavailableError(
+            f"The weights hold parts of adapters that are not merged here: {listed(others)}.",
+            hint="Only LoRA's own two factors of one adapter are (no DoRA, no embeddings); export the model merged.",
+        )
     return tensors
 
 
@@ -162,14 +179,17 @@ def lora_scale(folder: Path, shapes: Mapping[str, tuple[int, ...]], ranks: Mappi
     """By what LoRA's updates are multiplied: lora_alpha over the rank. 1 where there are none.
 
     It is no part of the weights: an ``adapter_config.json`` says it; else a ``use_llm_lora`` or ``use_backbone_lora``
-    that equals the rank means InternVL's own wrapping. Raises `UnavailableError` otherwise.
+    that equals the rank means InternVL's own wrapping. Raises `UnavailableError` otherwise, and for an adapter that is
+    no plain LoRA or not that of these weights.
     """
     found = {shape[0] for name, shape in shapes.items() if ".lora_A." in name}
-    if not found:
-        return 1.0
     adapter = folder / "adapter_config.json"
+    if not found:
+        folders.refuse_ambiguous(folder)
+        return 1.0
     if adapter.is_file():
         values = json.loads(adapter.read_text(encoding="utf-8"))
+        _check_adapter(values, found, adapter)
         root = 0.5 if values.get("use_rslora") else 1.0
         return float(float(values["lora_alpha"]) / float(values["r"]) ** root)
     if found <= {rank for rank in ranks.values() if rank}:
@@ -178,6 +198,18 @@ def lora_scale(folder: Path, shapes: Mapping[str, tuple[int, ...]], ranks: Mappi
         f"{folder} holds LoRA weights of rank {sorted(found)}, and nothing says by what they are to be scaled.",
         hint="Put the adapter's adapter_config.json into the folder, or export the model with LoRA merged.",
     )
+
+
+def _check_adapter(values: Mapping[str, Any], ranks: set[int], adapter: Path) -> None:
+    """Raise `UnavailableError` unless the adapter is a plain LoRA of the rank that the weights have."""
+    said = [f"{key} = {values[key]!r}" for key in NOT_MERGED if values.get(key)]
+    said += [f"peft_type = {values['peft_type']!r}"] if values.get("peft_type", "LORA") != "LORA" else []
+    said += [f"r = {values.get('r')!r}, but the weights have {sorted(ranks)}"] if ranks != {values.get("r")} else []
+    if said:
+        raise UnavailableError(
+            f"{adapter} describes an adapter that cannot be merged here: {'; '.join(said)}.",
+            hint="Export the model with the adapter merged (peft: merge_and_unload).",
+        )
 
 
 def listed(names: list[str], limit: int = 12) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import ConfigError, UnavailableError
+from watcherd.inference import folders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,13 +80,14 @@ def read(folder: Path | None) -> Sa2vaConfig:
     """Read ``folder``'s configuration.
 
     Raises `ConfigError` when ``folder`` is not a folder of a supported model, and `UnavailableError` when its
-    ``config.json`` cannot be read.
+    ``config.json`` or another file of it cannot be read.
     """
     if folder is None:
         raise ConfigError(
             "The segmenter sa2va needs a model folder, and model.path is empty.",
             hint='Set path in [model], for example path = "/models/Sa2VA-InternVL3-8B".',
         )
+    folders.refuse_unreadable(folder)
     path = folder / "config.json"
     if not path.is_file():
         raise ConfigError(

@@ -1,6 +1,8 @@
 """Any Hugging Face folder for semantic or universal segmentation: SegFormer, UPerNet, Mask2Former, OneFormer and kin.
 
-recipe.py      what preprocessor_config.json says a picture must look like, and how it is made so
+processor.py   what preprocessor_config.json says, with what it leaves out, and what is refused
+scaling.py     the size that a picture is scaled to
+recipe.py      what a picture must look like, and how it is made so
 classes.py     which of the model's classes become which label values
 network.py     transformers' model: its skeleton, its weights, its answer as class probabilities
 segmenter.py   the face that watcherd sees: whole pictures, sliding windows, flips

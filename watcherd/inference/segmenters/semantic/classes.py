@@ -30,9 +30,16 @@ class Classes:
         ``shifted``: the model was trained without a background (``do_reduce_labels``). Class 0 of a model whose
         classes nobody named (``LABEL_0``, ``LABEL_1``, ...) is the background, as is the custom.
 
-        Raises `ConfigError` for a name that the model does not have, or when nothing would be left.
+        Raises `ConfigError` for numbers with a gap, for a name that the model does not have or has more than once, or
+        when nothing would be left.
         """
         names = {int(number): str(name) for number, name in id2label.items()}
+        if sorted(names) != list(range(len(names))):
+            raise ConfigError(
+                f"id2label in config.json numbers {len(names)} classes {', '.join(map(str, sorted(names)))}; they must "
+                f"be 0 to {len(names) - 1}, for a model has as many outputs as id2label has entries.",
+                hint="Take the config.json that was saved with these weights, or name the missing classes too.",
+            )
         if setting.classes:
             findings = tuple(_number(names, wanted) for wanted in setting.classes)
         else:
@@ -57,9 +64,14 @@ class Classes:
 
 
 def _number(names: Mapping[int, str], wanted: str) -> int:
-    for number, name in names.items():
-        if name.casefold() == wanted.casefold():
-            return number
+    found = [number for number, name in names.items() if name.casefold() == wanted.casefold()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(
+            f"model.semantic.classes names {wanted!r}, which {len(found)} of the model's classes are called: {found}.",
+            hint="Give them names of their own in id2label of config.json.",
+        )
     raise ConfigError(
         f"model.semantic.classes names {wanted!r}; the model's classes are {', '.join(map(repr, names.values()))}."
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from watcherd.errors import ConfigError, UnavailableError
-from watcherd.inference import checks, loading
+from watcherd.inference import checks, folders, loading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 TASK = "the task is semantic"
 """What OneFormer is told (Jain et al. 2023, section 3.1)."""
+
+
+MASK2FORMER = (384, 384)
+"""Size to which transformers scales Mask2Former's masks before it makes probabilities of them, whatever the picture."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,16 +50,20 @@ class Description:
 def describe(folder: Path | None) -> Description:
     """Read the folder's ``config.json``.
 
-    Raises `ConfigError` when there is none or it is not of a semantic or universal segmentation model.
+    Raises `ConfigError` when there is none, it is not of a semantic or universal segmentation model, or the folder
+    holds more than one model; `UnavailableError` when it may not be read.
     """
     from transformers import AutoConfig, AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 
+    if folder is not None:
+        folders.refuse_unreadable(folder)
     if folder is None or not (folder / "config.json").is_file():
         where = "is empty" if folder is None else f"= {str(folder)!r} has no config.json"
         raise ConfigError(
             f"model.path {where}; the semantic segmenter needs a Hugging Face model folder.",
             hint="Give the folder that holds config.json, preprocessor_config.json and model.safetensors.",
         )
+    folders.refuse_ambiguous(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -79,13 +88,14 @@ class Network:
         self.dtype = loading.torch_dtype(placement.dtype)
         self.parameters = sum(parameter.numel() for parameter in self._model.parameters())
         self._gives_masks = description.gives_masks
+        self._type = str(description.config.model_type)
         self._task: torch.Tensor | None = None
-        if description.config.model_type == "oneformer":
+        if self._type == "oneformer":
             length = int(description.config.task_seq_len)
             self._task = _task_tokens(description.folder, length).to(self.device)
 
     def scores(self, pictures: torch.Tensor) -> torch.Tensor:
-        """The model's answer at its own resolution, float32 (pictures, classes, height, width).
+        """The model's answer to float32 pictures at its own resolution, float32 (pictures, classes, height, width).
 
         Logits; or, of models that give masks with classes, the sum over queries of p(class) p(pixel) without the class
         "nothing" (Cheng et al. 2021, "Per-Pixel Classification is Not All You Need for Semantic Segmentation").
@@ -93,24 +103,36 @@ class Network:
         import torch
 
         extra = {} if self._task is None else {"task_inputs": self._task.expand(len(pictures), -1)}
-        answer = self._model(pixel_values=pictures, **extra)
+        answer = self._model(pixel_values=pictures.to(self.dtype), **extra)
         if not self._gives_masks:
             return self._here(answer.logits)
         detr = "pred_masks" in answer
         classes = self._here(answer.logits if detr else answer.class_queries_logits)
         masks = self._here(answer.pred_masks if detr else answer.masks_queries_logits)
+        masks = self._rescaled(masks, (pictures.shape[-2], pictures.shape[-1]))
         return torch.einsum("bqc,bqhw->bchw", classes.softmax(dim=-1)[..., :-1], masks.sigmoid())
+
+    def _rescaled(self, masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Masks at the size at which transformers' processor of this model makes probabilities of them.
+
+        ``size``: the picture's, which is EoMT's. The other models' masks are left as they are.
+        """
+        from torch.nn.functional import interpolate
+
+        if self._type == "mask2former":
+            return interpolate(masks, size=MASK2FORMER, mode="bilinear")
+        return interpolate(masks, size=size, mode="bilinear") if self._type.startswith("eomt") else masks
 
     def probability(self, scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """What `scores` gave, scaled to (height, width), as probabilities.
 
-        Sums over queries can pass 1 where masks overlap; they are cut off there.
+        Sums over queries can pass 1 where masks overlap; they stay so, for the largest tells the class.
         """
         from torch.nn.functional import interpolate
 
         scaled = interpolate(scores, size=size, mode="bilinear") if scores.shape[-2:] != size else scores
         if self._gives_masks:
-            return scaled.clamp(0, 1)
+            return scaled
         return scaled.sigmoid() if scaled.shape[1] == 1 else scaled.softmax(dim=1)
 
     def _here(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -125,6 +147,7 @@ def _load(description: Description, placement: Placement) -> Any:
     if placement.dtype == "float32":
         # Convolutions would otherwise run in TF32 on a GPU, with 10 bits of mantissa.
         torch.backends.cudnn.allow_tf32 = False
+    folders.refuse_faulty(folders.weights(description.folder))
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model, report = description.auto.from_pretrained(
@@ -135,7 +158,7 @@ def _load(description: Description, placement: Placement) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, UnpicklingError) as error:
         raise UnavailableError(
             f"The model in {description.folder} cannot be loaded: {error}",
             hint="Download the whole folder again; weights must be there as model.safetensors or its parts.",

@@ -14,6 +14,7 @@ from watcherd.inference.faults import not_numbers
 from watcherd.inference.segmenters.semantic.classes import Classes
 from watcherd.inference.segmenters.semantic.network import Network, describe
 from watcherd.inference.segmenters.semantic.recipe import Geometry, Recipe
+from watcherd.inference.segmenters.semantic.scaling import starts
 from watcherd.job import Options
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from watcherd.config import Model
     from watcherd.inference.base import Golden, Mark, Placement
 
-VERSION = "semantic-1"
+VERSION = "semantic-2"
 """Part of the revision: raised whenever this code may give other masks for the same weights."""
 WINDOWS_AT_ONCE = 4
 """Windows of one scan that go through the model together."""
@@ -39,7 +40,7 @@ class SemanticSegmenter:
     def __init__(self, model: Model) -> None:
         self._setting = model.semantic
         self._description = describe(model.path)
-        self._recipe = Recipe.read(self._description.folder, model.semantic)
+        self._recipe = Recipe.read(self._description.folder, model.semantic, self._description.config.model_type)
         labels = self._description.config.id2label
         self._classes = Classes.choose(labels, model.semantic, shifted=self._recipe.shifted_labels)
         self._network: Network | None = None
@@ -90,7 +91,7 @@ class SemanticSegmenter:
             raise UnavailableError("The model is not loaded yet.", hint="Call load first.")
         geometry = self._geometry(frames[0])
         with torch.inference_mode():
-            pictures = self._recipe.prepare(frames, geometry.size, self._network.device, self._network.dtype)
+            pictures = self._recipe.prepare(frames, geometry.size, self._network.device)
             views = FLIPS if frames[0].options.tta else FLIPS[:1]
             sizes = [(frame.pixels.shape[0], frame.pixels.shape[1]) for frame in frames]
             maps = self._view(self._network, pictures, geometry, sizes, views[0])
@@ -114,16 +115,35 @@ class SemanticSegmenter:
         seen = pictures.flip(axes) if axes else pictures
         if geometry.sliding:
             return self._slide(network, seen, sizes, axes)
-        scores = network.scores(seen)
+        scores = self._whole(network, seen)
         scores = scores.flip(axes) if axes else scores
         if len(set(sizes)) == 1:
             return [network.probability(scores, sizes[0])]
         return [network.probability(scores[i : i + 1], size) for i, size in enumerate(sizes)]
 
+    def _whole(self, network: Network, pictures: torch.Tensor) -> torch.Tensor:
+        """Scores of whole pictures; of a model that sees squares only, as its processor makes these of them."""
+        if self._recipe.placing == "as it is":
+            return network.scores(pictures)
+        height, width = pictures.shape[-2:]
+        if self._recipe.placing == "padded":
+            return network.scores(self._recipe.padded(pictures))[..., :height, :width]
+        axis, side = (-2 if height > width else -1), min(height, width)
+        sums = pictures.new_zeros((len(pictures), len(self._description.config.id2label), height, width))
+        counts = pictures.new_zeros((1, 1, height, width))
+        for place in starts(max(height, width), side):
+            sums.narrow(axis, place, side).add_(network.scores(pictures.narrow(axis, place, side)))
+            counts.narrow(axis, place, side).add_(1)
+        return sums / counts
+
     def _slide(
         self, network: Network, pictures: torch.Tensor, sizes: Sequence[tuple[int, int]], axes: tuple[int, ...]
     ) -> list[torch.Tensor]:
-        """Overlapping windows of the model's own size, blended so that a window's rim counts little."""
+        """Overlapping windows of the model's own size, blended so that a window's rim counts little.
+
+        MONAI blends in the dtype of its input, which is float32 whatever the model runs in: weights and sums of half
+        precision would round away, or overflow.
+        """
         from monai.inferers.utils import sliding_window_inference
         from torch.nn.functional import interpolate
 
@@ -161,11 +181,11 @@ class SemanticSegmenter:
         findings = list(self._classes.findings)
         finite = transfer.to_host(maps.flatten(1).sum(dim=1).isfinite())
         if len(findings) == 1:
-            maps = maps[:, findings[0]]
+            maps = maps[:, findings[0]].clamp(0, 1)
             masks = transfer.to_host((maps > _thresholds(frames, maps)).view(loading.torch_dtype("uint8")))
         else:
             masks = transfer.to_host(self._label_values(maps.device)[maps.argmax(dim=1)])
-            maps = maps[:, findings] if asked else maps
+            maps = maps[:, findings].clamp(0, 1) if asked else maps
         probabilities = transfer.to_host(maps) if asked else None
 
         def result() -> list[Prediction]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import UnavailableError
+from watcherd.inference import folders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +54,7 @@ class Recipe:
     @classmethod
     def read(cls, folder: Path) -> Recipe:
         """The recipe in a model's folder; `UnavailableError` says what is missing or wrong there."""
+        folders.refuse_unreadable(folder)
         for name in FILES:
             if not (folder / name).is_file():
                 raise UnavailableError(

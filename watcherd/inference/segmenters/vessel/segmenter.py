@@ -20,6 +20,7 @@ from scipy import ndimage
 from torch.nn import functional
 
 from watcherd.errors import InputError, UnavailableError
+from watcherd.inference import folders
 from watcherd.inference.base import Frame, Golden, ModelInfo, Prediction
 from watcherd.inference.segmenters.vessel import picture
 from watcherd.inference.segmenters.vessel.network import MULTIPLE, build, inputs
@@ -116,6 +117,7 @@ class VesselSegmenter:
         from safetensors.torch import load_file
 
         mark("reading the weights", None)
+        folders.refuse_faulty([self._folder / WEIGHTS])
         self._device = torch.device(placement.devices[0])
         self._dtype = getattr(torch, placement.dtype)
         nets = build(self._recipe.network, members=self._recipe.members)
