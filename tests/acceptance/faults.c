@@ -162,6 +162,13 @@ int renameat2(int here, const char *old, int there, const char *new, unsigned in
     return REAL(int, renameat2, int, const char *, int, const char *, unsigned int)(here, old, there, new, flags);
 }
 
+/* A disk that refuses a rename refuses the link that would stand in for it. */
+int linkat(int here, const char *old, int there, const char *new, int flags) {
+    if (rename_fails(here, old, there, new))
+        return -1;
+    return REAL(int, linkat, int, const char *, int, const char *, int)(here, old, there, new, flags);
+}
+
 int unlink(const char *name) {
     if (fails("remove", AT_FDCWD, name))
         return -1;
