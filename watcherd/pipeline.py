@@ -237,7 +237,7 @@ class Pipeline:
             for future in done:
                 flight = decoding.pop(future)
                 if self._is_back(flight, future):
-                    decoding[self._decode(flight)] = flight
+                    decoding[self._begin_decoding(flight)] = flight
                 elif self._take_decoded(flight, future):
                     ready.append(flight)
             if ready:
