@@ -211,7 +211,7 @@ class Delivery:
     def _promise(
         self, item: Drawn, given: Names, record: dict[str, Any], finished_at: str, beside: str | None = None
     ) -> list[Promise]:
-        """A succeeded job's result files with their final names, the JSON last; ``beside``: what is said of the name."""
+        """A succeeded job's result files with their final names, the JSON last. ``beside``: said of the name."""
         self._precedence.give_way()
         job, measured, answer = item.flight.job, item.measured, item.answer
         stem = given.choose(job.path, job.sha256, [*(file.kind for file in item.rendered.files), "result"])

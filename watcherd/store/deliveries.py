@@ -84,12 +84,6 @@ def promise(connection: Connection, rows: Sequence[Row]) -> None:
 
 
 def notes(connection: Connection, arrival_ids: Sequence[int]) -> dict[int, str]:
-    """What the history says beside each of these names (`NewArrival.note`), where it says anything."""
-    sql = "SELECT id, reason FROM arrival WHERE id IN ({values}) AND reason IS NOT NULL"
-    return {row.id: row.reason for row in select_in(connection, sql, list(arrival_ids))}
-
-
-def notes(connection: Connection, arrival_ids: Sequence[int]) -> dict[int, str]:
     """What the history says beside each of these names (`records.NewArrival`), where it says anything."""
     sql = "SELECT id, reason FROM arrival WHERE id IN ({values}) AND reason IS NOT NULL"
     return {row.id: row.reason for row in select_in(connection, sql, list(arrival_ids))}
