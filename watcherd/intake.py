@@ -183,6 +183,10 @@ class Intake:
         options = Asked.of(overrides or {}).applied_to(self._config.options_for(os.fsdecode(path)))
         return as_frame(options, path) if self._follows_runs else options
 
+    def clock_was_set(self, seconds: float) -> None:
+        """The wall clock was set by so many seconds: frames that had been waiting before wait no longer for that."""
+        self._began += timedelta(seconds=seconds)
+
     def sweep_now(self) -> None:
         """Look at the whole inbox as soon as possible."""
         self._next_sweep = float("-inf")
