@@ -136,6 +136,11 @@ class Drawn:
         """What the configuration asks for of the scan's DICOM attributes."""
         return self.flight.decoded.tags if self.flight.decoded else {}
 
+    @property
+    def of_the_scan(self) -> str:
+        """What the record has to say of the scan itself."""
+        return self.flight.decoded.note if self.flight.decoded else ""
+
     @cached_property
     def answer(self) -> Answer:
         """What the model said."""
@@ -143,7 +148,7 @@ class Drawn:
         return Answer(
             answer=said.answer,
             decode=said.decode,
-            note="; ".join(filter(None, (said.note, self.rendered.note))) or None,
+            note="; ".join(filter(None, (said.note, self.of_the_scan, self.rendered.note))) or None,
             threshold=self.flight.job.options.threshold,
             mask_fraction=round(self.rendered.mask_fraction, 6),
         )

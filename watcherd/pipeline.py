@@ -282,6 +282,7 @@ class Pipeline:
             target=self._scratch / flight.stem,
             run=flight.together,
             note=flight.note,
+            modality=flight.decoded.modality,
         )
 
     # ---------------------------------------------------------------- segment and render: in the replicas' threads

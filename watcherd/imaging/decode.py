@@ -199,6 +199,8 @@ def _store(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str]) 
         spacing_mm=told.spacing_mm,
         frame_ms=told.frame_ms,
         tags=tags_of(scan, tags),
+        note=told.note,
+        modality=told.modality,
     )
 
 

@@ -247,23 +247,55 @@ def _windowed(centre: float | None, width: float | None, function: str) -> Windo
 # ------------------------------------------------------------------------------------------------ space and time
 
 
-def spacing_of(header: Dataset) -> tuple[float, float] | None:
-    """(height, width) of a pixel in mm; at the patient where the file can tell, else at the detector.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spacing:
+    """(height, width) of a pixel in mm. ``at_detector``: there, and not at the patient, where things are smaller."""
 
-    Of a projection only ImagerPixelSpacing is known as a rule: it is divided by the magnification where that is given
-    (EstimatedRadiographicMagnificationFactor).
+    mm: tuple[float, float]
+    at_detector: bool = False
+
+
+def spacing_of(header: Dataset) -> Spacing | None:
+    """The size of a pixel at the patient where the file can tell, else at the detector; None where it says nothing.
+
+    PS3.3 10.7.1, C.8.19.6: PixelSpacing of a projection that equals ImagerPixelSpacing, and is not said to be
+    calibrated, is that of the detector. It is divided by the magnification, where that is known (`_magnification`).
     """
-    measures = group(header, 0, "PixelMeasuresSequence")
-    for place, name in ((measures, "PixelSpacing"), (header, "PixelSpacing"), (header, "ImagerPixelSpacing"),
-                        (header, "NominalScannedPixelSpacing")):  # fmt: skip
-        found = _pair(place.get(name)) if place is not None else None
-        if found and name == "ImagerPixelSpacing":
-            factor = number(header.get("EstimatedRadiographicMagnificationFactor"))
-            factor = factor if factor is not None and factor > 0 else 1.0
-            return found[0] / factor, found[1] / factor
-        if found:
-            return found
-    return None
+    for sequence, name in (
+        ("PixelMeasuresSequence", "PixelSpacing"),
+        ("ProjectionPixelCalibrationSequence", "ObjectPixelSpacingInCenterOfBeam"),
+    ):
+        place = group(header, 0, sequence) or _first(header, sequence)
+        if place is not None and (found := _pair(place.get(name))):
+            return Spacing(mm=found)
+    frame = group(header, 0, "FramePixelDataPropertiesSequence")
+    imager = (_pair(frame.get("ImagerPixelSpacing")) if frame else None) or _pair(header.get("ImagerPixelSpacing"))
+    found = _pair(header.get("PixelSpacing"))
+    if found and (found != imager or header.get("PixelSpacingCalibrationType")):
+        return Spacing(mm=found)
+    if imager:
+        factor = _magnification(header)
+        return Spacing(mm=(imager[0] / (factor or 1), imager[1] / (factor or 1)), at_detector=factor is None)
+    found = _pair(header.get("NominalScannedPixelSpacing"))
+    return Spacing(mm=found) if found else None
+
+
+def _first(header: Dataset, sequence: str) -> Dataset | None:
+    items = header.get(sequence)
+    return items[0] if items else None
+
+
+def _magnification(header: Dataset) -> float | None:
+    """How many times larger things are on the detector than in the middle of the field: as it is said, else the way
+    from the source to the detector by that to the patient (PS3.3 C.8.7.5), or to the isocentre; None: not known.
+    """
+    said = number(header.get("EstimatedRadiographicMagnificationFactor"))
+    if said is not None and said > 0:
+        return said
+    place = group(header, 0, "XRayGeometrySequence") or header
+    whole = number(place.get("DistanceSourceToDetector"))
+    part = number(place.get("DistanceSourceToPatient")) or number(place.get("DistanceSourceToIsocenter"))
+    return whole / part if whole and part and 0 < part < whole else None
 
 
 def _pair(value: Any) -> tuple[float, float] | None:

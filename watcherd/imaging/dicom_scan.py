@@ -38,6 +38,7 @@ NEEDED: Final = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretatio
 WHOLE: Final = ("BitsStored", "PixelRepresentation")
 """Needed besides, where values are whole numbers."""
 LONGEST_TAG: Final = 256
+AT_DETECTOR: Final = "the size of a pixel is that at the detector: the file does not say how much it magnifies"
 
 
 class DicomScan:
@@ -121,15 +122,18 @@ class DicomScan:
         grey = header.PhotometricInterpretation in GREY
         self._units = units_of(header, self.frames) if grey else Units()
         ways = self._ways() if grey else ()
+        spacing = spacing_of(header)
         if header.PhotometricInterpretation == "PALETTE COLOR":
             self._palette = palette_of(header)
         return Told(
             window=ways[0] if ways else None,
             others=ways[1:],
             inverted=header.PhotometricInterpretation == "MONOCHROME1",
-            spacing_mm=spacing_of(header),
+            spacing_mm=spacing.mm if spacing else None,
             frame_ms=frame_ms_of(header) if self.frames > 1 else None,
             scaled=self._units.scaled,
+            note=AT_DETECTOR if spacing and spacing.at_detector else "",
+            modality=_text(header.get("Modality") or "").strip().upper(),
         )
 
     def _ways(self) -> tuple[Shown, ...]:

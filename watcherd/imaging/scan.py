@@ -35,6 +35,7 @@ class Told:
     ``window``: how its author wants them shown; None: found from the values. ``others``: what to try when hardly
     anything is seen through that, the best first. ``inverted``: high is dark, once windowed. ``scaled``: the values are
     in units of the file's own, with a slope, so that those of several files go together whatever their types.
+    ``note``: what a reader of the record must know. ``modality``: DICOM's word for what took it (``XA``, ``OP``).
     ``spacing_mm``: (height, width) of one pixel, upright as displayed. ``frame_ms``: from one frame to the next.
     """
 
@@ -44,6 +45,8 @@ class Told:
     spacing_mm: tuple[float, float] | None = None
     frame_ms: float | None = None
     scaled: bool = False
+    note: str = ""
+    modality: str = ""
 
 
 class Scan(Protocol):

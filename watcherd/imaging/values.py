@@ -31,6 +31,7 @@ class Decoded:
     ``spacing_mm``: (height, width) of one pixel in mm, upright as displayed; None where the file does not say.
     ``frame_ms``: from one frame to the next; None where the file does not say.
     ``tags``: DICOM attributes that the configuration asks for, by keyword.
+    ``note``: what a reader of the record must know of it. ``modality``: DICOM's word for what took it (``XA``, ``OP``).
     """
 
     path: Path
@@ -44,6 +45,8 @@ class Decoded:
     spacing_mm: tuple[float, float] | None = None
     frame_ms: float | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+    modality: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

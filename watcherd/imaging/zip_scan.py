@@ -120,6 +120,8 @@ class ZipScan:
             inverted=told[0].inverted,
             spacing_mm=told[0].spacing_mm if all(one.spacing_mm == told[0].spacing_mm for one in told) else None,
             frame_ms=told[0].frame_ms if self._alone else None,
+            note="; ".join(dict.fromkeys(one.note for one in told if one.note)),
+            modality=told[0].modality if all(one.modality == told[0].modality for one in told) else "",
         )
 
     def tags(self, keywords: Sequence[str]) -> dict[str, str]:

@@ -689,6 +689,67 @@ def test_the_spacing_is_that_at_the_patient_where_the_file_can_tell(tmp_path, gi
     assert decoded(tmp_path, dicom(GREY, **given)).spacing_mm == (pytest.approx(expected) if expected else None)
 
 
+SOURCE = {"DistanceSourceToDetector": "1200", "DistanceSourceToPatient": "800"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "at_detector"),
+    [
+        ({"ImagerPixelSpacing": [0.3, 0.3]}, 0.3, True),
+        ({"ImagerPixelSpacing": [0.3, 0.3]} | SOURCE, 0.2, False),
+        ({"ImagerPixelSpacing": [0.3, 0.3], "EstimatedRadiographicMagnificationFactor": "1.2"} | SOURCE, 0.25, False),
+        ({"ImagerPixelSpacing": [0.3, 0.3], "DistanceSourceToDetector": "1200"}, 0.3, True),
+        ({"ImagerPixelSpacing": [0.3, 0.3], **SOURCE, "DistanceSourceToPatient": "1300"}, 0.3, True),
+        ({"ImagerPixelSpacing": [0.3, 0.3], "PixelSpacing": [0.3, 0.3]}, 0.3, True),
+        ({"ImagerPixelSpacing": [0.3, 0.3], "PixelSpacing": [0.3, 0.3]} | SOURCE, 0.2, False),
+        (
+            {"ImagerPixelSpacing": [0.3, 0.3], "PixelSpacing": [0.3, 0.3], "PixelSpacingCalibrationType": "GEOMETRY"},
+            0.3,
+            False,
+        ),
+        ({"PixelSpacing": [0.25, 0.25]} | SOURCE, 0.25, False),
+    ],
+)
+def test_a_size_at_the_detector_is_brought_to_the_patient_or_called_so(tmp_path, given, expected, at_detector):
+    scan = decoded(tmp_path, dicom(GREY, **given))
+    assert (expected, expected) == pytest.approx(scan.spacing_mm)
+    assert at_detector == ("at the detector" in scan.note)
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ({"ProjectionPixelCalibrationSequence": {"ObjectPixelSpacingInCenterOfBeam": [0.21, 0.22]}}, (0.21, 0.22)),
+        ({"FramePixelDataPropertiesSequence": {"ImagerPixelSpacing": [0.3, 0.3]}}, (0.3, 0.3)),
+        (
+            {
+                "FramePixelDataPropertiesSequence": {"ImagerPixelSpacing": [0.3, 0.3]},
+                "XRayGeometrySequence": {"DistanceSourceToDetector": 1200, "DistanceSourceToIsocenter": 800},
+            },
+            (0.2, 0.2),
+        ),
+        (
+            {
+                "FramePixelDataPropertiesSequence": {"ImagerPixelSpacing": [0.3, 0.3]},
+                "ProjectionPixelCalibrationSequence": {"ObjectPixelSpacingInCenterOfBeam": [0.2, 0.25]},
+            },
+            (0.2, 0.25),
+        ),
+    ],
+)
+@pytest.mark.parametrize("place", ["shared", "each"])
+def test_the_spacing_of_an_enhanced_angiogram_is_found(tmp_path, groups, expected, place):
+    values = np.stack([RAMP] * 2)
+    data = in_groups(values, groups) if place == "shared" else in_groups(values, {}, groups, groups)
+    assert expected == pytest.approx(decoded(tmp_path, data).spacing_mm)
+
+
+def test_the_modality_is_told(tmp_path):
+    assert ("OP", "") == (
+        decoded(tmp_path, dicom(GREY, Modality="op ")).modality, decoded(tmp_path, dicom(GREY, Modality="")).modality,
+    )  # fmt: skip
+
+
 def test_an_enhanced_file_keeps_all_that_in_its_groups(tmp_path):
     measures, window, shared = Dataset(), Dataset(), Dataset()
     measures.PixelSpacing = [0.7, 0.7]
@@ -846,8 +907,37 @@ def test_random_damage_ends_in_errors_of_ours(tmp_path):
 
 def test_an_object_without_pictures_is_told_by_its_structure():
     data = report()
-    assert Outline(pixels=False, sop_class="1.2.840.10008.5.1.4.1.1.88.11") == outline(io.BytesIO(data), len(data))
+    expected = Outline(pixels=False, sop_class="1.2.840.10008.5.1.4.1.1.88.11", modality="SR")
+    assert expected == outline(io.BytesIO(data), len(data))
     assert "is DICOM without a picture: a report" == without_pictures(io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "modality", "what"),
+    [
+        ("66.4", "SEG", "a segmentation"),
+        ("66.7", "SEG", "a segmentation"),
+        ("481.2", "RTDOSE", "a distribution of dose (RT)"),
+        ("11.1", "PR", "a presentation state"),
+        ("11.4", "PR", "a presentation state"),
+        ("30", "MR", "a parametric map"),
+        ("7", "SEG", "a segmentation"),
+        ("999.1", "RTDOSE ", "a distribution of dose (RT)"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_pixels_that_are_no_picture_of_a_patient_are_no_scan(sop_class, modality, what, packed):
+    given = {"SOPClassUID": f"1.2.840.10008.5.1.4.1.1.{sop_class}", "Modality": modality}
+    data = deflated(GREY, **given) if packed else dicom(GREY, **given)
+    assert f"is DICOM that is no scan: {what}" == without_pictures(io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "modality"), [("481.1", "RTIMAGE"), ("3.1", "US"), ("77.1.5.1", "OP"), ("7", "OT")]
+)
+def test_other_pictures_are_scans(sop_class, modality):
+    data = dicom(GREY, SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{sop_class}", Modality=modality)
+    assert "" == without_pictures(io.BytesIO(data))
 
 
 def test_an_index_of_files_is_told_from_a_picture():
