@@ -333,6 +333,7 @@ class Pipeline:
             kinds=tuple(kind for kind in KINDS if kind in flight.job.options.outputs),
             classes=segmented.classes,
             labels=segmented.labels,
+            revision=flight.model.revision,
             source=self._spool_path(flight.job.sha256),
             sha256=flight.job.sha256,
             scan=flight.decoded,

@@ -57,9 +57,9 @@ class RenderRequest:
     ``probability``: uint16, (frames, height, width), 65535 for certainty; needed for that kind only.
     ``folder``: where the files go, as ``<stem>.<kind>.<extension>``. ``kinds``: of `KINDS`; a single frame has no
     contact sheet, preview or video. ``classes``: 1 gives a mask of 0 and 255, more give label values; ``labels``: their
-    names, where known. ``source``: the scan's own file, whose hash is ``sha256`` (empty: not
-    known), and ``scan``: what `decode.decode` said of it; needed where results go back in the source's format, geometry
-    or units. ``memory_mib``: what the worker has.
+    names, where known. ``revision``: of the model that made the mask. ``source``: the scan's own file, whose hash is
+    ``sha256`` (empty: not known), and ``scan``: what `decode.decode` said of it; needed where results go back in the
+    source's format, geometry or units. ``memory_mib``: what the worker has.
     ``measure_seconds``: what measures may cost (`measures.SECONDS`); 0: none are wanted.
     """
 
@@ -71,6 +71,7 @@ class RenderRequest:
     kinds: tuple[str, ...] = ("mask", "overlay")
     classes: int = 1
     labels: tuple[str, ...] = ()
+    revision: str = ""
     source: Path | None = None
     sha256: str = ""
     scan: Decoded | None = None
