@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -24,7 +23,7 @@ BEGINNING = 300
 
 
 def closure() -> dict[str, Distribution]:
-    """What the requirements in pyproject.toml bring along, without extras, by name, as far as it is installed here."""
+    """What the requirements in pyproject.toml bring along, without extras, by name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found: dict[str, Distribution] = {}
     todo = [Requirement(text) for text in project["dependencies"]]
@@ -34,18 +33,16 @@ def closure() -> dict[str, Distribution]:
         extras = {"", *wanted.extras}
         if name in found or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
             continue
-        try:
-            found[name] = distribution(name)
-        except PackageNotFoundError:
-            pytest.skip(f"{name} is not installed here")
+        found[name] = distribution(name)
         needs = (Requirement(text) for text in found[name].requires or ())
         todo += [each for each in needs if not each.marker or any(each.marker.evaluate({"extra": e}) for e in extras)]
     return found
 
 
 def licence(package: Distribution) -> str:
-    """All that a package says of its own licence: fields, classifiers, and the beginnings of its own texts. Those of parts
-    that it carries along lie deeper; docs/dependencies.md says which of these are copyleft.
+    """All that a package says of its own licence: fields, classifiers, and the beginnings of its own texts.
+
+    Those of parts that it carries along lie deeper; docs/dependencies.md says which of these are copyleft.
     """
     said = package.metadata
     fields = [said.get("License-Expression") or "", (said.get("License") or "")[:BEGINNING]]
