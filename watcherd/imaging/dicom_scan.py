@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import as_pixel_options
 
 from watcherd.errors import InputError
+from watcherd.imaging.dicom_codecs import PLUGIN, SYNTAXES, decoder_of, significant
 from watcherd.imaging.dicom_display import (
     frame_ms_of,
     has_curve,
@@ -63,10 +64,15 @@ class DicomScan:
         if missing := [name for name in needed if header.get(name) is None or header.get(name) == ""]:
             raise InputError(f"The DICOM file lacks {', '.join(missing)}.", hint=DAMAGED)
         self._options = as_pixel_options(header, pixel_keyword=opened.keyword, pixel_vr=opened.vr)
+        self._options["correct_unused_bits"] = False  # by pydicom, which does not look at HighBit: see `significant`
         limits.check_size(int(header.Columns), int(header.Rows))
         self.frames = int(self._options["number_of_frames"])
         limits.check_frames(self.frames)
         self.bit_depth = int(header.get("BitsStored") or header.BitsAllocated)
+        self._options["high_bit"] = _high_bit(header, self.bit_depth)
+        self._reasons: list[str] = []
+        if opened.syntax in SYNTAXES:
+            self._options |= {"decoding_plugin": PLUGIN, "reasons": self._reasons}
         if header.PhotometricInterpretation not in GREY + COLOURS:
             raise InputError(
                 "The DICOM file's colours are stored in a way that is not supported.",
@@ -78,7 +84,7 @@ class DicomScan:
     def _available_decoder(self) -> Any:
         syntax = self._opened.syntax
         try:
-            decoder = get_decoder(syntax)
+            decoder = decoder_of(syntax)
         except NotImplementedError:
             decoder = None
         if decoder is None or not decoder.is_available:
@@ -135,16 +141,29 @@ class DicomScan:
             return {name: _text(header.get(name)) for name in keywords if header.get(name) not in (None, "")}
 
     def read(self, index: int) -> Pixels:
-        with own_words(f"The DICOM file's pictures cannot be decoded as {self._opened.syntax.name}"):
+        what = f"The DICOM file's pictures cannot be decoded as {self._opened.syntax.name}"
+        with own_words(what), self._with_reason(what):
             values, described = self._decoded(index)
             return self._shown(values, str(described["photometric_interpretation"]), index)
+
+    @contextmanager
+    def _with_reason(self, what: str) -> Iterator[None]:
+        """Errors of pydicom's with the reason of `dicom_codecs`, which it hides."""
+        try:
+            yield
+        except RuntimeError:
+            if not self._reasons:
+                raise
+            raise InputError(f"{what}: of one of them, {self._reasons[-1]}.", hint=DAMAGED) from None
 
     def _decoded(self, index: int) -> tuple[Pixels, dict[str, Any]]:
         """Frames are asked for in order, as a rule: fragments are followed once then, not once for each frame."""
         if self._opened.length is not None:
             self._opened.file.seek(self._opened.offset)
+            if self._options["bits_allocated"] == 1:
+                return self._unpacked(index), self._options
             values, described = next(self._decoder.iter_array(self._opened.file, indices=[index], **self._options))
-            return values, described
+            return self._significant(values), described
         if self._running is None or index < self._next:
             self._opened.file.seek(self._opened.offset)
             self._running = self._decoder.iter_array(self._opened.file, **self._options)
@@ -158,7 +177,26 @@ class DicomScan:
                 ) from None
             self._next += 1
             if self._next > index:
-                return found
+                return self._significant(found[0]), found[1]
+
+    def _significant(self, values: Pixels) -> Pixels:
+        """The numbers in words as they stand in the file; those of `SYNTAXES` are numbers already."""
+        if self._opened.keyword != "PixelData" or self._opened.syntax in SYNTAXES:
+            return values
+        signed = bool(self._options["pixel_representation"])
+        return significant(values, stored=self.bit_depth, high_bit=self._options["high_bit"], signed=signed)
+
+    def _unpacked(self, index: int) -> Pixels:
+        """A frame of single bits, the first in the lowest place; it may begin and end within a byte (PS3.5 8.1.1)."""
+        opened, shape = self._opened, (int(self._options["rows"]), int(self._options["columns"]))
+        first = index * shape[0] * shape[1]
+        end = first + shape[0] * shape[1]
+        opened.file.seek(opened.offset + first // 8)
+        data = np.frombuffer(opened.file.read((end + 7) // 8 - first // 8), np.uint8)
+        if opened.vr == "OW" and not opened.syntax.is_little_endian:
+            raise InputError("The DICOM file's bits are packed in words of the other byte order.", hint=DAMAGED)
+        bits = np.unpackbits(data, bitorder="little")
+        return bits[first % 8 :][: end - first].reshape(shape)
 
     def _shown(self, values: Pixels, photometric: str, index: int) -> Pixels:
         header = self._opened.header
@@ -171,6 +209,19 @@ class DicomScan:
 
     def close(self) -> None:
         self._opened.close()
+
+
+def _high_bit(header: Dataset, stored: int) -> int:
+    """The place of a value's highest bit in its word. Raises `InputError` for one that leaves no room for the value."""
+    high = header.get("HighBit")
+    if high is None or high == "":
+        return stored - 1
+    if not stored - 1 <= int(high) < int(header.BitsAllocated):
+        raise InputError(
+            f"The DICOM file's HighBit {int(high)} does not fit {stored} bits in {int(header.BitsAllocated)}.",
+            hint=DAMAGED,
+        )
+    return int(high)
 
 
 def _is_scaled(header: Dataset) -> bool:

@@ -6,7 +6,9 @@ import io
 import zlib
 from typing import TYPE_CHECKING, Any
 
+import imagecodecs
 import numpy as np
+from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
@@ -66,8 +68,29 @@ def dicom(values: NDArray[Any], **attributes: Any) -> bytes:
     return content(dataset(values, **attributes))
 
 
+def code(frame: NDArray[Any], syntax: str) -> bytes:
+    """A frame, (height, width) or with 3 behind, compressed for this transfer syntax; 12 bits for JPEG Extended."""
+    if syntax in uid.JPEGLSTransferSyntaxes:
+        return bytes(imagecodecs.jpegls_encode(frame, level=2 if syntax == uid.JPEGLSNearLossless else 0))
+    if syntax in (uid.JPEG2000Lossless, uid.JPEG2000):
+        reversible = syntax == uid.JPEG2000Lossless
+        return bytes(imagecodecs.jpeg2k_encode(frame, reversible=reversible, codecformat="j2k"))
+    if syntax in (uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K):
+        return bytes(imagecodecs.htj2k_encode(frame))
+    lossless = syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1)
+    bits = 8 if frame.dtype == np.uint8 else 16 if lossless else 12
+    colours = {"colorspace": "RGB", "outcolorspace": "RGB"} if lossless and frame.ndim == 3 else {}
+    return bytes(
+        imagecodecs.jpeg8_encode(frame, level=100, bitspersample=bits, lossless=lossless, predictor=1, **colours)
+    )
+
+
 def compressed(values: NDArray[Any], syntax: str, **attributes: Any) -> bytes:
-    """The same, compressed by pydicom's own encoders."""
+    """The same, compressed; what belongs to the syntax is as its decoder wants it."""
+    if syntax != uid.RLELossless:
+        colour = values.shape[-1] == 3 and values.ndim > 2
+        frames = values if values.ndim - colour == 3 else values[np.newaxis]
+        return in_fragments([code(frame, syntax) for frame in frames], values, syntax, **attributes)
     whole = dataset(values, **attributes)
     whole.compress(syntax, generate_instance_uid=False)
     return content(whole)

@@ -15,11 +15,19 @@ import pytest
 from PIL import Image
 from pydicom.datadict import tag_for_keyword
 from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
     ExplicitVRBigEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
@@ -27,6 +35,7 @@ from tests.unit.imaging.dicoms import (
     NAME,
     PATIENT,
     cine,
+    code,
     compressed,
     content,
     dataset,
@@ -56,6 +65,11 @@ COLOURS = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)
 def decoded(folder: Path, data: bytes, limits: DecodeLimits | None = None, tags: tuple[str, ...] = ()) -> Decoded:
     (folder / "scan").write_bytes(data)
     return decode(folder / "scan", folder / "scan.npy", limits or DecodeLimits(), tags)
+
+
+def written(folder: Path, data: bytes) -> Path:
+    (folder / "scan").write_bytes(data)
+    return folder / "scan"
 
 
 def frames(folder: Path, data: bytes) -> NDArray[np.uint8]:
@@ -181,6 +195,62 @@ def test_a_mask_of_one_bit_is_black_and_white(tmp_path):
     assert {0, 255} == set(np.unique(frames(tmp_path, data)))
 
 
+WORDS = {"BitsStored": 12, "WindowCenter": 2048, "WindowWidth": 4096}
+
+
+@pytest.mark.parametrize("syntax", [None, RLELossless, JPEGLosslessSV1, JPEG2000Lossless, JPEGLSLossless])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("high_bit", [11, 12, 13, 15])
+def test_values_are_taken_from_the_place_in_their_words_that_the_header_says(tmp_path, syntax, signed, high_bit):
+    """PS3.5 8.1.1: below and above may stand anything; here all of these bits are set in the upper half."""
+    values = RAMP.astype(np.int32) - (2048 if signed else 0)
+    words = (values << (high_bit - 11)) & ((1 << (high_bit + 1)) - 1)
+    words[:20] |= 0xFFFF & ~(0xFFF << (high_bit - 11))
+    words = words.astype(np.uint16).view(np.int16 if signed else np.uint16)
+    attributes = WORDS | {"HighBit": high_bit, "WindowCenter": 0 if signed else 2048}
+    if syntax in (None, RLELossless):
+        data = compressed(words, syntax, **attributes) if syntax else dicom(words, **attributes)
+    else:  # codes of 16 bits without a sign
+        data = compressed(words.view(np.uint16), syntax, PixelRepresentation=int(signed), **attributes)
+    scan = DicomScan(written(tmp_path, data), DecodeLimits())
+    assert np.array_equal(values, scan.read(0))
+    scan.close()
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSNearLossless, JPEG2000, HTJ2K])
+def test_a_lossy_value_that_came_out_a_little_too_high_is_the_highest(tmp_path, syntax):
+    """Writers that say 16 bits in the code for values of 12: masked, white would become black. An overlay is taken away."""
+    values = RAMP.copy()
+    values[0] = 4100
+    values[1] |= 0x8000
+    scan = DicomScan(written(tmp_path, compressed(values, syntax, HighBit=11, **WORDS)), DecodeLimits())
+    shown = scan.read(0).astype(int)
+    assert (4095, 4095) == (shown[0].min(), shown.max())
+    assert 3 >= np.abs(shown[1:].mean() - RAMP[1:].mean())
+    scan.close()
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEG2000Lossless, JPEGLSLossless])
+def test_a_high_bit_that_the_code_does_not_have_is_not_followed(tmp_path, syntax):
+    """The header was written for other words than the picture's code holds: that has just the bits of a value."""
+    data = compressed(GREY, syntax, HighBit=11, BitsAllocated=16, BitsStored=8)
+    assert np.array_equal(GREY, frames(tmp_path, data)[0])
+
+
+@pytest.mark.parametrize("high_bit", [3, 16])
+def test_a_high_bit_that_leaves_no_room_is_refused(tmp_path, high_bit):
+    assert f"HighBit {high_bit} does not fit" in refused(tmp_path, dicom(RAMP, HighBit=high_bit, **WORDS)).message
+
+
+@pytest.mark.parametrize(("count", "height", "width"), [(3, 5, 7), (9, 3, 5), (2, 8, 8), (17, 1, 1), (4, 11, 5)])
+def test_frames_of_one_bit_need_not_end_at_a_byte(tmp_path, count, height, width):
+    marks = np.random.default_rng(0).random((count, height, width)) > 0.5
+    whole = dataset(marks.astype(np.uint8), BitsAllocated=1, BitsStored=1, HighBit=0)
+    packed = np.packbits(marks.ravel(), bitorder="little").tobytes()
+    whole.PixelData = packed + b"\0" * (len(packed) % 2)
+    assert np.array_equal(marks * np.uint8(255), frames(tmp_path, content(whole)))
+
+
 @pytest.mark.parametrize("planar", [0, 1])
 def test_rgb_is_kept(tmp_path, planar):
     values = np.moveaxis(COLOURS, -1, 0).copy() if planar else COLOURS
@@ -210,11 +280,53 @@ def test_a_palette_becomes_colours(tmp_path, bits):
 # -------------------------------------------------------------------------------------------------- how it is packed
 
 
-@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
+LOSSLESS = (
+    RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS)
 @pytest.mark.parametrize("values", [RAMP, GREY, COLOURS, cine()], ids=["16 bit", "8 bit", "colours", "run"])
 def test_what_is_compressed_without_loss_is_as_what_is_not(tmp_path, syntax, values):
     plain = frames(tmp_path, dicom(values))
     assert np.array_equal(plain, frames(tmp_path, compressed(values, syntax)))
+
+
+@pytest.mark.parametrize("syntax", [JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K])
+@pytest.mark.parametrize("values", [RAMP, cine()], ids=["picture", "run"])
+def test_12_bits_that_are_compressed_with_loss_are_nearly_the_same(tmp_path, syntax, values):
+    attributes = {"BitsStored": 12, "HighBit": 11, "WindowCenter": 2048, "WindowWidth": 4096}
+    plain = frames(tmp_path, dicom(values, **attributes))
+    shown = frames(tmp_path, compressed(values, syntax, **attributes))
+    assert 3 >= np.abs(plain.astype(int) - shown).max()
+
+
+def test_what_decodes_a_picture_does_not_depend_on_what_else_is_installed(tmp_path):
+    """pydicom takes whichever of its plug-ins it finds, and each has its own faults."""
+    scan = DicomScan(written(tmp_path, compressed(RAMP, JPEG2000Lossless)), DecodeLimits())
+    assert "imagecodecs" == scan._options["decoding_plugin"]
+    scan.close()
+
+
+@pytest.mark.parametrize(
+    "syntax", [JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, HTJ2KLossless, JPEGExtended12Bit]
+)
+def test_a_picture_of_another_size_than_the_header_says_is_refused(tmp_path, syntax):
+    """Before it is decoded: (48, 40) for (40, 48) would be a picture of slanted lines."""
+    whole = {"Rows": 40, "Columns": 48, "BitsStored": 12, "HighBit": 11}
+    message = refused(tmp_path, compressed(RAMP, syntax, **whole)).message
+    assert "it is 40 x 48 with 1 values a pixel, and the header says 48 x 40 with 1." in message
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.9, 0.98])
+@pytest.mark.parametrize(
+    "syntax", [JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, HTJ2KLossless, JPEGExtended12Bit]
+)
+def test_a_picture_that_ends_early_is_refused(tmp_path, syntax, share):
+    """Whatever the decoder makes of it: libjpeg-turbo and OpenJPH fill what is missing, and say nothing."""
+    packed = code(RAMP, syntax)
+    whole = in_fragments([packed[: int(len(packed) * share)]], RAMP, syntax, BitsStored=12, HighBit=11)
+    assert "cannot be decoded" in refused(tmp_path, whole).message
 
 
 def test_a_jpeg_run_is_read(tmp_path):
@@ -354,7 +466,6 @@ def test_a_transfer_syntax_that_cannot_be_decoded_is_named(tmp_path, syntax):
 
 
 def test_a_decoder_that_is_not_installed_is_a_clear_error(tmp_path, monkeypatch):
-    """pylibjpeg-libjpeg is an addition that may be left out."""
     monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", False)
     error = refused(tmp_path, compressed(GREY, RLELossless))
     assert "RLE Lossless" in error.message
