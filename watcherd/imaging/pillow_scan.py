@@ -10,6 +10,7 @@ from PIL import Image, ImageCms
 
 from watcherd.errors import InputError
 from watcherd.imaging.calibration import told_by_tags
+from watcherd.imaging.jpeg_inside import damage_inside
 from watcherd.imaging.scan import Pixels, Told, over_black, turned
 
 if TYPE_CHECKING:
@@ -160,6 +161,8 @@ class PillowScan:
             self._image.seek(self._pages[index])
         self._limits.check_size(*self._image.size)
         self._image.load()
+        if self.format == "JPEG":
+            self._check_inside()
         if self.frames > 1 and isinstance(duration := self._image.info.get("duration"), int | float):
             self._durations[index] = float(duration)
         pixels = turned(_numbers(self._image), _orientation(self._image))
@@ -169,6 +172,15 @@ class PillowScan:
                 hint="Export it as a 16-bit grey PNG, a TIFF without LZW compression, or an 8-bit picture.",
             )
         return pixels
+
+    def _check_inside(self) -> None:
+        with open(self._file.fileno(), "rb", closefd=False) as file:
+            file.seek(0)
+            if damage := damage_inside(file.read()):
+                raise InputError(
+                    f"The JPEG is damaged inside: {damage}. The picture would be whole in part only.",
+                    hint="Copy it again from where it came from; if it is so there too, its picture is lost.",
+                )
 
     def close(self) -> None:
         self._file.close()
