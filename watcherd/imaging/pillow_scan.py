@@ -40,6 +40,9 @@ SEPARATE = 2
 SHAPED = '{"shape":'
 """What tifffile's descriptions begin with: its planes may be frames."""
 
+GREY_WITH_ALPHA = 4
+"""The colour type of such a PNG."""
+
 DEPTHS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I;16N": 16, "I": 32, "F": 32}
 
 COARSE_LIMIT = 64
@@ -165,13 +168,29 @@ class PillowScan:
             self._check_inside()
         if self.frames > 1 and isinstance(duration := self._image.info.get("duration"), int | float):
             self._durations[index] = float(duration)
-        pixels = turned(_numbers(self._image), _orientation(self._image))
+        numbers = self._deep_png() if self._has_deep_alpha() else _numbers(self._image)
+        pixels = turned(numbers, _orientation(self._image))
         if self._declared == 16 and pixels.dtype == np.uint8 and pixels.max() < COARSE_LIMIT:
             raise InputError(
                 "The scan is a 16-bit colour picture that uses only its lower bits, which this format's reader drops.",
                 hint="Export it as a 16-bit grey PNG, a TIFF without LZW compression, or an 8-bit picture.",
             )
         return pixels
+
+    def _has_deep_alpha(self) -> bool:
+        """Whether this is a PNG of 16 bits that is grey with alpha, or that calls one value transparent. Of the first
+        Pillow keeps 8 bits, of the second it does not find the value."""
+        if self.format != "PNG" or self._declared != 16 or self.frames > 1:
+            return False
+        kind = os.pread(self._file.fileno(), 1, 25)[0]
+        return kind == GREY_WITH_ALPHA or "transparency" in self._image.info
+
+    def _deep_png(self) -> Pixels:
+        import imagecodecs  # slow to import
+
+        layers = imagecodecs.png_decode(os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size, 0))
+        colours = layers[..., 0] if layers.shape[-1] == 2 else layers[..., :3]
+        return over_black(colours, layers[..., -1])
 
     def _check_inside(self) -> None:
         with open(self._file.fileno(), "rb", closefd=False) as file:
