@@ -2,8 +2,8 @@
 
 Each check follows the container's own structure to its end mark, decodes nothing, and speaks up only when it is sure:
 a file in no format known here, or broken in another way, is for the decoder to judge. Sources: the PNG specification
-(ISO/IEC 15948), JPEG (ITU T.81 annex B), GIF89a, TIFF 6.0 and BigTIFF, the WebP container (RFC 9649), PKWARE's APPNOTE
-(zip).
+(ISO/IEC 15948), JPEG (ITU T.81 annex B), GIF89a, TIFF 6.0 and BigTIFF, the WebP container (RFC 9649), Microsoft's
+BITMAPINFOHEADER (BMP), PKWARE's APPNOTE (zip).
 """
 
 from __future__ import annotations
@@ -119,6 +119,33 @@ def _webp(file: BinaryIO, size: int) -> bool:
     return int.from_bytes(_take(file, 4), "little") + 8 > size
 
 
+_BMP_HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+"""Lengths of the headers that BMP has had; the first has shorter fields."""
+
+_BMP_PLAIN = frozenset({0, 3, 6})
+"""Compressions of BMP that are none: their rows have a length that the header tells."""
+
+
+def _bmp(file: BinaryIO, size: int) -> bool:
+    """Whether its rows do not all fit. The length that it claims counts only where rows have none that is known: some
+    writers claim a wrong one."""
+    claimed, offset, header = struct.unpack("<2xI4xII", _take(file, 18))
+    if header not in _BMP_HEADERS:
+        return False
+    if header == 12:
+        width, height, planes, bits = struct.unpack("<4H", _take(file, 8))
+        compression, packed = 0, 0
+    else:
+        width, height, planes, bits = struct.unpack("<2i2H", _take(file, 12))
+        compression, packed = struct.unpack("<2I", _take(file, 8)) if header > 16 else (0, 0)
+    if planes != 1 or width <= 0 or not height:
+        return False
+    if compression not in _BMP_PLAIN:
+        return bool(size < (offset + packed if packed else claimed))
+    row = (width * bits + 31) // 32 * 4
+    return bool(size < offset + row * (abs(height) - 1) + (width * bits + 7) // 8)  # the last may lack its padding
+
+
 _ZIP_END = struct.Struct("<4x4H2LH")
 """The end of a zip's central directory without its comment: disks, entries, length and place of the directory."""
 
@@ -211,6 +238,7 @@ _CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int], bool], s
     (_starts(b"\x89PNG\r\n\x1a\n"), _png, "a PNG without its end"),
     (_starts(b"\xff\xd8\xff"), _jpeg, "a JPEG without its end"),
     (_starts(b"GIF87a", b"GIF89a"), _gif, "a GIF without its end"),
+    (_starts(b"BM"), _bmp, "a BMP shorter than its rows"),
     (lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", _webp, "a WebP shorter than it says"),
     (_starts(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _tiff, "a TIFF whose pages lie beyond its end"),
     (_starts(b"PK\x03\x04"), _zip, "a zip without its directory"),

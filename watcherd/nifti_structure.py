@@ -19,6 +19,10 @@ __all__ = ["HEAD", "Volume", "is_gzip", "looks_like_nifti", "nifti_ends_early", 
 HEAD: Final = 512
 """Bytes from a file's start that are looked at, packed or not; headers are shorter (348 and 540)."""
 
+FIRST_VALUE: Final = {1: 352, 2: 544}
+"""Bytes before the values of a file without extensions, by version: the header, and four that say that none follow.
+Some writers leave the header's own word for it 0."""
+
 MOST_INFLATED: Final = 1 << 28
 """Of a packed file that may have been cut off, so much is unpacked to be sure; longer ones are left to the decoder."""
 
@@ -27,11 +31,13 @@ BLOCK: Final = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Volume:
-    """``shape``: the header's dimensions, the fastest first. ``offset``: where the values begin; ``bits`` of each.
-    ``version``: of NIfTI, 1 or 2."""
+    """``shape``: the header's dimensions, the fastest first; ``sides``: of a voxel in these, in the header's units, as
+    they stand there. ``offset``: where the values begin, never inside the header; ``bits`` of each. ``version``: of
+    NIfTI, 1 or 2."""
 
     version: int
     shape: tuple[int, ...]
+    sides: tuple[float, ...]
     bits: int
     offset: int
 
@@ -64,17 +70,26 @@ def volume(head: bytes) -> Volume | None:
     if head[344:347] == b"n+1" and (order := _order(head, 348)):
         version = 1
         dimensions = struct.unpack_from(f"{order}8h", head, 40)
+        sides = struct.unpack_from(f"{order}8f", head, 76)
         (bits,) = struct.unpack_from(f"{order}h", head, 72)
         (offset,) = struct.unpack_from(f"{order}f", head, 108)
     elif head[4:7] == b"n+2" and (order := _order(head, 540)) and len(head) >= 176:
         version = 2
         dimensions = struct.unpack_from(f"{order}8q", head, 16)
+        sides = struct.unpack_from(f"{order}8d", head, 104)
         (bits,) = struct.unpack_from(f"{order}h", head, 14)
         (offset,) = struct.unpack_from(f"{order}q", head, 168)
     else:
         return None
     shape = tuple(max(0, side) for side in dimensions[1 : 1 + min(7, max(0, dimensions[0]))])
-    return Volume(version=version, shape=shape, bits=max(0, bits), offset=int(offset) if 0 <= offset < 2**62 else 2**62)
+    start = int(offset) if 0 <= offset < 2**62 else 2**62
+    return Volume(
+        version=version,
+        shape=shape,
+        sides=sides[1 : 1 + len(shape)],
+        bits=max(0, bits),
+        offset=max(start, FIRST_VALUE[version]),
+    )
 
 
 def _order(head: bytes, size: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 import zipfile
 
 import numpy as np
@@ -28,6 +29,18 @@ def exif_jpeg() -> bytes:
     plain = encoded("JPEG")
     block = b"Exif\0\0" + thumbnail
     return plain[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + plain[2:]
+
+
+def bmp(mode: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).convert(mode).save(file, "BMP")
+    return file.getvalue()
+
+
+def old_bmp() -> bytes:
+    """With the header of OS/2 1.0, whose fields are shorter."""
+    rows = PIXELS.tobytes()
+    return struct.pack("<2sI4xI", b"BM", 26 + len(rows), 26) + struct.pack("<I4H", 12, 48, 64, 1, 24) + rows
 
 
 def animated() -> bytes:
@@ -59,6 +72,11 @@ WHOLE = {
     "gif": encoded("GIF"),
     "animated": animated(),
     "webp": encoded("WEBP"),
+    "bmp": encoded("BMP"),
+    "bmp grey": bmp("L"),
+    "bmp of one bit": bmp("1"),
+    "bmp with alpha": bmp("RGBA"),
+    "bmp of long ago": old_bmp(),
     "tiff": encoded("TIFF"),
     "tiff lzw": encoded("TIFF", compression="tiff_lzw"),
     "tiff pages": tiff(),
@@ -89,7 +107,23 @@ def test_room_that_is_not_filled_is_early(name):
     assert ends_early(io.BytesIO(content[:half] + bytes(len(content) - half)))
 
 
-@pytest.mark.parametrize("name", ["png", "jpeg", "gif", "webp"])
+@pytest.mark.parametrize("claimed", [0, 17, 2**31])
+def test_a_wrong_length_in_a_bmp_does_not_matter_where_its_rows_are_there(claimed):
+    content = bytearray(bmp("L"))
+    content[2:6] = struct.pack("<I", claimed)
+    assert ends_early(io.BytesIO(content)) == ""
+    assert ends_early(io.BytesIO(content[:-60]))
+
+
+def test_a_packed_bmp_is_as_long_as_it_claims():
+    content = bytearray(bmp("L"))
+    content[30:38] = struct.pack("<2I", 1, 2000)
+    offset = struct.unpack_from("<I", content, 10)[0]
+    assert ends_early(io.BytesIO(content[: offset + 2000])) == ""
+    assert ends_early(io.BytesIO(content[: offset + 1999]))
+
+
+@pytest.mark.parametrize("name", ["png", "jpeg", "gif", "webp", "bmp"])
 def test_what_is_appended_to_a_whole_file_does_not_matter(name):
     assert ends_early(io.BytesIO(WHOLE[name] + b"garbage" * 50_000)) == ""
 

@@ -8,6 +8,7 @@ nothing. Sources: TIFF 6.0; ImageJ's TIFF decoder; the OME model (2016-06).
 from __future__ import annotations
 
 import re
+from html import unescape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,6 +50,24 @@ def _is_usual(dpi: float) -> bool:
     return any(abs(dpi - usual) <= NEAR * usual for usual in USUAL_DPI)
 
 
+def told_by_tags(
+    description: str, across: float | None, down: float | None, unit: int | None
+) -> tuple[Spacing | None, float | None]:
+    """Pixel size and milliseconds between frames from a page's tags: ImageDescription, XResolution, YResolution and
+    ResolutionUnit. Whatever decodes the pixels, these are the same."""
+    if description.startswith("ImageJ="):
+        return from_imagej(imagej_said(description), across, down)
+    if is_ome(description):
+        return from_ome(description)
+    return from_tags(across, down, unit), None
+
+
+def imagej_said(description: str) -> dict[str, str]:
+    """What ImageJ's description says: a key and a value on each line."""
+    lines = (line.partition("=") for line in description.splitlines())
+    return {key.strip(): value.strip() for key, found, value in lines if found}
+
+
 def from_imagej(
     said: Mapping[str, Any], across: float | None, down: float | None
 ) -> tuple[Spacing | None, float | None]:
@@ -70,7 +89,7 @@ def is_ome(description: str) -> bool:
 def from_ome(description: str) -> tuple[Spacing | None, float | None]:
     """Pixel size and milliseconds between frames from OME's description, of its first image."""
     found = _PIXELS.search(description)
-    said = dict(_ATTRIBUTE.findall(found[1])) if found else {}
+    said = {name: unescape(value) for name, value in _ATTRIBUTE.findall(found[1])} if found else {}
     across, down = (_length(said, f"PhysicalSize{axis}") for axis in "XY")
     interval = _number(said.get("TimeIncrement"))
     unit = MILLISECONDS.get(said.get("TimeIncrementUnit", "s"))

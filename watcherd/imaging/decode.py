@@ -115,15 +115,8 @@ def _with_pillow(source: Path, limits: DecodeLimits) -> Scan:
     scan = PillowScan(source, limits)
     if not scan.needs_tifffile():
         return scan
-    try:
-        better = _tried(_with_tifffile, source, limits)
-    except (InputError, MemoryError):
-        scan.close()
-        raise
-    except Exception:
-        return scan
     scan.close()
-    return better
+    return _tried(_with_tifffile, source, limits)
 
 
 def _tried(reader: Reader, source: Path, limits: DecodeLimits) -> Scan:

@@ -43,6 +43,10 @@ RUNS: Final = {"compress_level": COMPRESSION, "compress_type": zlib.Z_RLE}
 """For masks: looking for runs only is as fast, and 40 % smaller than level 1 by itself."""
 
 JPEG_QUALITY = 90
+
+JPEG_SIDE = 65_500
+"""Pixels that libjpeg allows for a side; the format itself would allow 65,535."""
+
 BIGTIFF_BYTES = 2**32 - 2**25
 
 
@@ -78,12 +82,12 @@ def _render(request: RenderRequest) -> Rendered:
         files += _of_a_run(request, pixels, labels)
     if "probability" in request.kinds and request.probability is not None:
         files.append(_pages(request, "probability", FrameFile(request.probability), lambda frame: frame))
-    note = None
+    notes = [_shrunk_note(pixels)] if "overlay" in request.kinds else []
     if "dicom-seg" in request.kinds and _is_format(request, "DICOM"):
-        note = _dicom_seg(request, labels, files)
+        notes.append(_dicom_seg(request, labels, files))
     return Rendered(
         files=tuple(files),
-        note=note,
+        note=" ".join(note for note in notes if note) or None,
         mask_fraction=sum(counts) / max(1, int(np.prod(labels.shape))),
         measures=_measures(request, labels, counts),
     )
@@ -99,10 +103,26 @@ def _measures(request: RenderRequest, labels: FrameFile, counts: list[int]) -> t
 def _stills(request: RenderRequest, pixels: FrameFile, labels: FrameFile, fullest: int) -> Iterator[RenderedFile]:
     """Pictures of one frame: of a run the one with most mask."""
     if "overlay" in request.kinds:
-        yield _jpeg(request, "overlay", Image.fromarray(overlay(pixels[fullest], labels[fullest])))
+        yield _jpeg(request, "overlay", _fitting(Image.fromarray(overlay(pixels[fullest], labels[fullest]))))
     if "panel" in request.kinds:
         sheet = panel(pixels[fullest], labels[fullest], frame=fullest + 1, frames=len(labels))
         yield _jpeg(request, "panel", sheet)
+
+
+def _fitting(picture: Image.Image) -> Image.Image:
+    """The picture, made smaller where JPEG cannot hold its width or height."""
+    longer = max(picture.size)
+    if longer <= JPEG_SIDE:
+        return picture
+    width, height = (max(1, round(side * JPEG_SIDE / longer)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BOX)
+
+
+def _shrunk_note(pixels: FrameFile) -> str | None:
+    height, width = pixels.shape[1:3]
+    if max(height, width) <= JPEG_SIDE:
+        return None
+    return f"The overlay is smaller than the scan: no side of a JPEG is longer than {JPEG_SIDE:,} pixels."
 
 
 def _of_a_run(request: RenderRequest, pixels: FrameFile, labels: FrameFile) -> Iterator[RenderedFile]:

@@ -1,6 +1,7 @@
 """NIfTI volumes, plain or packed with gzip: the slices as they are stored, each turned as a viewer shows it.
 
-A frame is a slice across the file's third axis, in the file's order: that is the plane in which the scan was taken, and
+A frame is a slice across the file's third axis, in the file's order, or, of a single slice, a picture along the axis
+behind it, which is mostly time: that is the plane in which the scan was taken, and
 the only one that can be read without holding the volume. It is shown in the radiological manner, as DICOM viewers do:
 the patient's left is on the right, the front is up in axial slices and on the left in sagittal ones, the head is up in
 coronal and sagittal ones. Only flips and a transposition are used, by the closest axes, so `Turn` has an exact inverse.
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import nibabel
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.spatialimages import HeaderDataError
 
 from watcherd import nifti_structure
 from watcherd.errors import InputError
@@ -30,6 +33,12 @@ if TYPE_CHECKING:
 
 LARGEST_HEADER: Final = 1 << 24
 """Bytes before the values: extensions may be long, but one that packs to nothing must not keep us reading."""
+
+SINGULAR: Final = 1e-6
+"""Volume that three axes of length 1 span; below it they lie in a plane, and say nothing of where things are."""
+
+TIME: Final = 3
+"""The axis of time."""
 
 DAMAGED: Final = "It is damaged or of a rare kind. Open and save it with another program."
 COLOURS: Final = {("R", "G", "B"): 3, ("R", "G", "B", "A"): 3}
@@ -76,7 +85,12 @@ def turn_of(affine: NDArray[Any]) -> Turn:
 
 
 class NiftiFile:
-    """An open file. ``shape``: (first axis, second axis, slices); ``header`` and ``affine`` as nibabel's."""
+    """An open file. ``shape``: (first axis, second axis, slices, or pictures of one slice); ``header`` as nibabel's.
+
+    ``affine``: of the header's two, the one that counts: the sform, or the qform where that is none or singular; else a
+    guess. ``sides``: of a pixel along the first two axes, in the header's units; None where neither the sform nor the
+    header's own list has them.
+    """
 
     def __init__(self, path: Path) -> None:
         self._raw: BinaryIO = path.open("rb")
@@ -98,33 +112,88 @@ class NiftiFile:
             raise InputError("The NIfTI file's header is too long.", hint=DAMAGED)
         self.shape = _three(claimed.shape)
         kind = nibabel.Nifti2Image if claimed.version == 2 else nibabel.Nifti1Image
-        files = {"image": nibabel.FileHolder(fileobj=file)}
-        self.image = kind.from_file_map(files, mmap=False)  # type: ignore[no-untyped-call]
-        self.header: Any = self.image.header
-        self.affine: NDArray[Any] = np.asarray(self.image.affine)
+        self.header: Any = _header(file, kind.header_class, claimed)
+        self._frames_axis = next((axis for axis, side in enumerate(claimed.shape) if axis > 1 and side != 1), 2)
+        self.frame_ms = self._between_pictures(claimed)
+        spec = (claimed.shape, self.header.get_data_dtype(), claimed.offset, *self._scaling())
+        self._values: Any = ArrayProxy(file, spec, mmap=False)  # type: ignore[no-untyped-call]
+        sform = self._form("sform")
+        qform = None if sform is not None else self._form("qform")
+        known = sform if sform is not None else qform
+        self.affine: NDArray[Any] = np.asarray(self.header.get_base_affine()) if known is None else known
+        self.sides = _sides(sform, claimed)
         self.turn = turn_of(self.affine)
+
+    def _form(self, name: str) -> NDArray[Any] | None:
+        """An affine of the header; None where it has no code or cannot be one."""
+        try:
+            matrix, code = getattr(self.header, f"get_{name}")(coded=True)
+        except HeaderDataError:  # a rotation that is none
+            return None
+        if not code or matrix is None or not np.isfinite(matrix).all():
+            return None
+        lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+        if not lengths.all() or abs(np.linalg.det(matrix[:3, :3] / lengths)) < SINGULAR:
+            return None
+        return np.asarray(matrix)
+
+    def _scaling(self) -> tuple[float, float]:
+        """Slope and intercept, 1 and 0 where the slope says that there are none. Raises `InputError` for half of it."""
+        slope, intercept = float(self.header["scl_slope"]), float(self.header["scl_inter"])
+        if slope == 0 or not np.isfinite(slope):
+            return 1.0, 0.0
+        if not np.isfinite(intercept):
+            raise InputError(
+                f"The NIfTI file's values cannot be scaled: scl_slope is {slope:g}, and scl_inter is no number.",
+                hint="Set scl_inter, or scl_slope to 0 if the values are to be taken as they are.",
+            )
+        return slope, intercept
+
+    def _between_pictures(self, claimed: nifti_structure.Volume) -> float | None:
+        """Milliseconds between the pictures of one slice, where they lie along the axis of time."""
+        factor = {"sec": 1000.0, "msec": 1.0, "usec": 0.001}.get(self.header.get_xyzt_units()[1])
+        if self._frames_axis != TIME or factor is None:
+            return None
+        between = claimed.sides[TIME] * factor
+        return float(f"{between:.7g}") if 0 < between < float("inf") else None
 
     def slice(self, index: int) -> Pixels:
         """A stored slice, in the file's units."""
-        ndim = len(self.image.shape)
-        values: Any = np.asarray(self.image.dataobj[(slice(None), slice(None), index, *[0] * (ndim - 3))[:ndim]])
+        places: list[Any] = [0] * max(3, len(self._values.shape))
+        places[:2] = [slice(None), slice(None)]
+        places[self._frames_axis] = index
+        values: Any = np.asarray(self._values[tuple(places[: len(self._values.shape)])])
         return _plain(values.reshape(self.shape[:2]))
 
     def close(self) -> None:
         self._raw.close()
 
 
+def _header(file: BinaryIO, kind: Any, claimed: nifti_structure.Volume) -> Any:
+    """The header alone, as nibabel mends what it can: it would refuse a file for a field that does not matter here."""
+    header = kind(file.read(kind.template_dtype.itemsize), check=False)
+    header["vox_offset"] = claimed.offset
+    header.check_fix()
+    return header
+
+
+def _sides(sform: NDArray[Any] | None, claimed: nifti_structure.Volume) -> tuple[float, float] | None:
+    """Of a pixel along the first two axes. nibabel makes 1 of a side of 0, which is nobody's measure."""
+    found = np.linalg.norm(sform[:3, :2], axis=0) if sform is not None else np.abs(claimed.sides[:2])
+    return (float(found[0]), float(found[1])) if np.isfinite(found).all() and found.all() else None
+
+
 def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape as that of one volume. Raises `InputError` for several, and for none."""
+    """The shape as that of one volume, or of one slice at several times. Raises `InputError` for more, and for none."""
     if len(shape) < 2 or 0 in shape:
         raise InputError("The NIfTI file holds no picture.", hint="Export the scan again.")
-    further = shape[3:]
-    if any(side != 1 for side in further):
+    further = [side for side in shape[2:] if side != 1]
+    if len(further) > 1:
         raise InputError(
             f"The NIfTI file holds several volumes: its shape is {' x '.join(map(str, shape))}.",
             hint="Drop one file for each volume; `fslsplit` or nibabel's `four_to_three` make them.",
         )
-    return shape[0], shape[1], shape[2] if len(shape) > 2 else 1
+    return shape[0], shape[1], further[0] if further else 1
 
 
 def _plain(values: Pixels) -> Pixels:
@@ -160,7 +229,11 @@ class NiftiScan:
         limits.check_bytes(first * second * self.frames)
         kind = self._file.header.get_data_dtype()
         self.bit_depth = 8 if kind.names else kind.itemsize * 8
-        self.told = Told(window=self._window(), spacing_mm=self._spacing())
+        self.told = Told(
+            window=self._window(),
+            spacing_mm=self._spacing(),
+            frame_ms=self._file.frame_ms if self.frames > 1 else None,
+        )
 
     def _window(self) -> Window | None:
         low, high = (float(self._file.header[name]) for name in ("cal_min", "cal_max"))
@@ -169,10 +242,9 @@ class NiftiScan:
     def _spacing(self) -> tuple[float, float] | None:
         """(height, width); the header's unit is mm unless it says otherwise."""
         factor = {"meter": 1000.0, "micron": 0.001}.get(self._file.header.get_xyzt_units()[0], 1.0)
-        zooms = self._file.header.get_zooms()[:2]
-        sides = [float(f"{float(side) * factor:.7g}") for side in zooms]  # what float32 knows of 0.8
-        if not all(np.isfinite(sides)) or min(sides) <= 0:
+        if self._file.sides is None:
             return None
+        sides = [float(f"{side * factor:.7g}") for side in self._file.sides]  # what float32 knows of 0.8
         return (sides[1], sides[0]) if self._file.turn.swap else (sides[0], sides[1])
 
     def read(self, index: int) -> Pixels:

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from watcherd.errors import InputError
-from watcherd.imaging.calibration import from_tags, is_ome
+from watcherd.imaging.calibration import told_by_tags
+from watcherd.imaging.jpeg_inside import damage_inside
 from watcherd.imaging.scan import Pixels, Told, over_black, turned
 
 if TYPE_CHECKING:
@@ -20,12 +21,27 @@ if TYPE_CHECKING:
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
 """Pillow is not asked for others: EPS would start Ghostscript, and tiny BLP files ask for 600 MB."""
 
-ORIENTATION, REDUCED, BITS, SAMPLES, PHOTOMETRIC, DESCRIPTION = 274, 254, 258, 277, 262, 270
-ACROSS, DOWN, UNIT, SAMPLE_FORMAT, DEPTH = 282, 283, 296, 339, 32997
+ORIENTATION, SUBFILE, BITS, SAMPLES, PHOTOMETRIC, DESCRIPTION = 274, 254, 258, 277, 262, 270
+ACROSS, DOWN, UNIT, SAMPLE_FORMAT, DEPTH, EXTRA, PLANES = 282, 283, 296, 339, 32997, 338, 284
 """TIFF tags."""
 
-SIGNED = 2
-"""SampleFormat: whole numbers with a sign, which Pillow shows without it."""
+NO_FRAME = 1 | 4
+"""Bits of NewSubfileType: a page that is a smaller copy of another, or its mask."""
+
+UNSIGNED, SIGNED = 1, 2
+"""SampleFormat: whole numbers without a sign, and with one, which Pillow shows without it."""
+
+ALPHA = (1, 2)
+"""ExtraSamples: alpha, multiplied or not."""
+
+SEPARATE = 2
+"""PlanarConfiguration: each channel by itself."""
+
+SHAPED = '{"shape":'
+"""What tifffile's descriptions begin with: its planes may be frames."""
+
+GREY_WITH_ALPHA = 4
+"""The colour type of such a PNG."""
 
 DEPTHS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I;16N": 16, "I": 32, "F": 32}
 
@@ -48,6 +64,7 @@ class PillowScan:
 
     def _open(self) -> None:
         self._image = Image.open(self._file, formats=FORMATS)
+        self._loses = False
         self.format = "JPEG" if self._image.format == "MPO" else str(self._image.format)
         # A JPEG's further pictures (MPO) are thumbnails, depth maps or another eye's view
         count = 1 if self.format == "JPEG" else getattr(self._image, "n_frames", 1)
@@ -57,17 +74,18 @@ class PillowScan:
             del self._pages[0]  # shown only where a PNG's animation cannot be
         self.frames = len(self._pages)
         self._durations: dict[int, float] = {}
-        self._spacing = self._pixel_size()
+        self._spacing, self._frame_ms = self._calibration()
         self._declared = self._declared_depth()
         self.bit_depth = self._declared or DEPTHS.get(self._image.mode, 8)
 
     def _full_pages(self, count: int) -> list[int]:
-        """The TIFF's pages without thumbnails of other pages."""
+        """The TIFF's pages without thumbnails and masks of other pages."""
         pages = []
         for page in range(count):
             self._image.seek(page)
-            if not int(self._tag(REDUCED, 0)) & 1:
+            if not int(self._tag(SUBFILE, 0)) & NO_FRAME:
                 pages.append(page)
+                self._loses = self._loses or self._would_lose()
         self._image.seek(0)
         return pages or [0]
 
@@ -82,54 +100,106 @@ class PillowScan:
             return os.pread(self._file.fileno(), 1, 24)[0]
         return None
 
-    def _pixel_size(self) -> tuple[float, float] | None:
+    def _calibration(self) -> tuple[tuple[float, float] | None, float | None]:
+        """Pixel size and time between frames, as far as a TIFF's first page says."""
         if self.format != "TIFF":
-            return None
-        across, down, unit = (self._tag(tag) for tag in (ACROSS, DOWN, UNIT))
+            return None, None
+        across, down = (self._density(tag) for tag in (ACROSS, DOWN))
+        spacing, frame_ms = told_by_tags(self._description(), across, down, self._tag(UNIT))
+        if spacing and self._tag(ORIENTATION, 1) in (5, 6, 7, 8):
+            spacing = spacing[::-1]
+        return spacing, frame_ms if self.frames > 1 else None
+
+    def _description(self) -> str:
+        """As UTF-8 where it is that, as OME's is: Pillow takes the bytes for Latin-1."""
+        text = str(self._tag(DESCRIPTION, ""))
         try:
-            spacing = from_tags(float(across), float(down), unit)
+            return text.encode("latin-1").decode("utf-8")
+        except ValueError:
+            return text
+
+    def _density(self, tag: int) -> float | None:
+        try:
+            return float(self._tag(tag))
         except (TypeError, ValueError, ZeroDivisionError):
             return None
-        return spacing[::-1] if spacing and self._tag(ORIENTATION, 1) in (5, 6, 7, 8) else spacing
 
     @property
     def told(self) -> Told:
         """What is known when all frames have been read; the time between them is their mean."""
         durations = self._durations.values()
         known = len(durations) > 1 and all(duration > 0 for duration in durations)
-        return Told(spacing_mm=self._spacing, frame_ms=sum(durations) / len(durations) if known else None)
+        mean = sum(durations) / len(durations) if known else self._frame_ms
+        return Told(spacing_mm=self._spacing, frame_ms=mean)
 
     def needs_tifffile(self) -> bool:
-        """Whether Pillow would open this TIFF and lose some of it: low bytes of 16-bit colours, signs, white that is
-        zero in more than 8 bits, a volume's other slices, the stack behind ImageJ's only directory, or what ImageJ and
-        OME say of its calibration."""
-        if self.format != "TIFF":
-            return False
-        deep = max(np.atleast_1d(self._tag(BITS, 1))) > 8
-        signed = SIGNED in np.atleast_1d(self._tag(SAMPLE_FORMAT, 1))
-        description = str(self._tag(DESCRIPTION, ""))
-        return (
+        """Whether Pillow would open this TIFF and lose some of it: low bytes of 16-bit colours, signs, the upper half
+        of 32 bits, white that is zero in more than 8 bits, channels that are no colour, a volume's other slices, or the
+        stack behind ImageJ's only directory. Of any page, for each has tags of its own."""
+        return self._loses
+
+    def _would_lose(self) -> bool:
+        """Whether this is so of the page that is open."""
+        bits = int(max(np.atleast_1d(self._tag(BITS, 1))))
+        kinds = np.atleast_1d(self._tag(SAMPLE_FORMAT, UNSIGNED))
+        alone, grey = self._tag(SAMPLES, 1) == 1, self._tag(PHOTOMETRIC) in (0, 1)
+        description = self._description()
+        return bool(
             description.startswith("ImageJ=")
-            or is_ome(description)
-            or signed
+            or (description.startswith(SHAPED) and self._tag(PLANES) == SEPARATE)
+            or SIGNED in kinds
+            or (bits == 32 and UNSIGNED in kinds)
             or self._tag(DEPTH, 1) != 1
-            or (deep and (self._tag(SAMPLES, 1) != 1 or self._tag(PHOTOMETRIC) == 0))
+            or (bits > 8 and (not alone or self._tag(PHOTOMETRIC) == 0))
+            or (not alone and (grey or self._has_extra_channels()))
         )
+
+    def _has_extra_channels(self) -> bool:
+        """Whether there is more beside the colours than one channel of alpha."""
+        extra = np.atleast_1d(self._tag(EXTRA, ()))
+        return bool(extra.size > 1 or (extra.size == 1 and extra[0] not in ALPHA))
 
     def read(self, index: int) -> Pixels:
         if self._image.tell() != self._pages[index]:
             self._image.seek(self._pages[index])
         self._limits.check_size(*self._image.size)
         self._image.load()
+        if self.format == "JPEG":
+            self._check_inside()
         if self.frames > 1 and isinstance(duration := self._image.info.get("duration"), int | float):
             self._durations[index] = float(duration)
-        pixels = turned(_numbers(self._image), _orientation(self._image))
+        numbers = self._deep_png() if self._has_deep_alpha() else _numbers(self._image)
+        pixels = turned(numbers, _orientation(self._image))
         if self._declared == 16 and pixels.dtype == np.uint8 and pixels.max() < COARSE_LIMIT:
             raise InputError(
                 "The scan is a 16-bit colour picture that uses only its lower bits, which this format's reader drops.",
                 hint="Export it as a 16-bit grey PNG, a TIFF without LZW compression, or an 8-bit picture.",
             )
         return pixels
+
+    def _has_deep_alpha(self) -> bool:
+        """Whether this is a PNG of 16 bits that is grey with alpha, or that calls one value transparent. Of the first
+        Pillow keeps 8 bits, of the second it does not find the value."""
+        if self.format != "PNG" or self._declared != 16 or self.frames > 1:
+            return False
+        kind = os.pread(self._file.fileno(), 1, 25)[0]
+        return kind == GREY_WITH_ALPHA or "transparency" in self._image.info
+
+    def _deep_png(self) -> Pixels:
+        import imagecodecs  # slow to import
+
+        layers = imagecodecs.png_decode(os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size, 0))
+        colours = layers[..., 0] if layers.shape[-1] == 2 else layers[..., :3]
+        return over_black(colours, layers[..., -1])
+
+    def _check_inside(self) -> None:
+        with open(self._file.fileno(), "rb", closefd=False) as file:
+            file.seek(0)
+            if damage := damage_inside(file.read()):
+                raise InputError(
+                    f"The JPEG is damaged inside: {damage}. The picture would be whole in part only.",
+                    hint="Copy it again from where it came from; if it is so there too, its picture is lost.",
+                )
 
     def close(self) -> None:
         self._file.close()

@@ -1,4 +1,5 @@
-"""TIFF files that Pillow cannot open, or opens with a loss: 16-bit colours, ImageJ stacks, doubles, odd layouts."""
+"""TIFF files that Pillow cannot open, or opens with a loss: 16-bit colours, ImageJ stacks, doubles, odd layouts, and
+pages compressed in ways that it does not know. tifffile reads the container, imagecodecs what is compressed in it."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import numpy as np
 import tifffile
 
 from watcherd.errors import InputError
-from watcherd.imaging.calibration import from_imagej, from_ome, from_tags, is_ome
+from watcherd.imaging.calibration import told_by_tags
 from watcherd.imaging.scan import Pixels, Told, over_black, turned
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ ORIENTATION, ACROSS, DOWN, UNIT = 274, 282, 283, 296
 
 MULTIPLIED = 1
 """ExtraSamples: alpha with which the colours have been multiplied."""
+
+ALPHA = (MULTIPLIED, 2)
+"""ExtraSamples: alpha of any kind."""
+
+COLOURS_UNDONE = frozenset({6, 7, 34892, 33007, 50001, 34927, 50002, 52546})
+"""Compressions whose decoders turn YCbCr into RGB by themselves: JPEG, WebP and JPEG XL under all their numbers."""
 
 
 class TifffileScan:
@@ -44,10 +51,11 @@ class TifffileScan:
 
     def _open(self) -> None:
         pages = [page.aspage() for page in self._file.pages]
-        self._pages = [page for page in pages if not page.is_reduced]
+        self._pages = [page for page in pages if not page.is_reduced and not page.is_mask]
         if not self._pages:
             raise InputError("The TIFF holds no picture.", hint="Export the scan again.")
         first = self._pages[0]
+        _check_planes(first)
         self._limits.check_size(first.imagewidth, first.imagelength)
         self._stack = self._hidden_stack(first)
         self.frames = self._stack or len(self._pages)
@@ -59,12 +67,7 @@ class TifffileScan:
         """Pixel size and time between frames, as far as the file says."""
         across, down = (_density(first, tag) for tag in (ACROSS, DOWN))
         unit = first.tags.get(UNIT)
-        if self._file.is_imagej:
-            spacing, frame_ms = from_imagej(self._file.imagej_metadata or {}, across, down)
-        elif is_ome(first.description):
-            spacing, frame_ms = from_ome(first.description)
-        else:
-            spacing, frame_ms = from_tags(across, down, int(unit.value) if unit else None), None
+        spacing, frame_ms = told_by_tags(first.description, across, down, int(unit.value) if unit else None)
         tag = first.tags.get(ORIENTATION)
         if spacing and tag and int(tag.value) in (5, 6, 7, 8):
             spacing = spacing[::-1]
@@ -90,7 +93,7 @@ class TifffileScan:
         else:
             page = self._pages[index]
             self._limits.check_size(page.imagewidth, page.imagelength)
-            values = page.asarray()
+            values = _unpacked(page)
         if page.imagedepth != 1 or values.dtype.kind not in "iubf":
             raise InputError("The TIFF holds volumes or complex numbers, no pictures.", hint="Save it as plain pages.")
         tag = page.tags.get(ORIENTATION)
@@ -108,6 +111,22 @@ def _density(page: tifffile.TiffPage, number: int) -> float | None:
         return above / below if below else None
     except (TypeError, ValueError):
         return None
+
+
+def _unpacked(page: tifffile.TiffPage) -> NDArray[Any]:
+    """The page's values. Raises `InputError` where nothing here undoes its compression, and what decoders raise."""
+    try:
+        tifffile.TIFF.DECOMPRESSORS[page.compression]
+    except KeyError:
+        raise InputError(
+            f"The TIFF is compressed with {_named(page)}, which cannot be read here.",
+            hint="Save it without compression, or with LZW or deflate.",
+        ) from None
+    return page.asarray(maxworkers=1)
+
+
+def _named(page: tifffile.TiffPage) -> str:
+    return str(getattr(page.compression, "name", page.compression))
 
 
 def _channels_last(page: tifffile.TiffPage, values: NDArray[Any]) -> NDArray[Any]:
@@ -130,7 +149,8 @@ def _bright_is_high(page: tifffile.TiffPage, values: NDArray[Any]) -> Pixels:
         ink = values.astype(np.float32) / full
         return np.rint((1 - ink[..., :3]) * (1 - ink[..., 3:4]) * full).astype(values.dtype)
     kinds = tifffile.PHOTOMETRIC
-    if photometric not in (kinds.MINISWHITE, kinds.MINISBLACK, kinds.RGB, kinds.CFA):
+    undone = photometric == kinds.YCBCR and page.compression in COLOURS_UNDONE
+    if photometric not in (kinds.MINISWHITE, kinds.MINISBLACK, kinds.RGB, kinds.CFA) and not undone:
         raise InputError(
             f"The TIFF's colours are stored as {photometric.name}, which is not supported.",
             hint="Save it as RGB or grey.",
@@ -147,13 +167,36 @@ def _white(page: tifffile.TiffPage, dtype: np.dtype[Any]) -> int:
     return -1 if dtype.kind == "i" else (1 << int(page.bitspersample)) - 1
 
 
+def _check_planes(page: tifffile.TiffPage) -> None:
+    """Raises `InputError` for what tifffile has stored as the planes of one coloured picture, without being told that
+    they are colours: 3 or 4 grey frames look so too."""
+    planes = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.photometric == tifffile.PHOTOMETRIC.RGB
+    if planes and page.is_shaped:
+        raise InputError(
+            f"The TIFF's {page.samplesperpixel} planes may be the colours of one picture or as many frames:"
+            " its writer, tifffile, takes the one for the other.",
+            hint="Write frames with photometric='minisblack', colours as (height, width, 3).",
+        )
+
+
 def _without_alpha(page: tifffile.TiffPage, values: NDArray[Any]) -> Pixels:
-    """One or three channels; the first extra one is alpha where the file says so."""
+    """One or three channels; an extra one is laid under them where the file says that it is alpha.
+
+    Raises `InputError` for channels that are neither colour nor alpha: which of them is the picture, nothing says.
+    """
     if values.ndim == 2:
         return values
+    kinds = tifffile.PHOTOMETRIC
+    colours = 1 if page.photometric in (kinds.MINISWHITE, kinds.MINISBLACK) else 3
     channels = values.shape[2]
-    colours = 3 if channels >= 3 else 1
-    shown = values[..., :colours] if colours == 3 else values[..., 0]
-    if channels > colours and page.extrasamples and page.extrasamples[0] in (1, 2):
+    alpha = channels == colours + 1 and bool(page.extrasamples) and page.extrasamples[0] in ALPHA
+    spare = colours == 3 and channels == 4 and page.planarconfig == tifffile.PLANARCONFIG.CONTIG
+    if channels != colours and not alpha and not spare:
+        raise InputError(
+            f"The TIFF's pictures have {channels} channels, and the file says of {colours} what it shows.",
+            hint="Save each channel, or each frame, as a page of its own.",
+        )
+    shown = values[..., :3] if colours == 3 else values[..., 0]
+    if alpha:
         return over_black(shown, values[..., colours], multiplied=page.extrasamples[0] == MULTIPLIED)
     return shown

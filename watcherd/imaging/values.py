@@ -110,8 +110,8 @@ class FrameMeasures:
 class Rendered:
     """The files, in the order of `KINDS`, and the share of all pixels that belong to any class.
 
-    ``measures``: of each frame, if they were asked for. ``note``: which of the files asked for is missing, and why;
-    None when all are there.
+    ``measures``: of each frame, if they were asked for. ``note``: which of the files asked for is missing or smaller
+    than the scan, and why; None when all are there and whole.
     """
 
     files: tuple[RenderedFile, ...]

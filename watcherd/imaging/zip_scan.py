@@ -13,11 +13,12 @@ import zipfile
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from watcherd.dicom_structure import without_pictures
 from watcherd.errors import InputError
 from watcherd.imaging.curves import EachItsOwn
 from watcherd.imaging.scan import Told, tags_of, told_by
@@ -26,6 +27,7 @@ from watcherd.imaging.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import IO, BinaryIO
 
     from watcherd.imaging.curves import Shown
     from watcherd.imaging.limits import DecodeLimits
@@ -48,6 +50,12 @@ ENCRYPTED = 0x1
 SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 OFFICE = {"word": "a Word document", "xl": "an Excel workbook", "ppt": "a PowerPoint presentation"}
+
+NO_PICTURES = frozenset({
+    ".txt", ".md", ".csv", ".tsv", ".log", ".ini", ".inf", ".cfg", ".toml", ".yaml", ".yml", ".json", ".xml", ".html",
+    ".htm", ".css", ".js", ".py", ".exe", ".dll", ".bat", ".sh", ".lock", ".ok", ".done", ".keep", ".db",
+})  # fmt: skip
+"""Ends of names of files that may be empty without a frame missing: texts, programs, marks."""
 
 OTHER_PICTURES = frozenset({"is HEIC, AVIF or a video", "is JPEG 2000", "is a Matroska or WebM video"})
 """What `sniff.describe` says of pictures that are not read here: leaving them out would tear a run apart."""
@@ -293,15 +301,44 @@ def _check_room(files: list[_Member], size: int, limits: DecodeLimits) -> None:
 
 
 def _is_picture(archive: zipfile.ZipFile, member: _Member) -> bool:
-    """By content. Raises `InputError` for an archive in the archive, and for pictures of formats not read here."""
+    """By content. DICOM objects without pictures, as they stand on a patient's CD, are none.
+
+    Raises `InputError` for an archive in the archive, for pictures of formats not read here, and for a file of which
+    nothing was written.
+    """
     with _blaming(member), archive.open(member.info) as file:
         head = file.read(HEAD)
-    kind = image_format(head)
+        _check_written(member, file, head)
+        kind = image_format(head)
+        if kind == "DICOM" and without_pictures(_rewound(file)):
+            return False
     if kind == "ZIP":
         raise InputError(f"Member {member.number} of the zip is an archive itself.", hint=PLAIN)
     if kind is None and (what := describe(head)) in OTHER_PICTURES:
         raise InputError(f"Member {member.number} of the zip {what}.", hint="Save it as PNG, or leave it out.")
     return kind is not None
+
+
+def _check_written(member: _Member, file: IO[bytes], head: bytes) -> None:
+    """Raises `InputError` for a member that is empty or zeros alone: a frame was to be there, as far as one can see.
+
+    Empty files whose names are those of texts and the like are none.
+    """
+    if head.strip(b"\0") or PurePosixPath(member.info.filename).suffix.lower() in NO_PICTURES:
+        return
+    while block := file.read(BLOCK):
+        if block.strip(b"\0"):
+            return
+    raise InputError(
+        f"The file {'holds nothing but zeros' if head else 'is empty'}: it was not written.",
+        hint="Make the zip again, or leave that file out of it.",
+    )
+
+
+def _rewound(file: IO[bytes]) -> BinaryIO:
+    """A member from its start, as a file that can be sought in; nothing is unpacked further than it is read."""
+    file.seek(0)
+    return cast("BinaryIO", file)
 
 
 def _natural(name: str) -> list[list[tuple[int, str]]]:

@@ -174,7 +174,37 @@ def test_sixteen_bit_colour_pngs_of_low_values_are_refused_rather_than_blackened
     assert np.array_equal(RGB, decoded(tmp_path / "b.png")[1][0])
 
 
-def png_of_16_bit_colours(values: np.ndarray) -> bytes:
+DEEP = (np.arange(4800).reshape(60, 80) * 3 + 1).astype(np.uint16)
+"""Grey values above 8 bits, of which the upper byte says little."""
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_a_deep_png_with_a_transparent_value_is_shown_without_it(tmp_path, colours):
+    """As one of 8 bits is."""
+    values = DEEP if colours == 1 else np.repeat(DEEP[..., np.newaxis], 3, axis=2)
+    transparent = DEEP.max()
+    content = png_of_16_bit_colours(values, 0 if colours == 1 else 2, transparent=[transparent] * colours)
+    (tmp_path / "a.png").write_bytes(content)
+    found, frames = decoded(tmp_path / "a.png")
+    assert frames[0][DEEP == transparent].max() == 0
+    assert 16 == found.bit_depth
+    assert follows(np.where(DEEP == transparent, 0, DEEP), frames[0]) > 0.99
+
+
+def test_a_deep_png_of_grey_with_alpha_keeps_its_lower_bits(tmp_path):
+    alpha = np.full(DEEP.shape, 65535, np.uint16)
+    alpha[:10] = 0
+    (tmp_path / "a.png").write_bytes(png_of_16_bit_colours(np.stack([DEEP, alpha], axis=-1), 4))
+    _, frames = decoded(tmp_path / "a.png")
+    assert (0, 255) == (frames[0][:10].max(), frames[0].max())
+    assert follows(np.where(alpha == 0, 0, DEEP), frames[0]) > 0.99
+
+
+def follows(values: np.ndarray, frame: np.ndarray) -> float:
+    return float(np.corrcoef(values.ravel().astype(float), frame.ravel())[0, 1])
+
+
+def png_of_16_bit_colours(values: np.ndarray, kind: int = 2, transparent: list[int] | None = None) -> bytes:
     import struct
     import zlib
 
@@ -183,8 +213,10 @@ def png_of_16_bit_colours(values: np.ndarray) -> bytes:
 
     height, width = values.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    seen = chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)) if transparent else b""
+    rest = seen + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + rest
 
 
 UPRIGHT = {

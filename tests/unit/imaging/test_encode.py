@@ -154,3 +154,18 @@ def test_frames_are_read_one_by_one(tmp_path):
     assert all(np.array_equal(mask[index], frame) for index, frame in enumerate(frames))
     with pytest.raises(IndexError):
         frames[3]
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(12, 70_000), (70_000, 12), (1, 65_501), (2, 65_500)])
+def test_an_overlay_that_jpeg_cannot_hold_is_made_smaller_and_said_to_be(tmp_path, height, width, colour):
+    mask = np.zeros((1, height, width), np.uint8)
+    mask[:, :, :4] = 1
+    found = rendered(tmp_path, mask, colour=colour, kinds=("mask", "overlay", "panel"))
+    with Image.open(found["overlay"].path) as shown:
+        assert min(65_500, max(height, width)) == max(shown.size)
+        shown.load()
+    with Image.open(found["mask"].path) as drawn:
+        assert (width, height) == drawn.size
+    note = found["all"].note
+    assert "smaller than the scan" in note if max(height, width) > 65_500 else note is None

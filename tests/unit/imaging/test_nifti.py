@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import re
+import struct
 from typing import TYPE_CHECKING, Any
 
 import nibabel
@@ -223,6 +224,85 @@ def test_several_volumes_are_refused(tmp_path):
     error = refused(written(tmp_path / "scan.nii", np.zeros((*SHAPE, 4), np.int16)))
     assert "7 x 9 x 5 x 4" in error.message
     assert "one file for each volume" in error.hint
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 1, 5), (7, 9, 1, 1, 5)])
+def test_one_slice_at_several_times_is_a_run(tmp_path, shape):
+    source = written(
+        tmp_path / "scan.nii.gz", marked().reshape(shape), pixdim=[1, 0.5, 0.8, 2.5, 0.04, 0, 0, 0], xyzt_units=10
+    )
+    scan = decoded(source)
+    assert (5, (0.8, 0.5)) == (scan.frames, scan.spacing_mm)
+    assert (40 if len(shape) == 4 else None) == scan.frame_ms
+    labels = (np.load(scan.path) > 128).astype(np.uint8)
+    mask = nibabel.load(mask_of(source, scan, labels))
+    assert shape == mask.shape
+    assert [[MARKER]] == [[tuple(int(place) for place in np.argwhere(np.asarray(mask.dataobj).reshape(SHAPE))[0])]]
+
+
+def patched(source: Path, place: int, letters: str, *values: float) -> Path:
+    """Write numbers into a header."""
+    content = bytearray(source.read_bytes())
+    struct.pack_into(f"<{letters}", content, place, *values)
+    source.write_bytes(content)
+    return source
+
+
+@pytest.mark.parametrize("offset", [0, 100, 348])
+def test_values_never_begin_inside_the_header(tmp_path, offset):
+    plain, other = (written(tmp_path / name, marked()) for name in ("plain.nii", "other.nii"))
+    expected = np.load(decoded(plain).path)
+    assert np.array_equal(expected, np.load(decoded(patched(other, 108, "f", offset)).path))
+    mask = nibabel.load(mask_of(other, decoded(other), np.ones((5, 9, 7), np.uint8)))
+    assert (352, SHAPE) == (mask.header["vox_offset"], mask.shape) or mask.header["vox_offset"] == 0
+
+
+def test_values_of_nifti_2_never_begin_inside_the_header(tmp_path):
+    image = nibabel.Nifti2Image(marked(), affine("RAS"))
+    for name in ("plain.nii", "other.nii"):
+        image.to_filename(tmp_path / name)
+    other = patched(tmp_path / "other.nii", 168, "q", 0)
+    assert np.array_equal(np.load(decoded(tmp_path / "plain.nii").path), np.load(decoded(other).path))
+
+
+@pytest.mark.parametrize("matrix", [np.zeros(12), np.full(12, np.nan), np.tile([1.0, 1, 1, 0], 3)])
+def test_an_sform_that_is_none_gives_way_to_the_qform(tmp_path, matrix):
+    image = nibabel.Nifti1Image(marked(), affine("LAS"))
+    image.set_qform(affine("LAS"), code=1)
+    image.to_filename(tmp_path / "plain.nii")
+    image.to_filename(tmp_path / "other.nii")
+    other = patched(patched(tmp_path / "other.nii", 280, "12f", *matrix), 254, "h", 1)
+    plain = decoded(tmp_path / "plain.nii")
+    assert np.array_equal(np.load(plain.path), np.load(decoded(other).path))
+    assert (0.8, 0.5) == decoded(other).spacing_mm
+
+
+def test_a_pixel_of_no_size_has_none_and_that_of_the_sform_counts(tmp_path):
+    image = nibabel.Nifti1Image(marked(), affine("RAS"))
+    for code, side, spacing in (
+        (1, 0, (0.8, 0.5)),
+        (0, 0, None),
+        (1, 1, (0.8, 0.5)),
+        (0, np.nan, None),
+        (0, -3, (3, 3)),
+    ):
+        image.set_sform(affine("RAS"), code=code)
+        image.set_qform(None, code=0)
+        image.to_filename(tmp_path / "scan.nii")
+        patched(tmp_path / "scan.nii", 80, "3f", side, side, side)
+        assert spacing == decoded(patched(tmp_path / "scan.nii", 254, "h", code)).spacing_mm
+
+
+@pytest.mark.parametrize("slope", [0, np.nan, np.inf])
+def test_a_slope_that_is_none_leaves_the_values_as_they_are(tmp_path, slope):
+    source = patched(written(tmp_path / "scan.nii", marked()), 112, "2f", slope, np.nan)
+    assert (0, 1000) == decoded(source).window
+
+
+@pytest.mark.parametrize("intercept", [np.nan, np.inf])
+def test_an_intercept_that_is_no_number_is_said(tmp_path, intercept):
+    source = patched(written(tmp_path / "scan.nii", marked()), 112, "2f", 2, intercept)
+    assert "scl_slope is 2, and scl_inter is no number" in refused(source).message
 
 
 def test_complex_numbers_are_refused(tmp_path):

@@ -12,6 +12,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tests.unit.imaging.dicoms import content as dicom
+from tests.unit.imaging.dicoms import dataset
 from tests.unit.imaging.test_bad_input import failure
 from watcherd.imaging import zip_scan
 from watcherd.imaging.decode import Decoded, DecodeLimits, TruncatedError, decode
@@ -37,6 +39,13 @@ def stack(frames: int, dtype: type = np.uint16) -> bytes:
     file = io.BytesIO()
     tifffile.imwrite(file, np.arange(frames * 600).reshape(frames, 20, 30).astype(dtype), photometric="minisblack")
     return file.getvalue()
+
+
+def report(sop: str = "1.2.840.10008.5.1.4.1.1.88.11") -> bytes:
+    """A DICOM object without a picture."""
+    whole = dataset(RAMP, SOPClassUID=sop)
+    del whole.PixelData
+    return dicom(whole)
 
 
 def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -75,6 +84,28 @@ def test_formats_may_be_mixed_and_what_is_no_picture_is_left_out(tmp_path):
         "report.pdf": b"%PDF-1.7\n\x00",
     }
     assert [11, 12, 13] == decoded(zipped(tmp_path / "a.zip", members))[1]
+
+
+def test_a_mark_or_a_text_may_be_empty(tmp_path):
+    members = {"1.png": picture(11), "README.TXT": b"", "log/run.log": bytes(99), "__init__.py": b""}
+    assert [11] == decoded(zipped(tmp_path / "a.zip", members))[1]
+
+
+@pytest.mark.parametrize(
+    "sop", ["1.2.840.10008.1.3.10", "1.2.840.10008.5.1.4.1.1.88.11", "1.2.840.10008.5.1.4.1.1.11.1"]
+)
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_zip_of_a_patients_cd_is_its_picture(tmp_path, sop, frames):
+    """An index, a report or a presentation state beside it is left out, as in a folder."""
+    run = dicom(dataset(np.resize(RAMP, (frames, 20, 30)) if frames > 1 else RAMP))
+    members = {"AAA": report(sop), "DICOM/IM0001": run, "README.TXT": b"Viewer"}
+    assert frames == decoded(zipped(tmp_path / "a.zip", members))[0].frames
+
+
+def test_several_runs_are_refused_by_the_number_of_the_first(tmp_path):
+    run = dicom(dataset(np.resize(RAMP, (3, 20, 30))))
+    error = failure(zipped(tmp_path / "a.zip", {"AAA": report(), "1": run, "2": run}))
+    assert "Member 2 of the zip has 3 frames of its own" in error.message
 
 
 def test_sixteen_bit_pictures_share_one_window(tmp_path):
@@ -123,6 +154,11 @@ def test_frames_of_different_sizes_are_refused(tmp_path):
         ({}, "The zip is empty."),
         ({"a.txt": b"text", "b.txt": b"more"}, "no picture that can be read, only 2 other files"),
         ({"1.png": picture(1), "2.png": picture(2)[:-60]}, "Member 2 of the zip: The file is truncated"),
+        ({"1.png": picture(1), "2.png": b"", "3.png": picture(2)}, "Member 2 of the zip: The file is empty"),
+        ({"1.png": picture(1), "2": b"", "3.png": picture(2)}, "Member 2 of the zip: The file is empty"),
+        ({"1.png": picture(1), "2.png": bytes(400)}, "Member 2 of the zip: The file holds nothing but zeros"),
+        ({"1.png": picture(1), "2.dcm": bytes(3 << 20)}, "Member 2 of the zip: The file holds nothing but zeros"),
+        ({"DICOMDIR": report()}, "no picture that can be read, only 1 other files"),
         ({"1.png": picture(1), "2.jp2": b"\0\0\0\x0cjP  \r\n\x87\n"}, "Member 2 of the zip is JPEG 2000."),
         ({"[Content_Types].xml": b"<a/>", "word/media/1.png": picture(1)}, "it is a Word document"),
         ({"[Content_Types].xml": b"<a/>", "xl/media/1.png": picture(1)}, "it is an Excel workbook"),
