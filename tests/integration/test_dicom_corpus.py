@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -36,7 +37,9 @@ def fate_of(path: Path, pool: ProcessPool, target: Path) -> tuple[str, str]:
     with path.open("rb") as file:
         if not ends_early(file) and (reason := without_pictures(file)):
             return "ignored", reason
-    future = pool.schedule(timed_decode, args=(path, target, DecodeLimits(memory_mib=MEMORY_MIB)), timeout=SECONDS)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    arguments = (path, digest, target, DecodeLimits(memory_mib=MEMORY_MIB))
+    future = pool.schedule(timed_decode, args=arguments, timeout=SECONDS)
     try:
         future.result()
     except InputError as error:
@@ -63,7 +66,7 @@ def test_every_file_of_pydicoms_own_ends_as_it_should(tmp_path: Path) -> None:
         print(f"{count:5} {fate:8} {reason}")
     fates = Counter({fate: sum(n for (one, _), n in counts.items() if one == fate) for fate, _ in counts})
     assert peak < 1000
-    assert fates["decoded"] >= 85
-    assert fates["ignored"] >= 65
+    assert fates["decoded"] >= 80
+    assert fates["ignored"] >= 75
     dicom_failures = {reason for fate, reason in counts if fate == "failed" and "DICOM" in reason}
     assert len(dicom_failures) <= 5, dicom_failures

@@ -70,7 +70,8 @@ class DicomScan:
         self.frames = int(self._options["number_of_frames"])
         limits.check_frames(self.frames)
         self.bit_depth = int(header.get("BitsStored") or header.BitsAllocated)
-        self._options["high_bit"] = _high_bit(header, self.bit_depth)
+        if opened.keyword == "PixelData":
+            self._options["high_bit"] = _high_bit(header, self.bit_depth)
         self._reasons: list[str] = []
         if opened.syntax in SYNTAXES:
             self._options |= {"decoding_plugin": PLUGIN, "reasons": self._reasons}
@@ -221,16 +222,19 @@ class DicomScan:
 
 
 def _high_bit(header: Dataset, stored: int) -> int:
-    """The place of a value's highest bit in its word. Raises `InputError` for one that leaves no room for the value."""
+    """The place of a value's highest bit in its word; the lowest possible where the header says less than that.
+
+    Raises `InputError` for one beyond the word: then nobody knows where the value stands.
+    """
     high = header.get("HighBit")
     if high is None or high == "":
         return stored - 1
-    if not stored - 1 <= int(high) < int(header.BitsAllocated):
+    if int(high) >= int(header.BitsAllocated):
         raise InputError(
-            f"The DICOM file's HighBit {int(high)} does not fit {stored} bits in {int(header.BitsAllocated)}.",
+            f"The DICOM file's HighBit {int(high)} lies outside of its words of {int(header.BitsAllocated)} bits.",
             hint=DAMAGED,
         )
-    return int(high)
+    return max(int(high), stored - 1)
 
 
 def _text(value: Any) -> str:

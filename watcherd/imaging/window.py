@@ -74,6 +74,7 @@ class Survey:
         self._low, self._high = np.inf, -np.inf
         self._full = (0.0, 1.0)
         self._of_8_bits = True
+        self._found: Window | None = None
 
     @property
     def is_of_8_bits(self) -> bool:
@@ -82,6 +83,7 @@ class Survey:
 
     def add(self, frame: Numbers) -> None:
         """Take in a frame of any integer or floating type. All frames of a scan have one type."""
+        self._found = None
         self._of_8_bits &= frame.dtype == np.uint8
         if frame.dtype.kind in "iub" and frame.dtype.itemsize <= 2:
             self._count(frame)
@@ -117,10 +119,10 @@ class Survey:
 
         Raises `InputError` for a scan without a single finite value.
         """
-        low, high = self._counted() if self._counts.any() else self._sampled()
-        if low < high:
-            return Window(low=low, high=high)
-        return Window(low=self._full[0], high=self._full[1])
+        if self._found is None:
+            low, high = self._counted() if self._counts.any() else self._sampled()
+            self._found = Window(low=low, high=high) if low < high else Window(low=self._full[0], high=self._full[1])
+        return self._found
 
     def _counted(self) -> tuple[float, float]:
         filled = np.cumsum(self._counts)

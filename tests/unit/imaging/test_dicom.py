@@ -522,9 +522,23 @@ def test_a_high_bit_that_the_code_does_not_have_is_not_followed(tmp_path, syntax
     assert np.array_equal(GREY, frames(tmp_path, data)[0])
 
 
-@pytest.mark.parametrize("high_bit", [3, 16])
-def test_a_high_bit_that_leaves_no_room_is_refused(tmp_path, high_bit):
-    assert f"HighBit {high_bit} does not fit" in refused(tmp_path, dicom(RAMP, HighBit=high_bit, **WORDS)).message
+@pytest.mark.parametrize("high_bit", [16, 31])
+def test_a_high_bit_outside_of_its_word_is_refused(tmp_path, high_bit):
+    assert f"HighBit {high_bit} lies outside" in refused(tmp_path, dicom(RAMP, HighBit=high_bit, **WORDS)).message
+
+
+@pytest.mark.parametrize("high_bit", [0, 7, 10])
+def test_a_high_bit_below_the_bits_of_a_value_can_only_mean_the_lowest(tmp_path, high_bit):
+    data = dicom(RAMP, HighBit=high_bit, **WORDS)
+    assert np.array_equal(frames(tmp_path, dicom(RAMP, HighBit=11, **WORDS)), frames(tmp_path, data))
+
+
+def test_floats_have_no_high_bit(tmp_path):
+    values = RAMP.astype(np.float32) / 4095
+    whole = dataset(values, HighBit=99)
+    del whole.PixelData, whole.BitsStored, whole.PixelRepresentation
+    whole.FloatPixelData = values.tobytes()
+    assert np.abs(values * 255 - frames(tmp_path, content(whole))[0]).max() < 1
 
 
 @pytest.mark.parametrize(("count", "height", "width"), [(3, 5, 7), (9, 3, 5), (2, 8, 8), (17, 1, 1), (4, 11, 5)])
