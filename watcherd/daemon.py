@@ -420,6 +420,8 @@ class Daemon:
         if step := self._wall_clock.set_by():
             self._log.warning("wall_clock_set", wait_s=round(step, 1))
             self._clock_set_by += step
+            if self._intake is not None:
+                self._intake.clock_was_set(step)
         if not self._clock_set_by:
             return
         seconds, self._clock_set_by = self._clock_set_by, 0.0

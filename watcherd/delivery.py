@@ -189,8 +189,11 @@ class Delivery:
         with self._database.reader() as connection:
             given = self._names(connection, wanted, [file.kind for item in drawn for file in item.rendered.files])
             records = history.records(connection, [item.flight.id for item in drawn])
+            beside = deliveries.notes(connection, [arrival_id for arrival_id, _ in wanted])
             promises = [
-                self._promise(item, given, record, finished_at) for item in drawn if (record := records[item.flight.id])
+                self._promise(item, given, record, finished_at, beside.get(arrival_id))
+                for item, (arrival_id, _) in zip(drawn, wanted, strict=True)
+                if (record := records[item.flight.id])
             ]
         crash_point("stage.written")
         self._outbox.sync()
@@ -205,8 +208,10 @@ class Delivery:
         )
         return given
 
-    def _promise(self, item: Drawn, given: Names, record: dict[str, Any], finished_at: str) -> list[Promise]:
-        """A succeeded job's result files with their final names, the JSON last."""
+    def _promise(
+        self, item: Drawn, given: Names, record: dict[str, Any], finished_at: str, beside: str | None = None
+    ) -> list[Promise]:
+        """A succeeded job's result files with their final names, the JSON last. ``beside``: said of the name."""
         self._precedence.give_way()
         job, measured, answer = item.flight.job, item.measured, item.answer
         stem = given.choose(job.path, job.sha256, [*(file.kind for file in item.rendered.files), "result"])
@@ -229,7 +234,8 @@ class Delivery:
             labels=item.segmented.labels,
             **item.flight.model.columns(),
             **results.of_the_source(decoded),
-            **{name: getattr(answer, name) for name in ("answer", "decode", "note", "threshold", "mask_fraction")},
+            **{name: getattr(answer, name) for name in ("answer", "decode", "threshold", "mask_fraction")},
+            note=results.joined(answer.note, beside),
             **{name: getattr(measured, name) for name in MEASURED},
             devices=[{name: getattr(use, name) for name in use.__slots__} for use in measured.devices],
             **results.measures([frame.columns() for frame in item.measures]),
@@ -348,20 +354,24 @@ class Delivery:
             wanted = [(arrival.id, arrival.signature.path) for arrival in due]
             given = self._names(connection, wanted, list(FOLDERS))
             records = history.records(connection, [arrival.job_id for arrival in due])
-            promises = [self._promise_name(connection, arrival, given, records[arrival.job_id]) for arrival in due]
+            beside = deliveries.notes(connection, [arrival.id for arrival in due])
+            promises = [
+                self._promise_name(connection, arrival, given, records[arrival.job_id], beside.get(arrival.id))
+                for arrival in due
+            ]
         crash_point("stage.written")
         self._outbox.sync()
         crash_point("stage.synced")
         return promises
 
     def _promise_name(
-        self, connection: Any, arrival: ArrivalInfo, given: Names, record: dict[str, Any]
+        self, connection: Any, arrival: ArrivalInfo, given: Names, record: dict[str, Any], beside: str | None
     ) -> list[Promise] | None:
         """The results for one more name; None when those that it shares are gone from the outbox."""
         folder = self._outbox.staging(arrival.job_id, -arrival.id)
         path = arrival.signature.path
         if arrival.state is not State.SUCCEEDED:
-            note = results.failure_note(record, arrival.source)
+            note = results.failure_note(record, arrival.source, beside)
             stem = given.choose(path, arrival.sha256, ["failed"])
             return [_promise(self._stage_text(folder, stem, "failed", note))]
         staged = self._copies(connection, arrival, folder)
@@ -375,6 +385,7 @@ class Delivery:
             source=arrival.source,
             duplicate_of=arrival.job_id,
             same_as=record["source"],
+            note=results.joined(record["note"], beside),
             **results.measures(figures.of_job(connection, arrival.job_id)),
         )
         return list(map(_promise, [*intents, self._stage_text(folder, stem, "result", document)]))

@@ -31,8 +31,8 @@ UNDEFINED: Final = 0xFFFFFFFF
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 
-MEDIA_CLASS, SYNTAX, SOP_CLASS, FRAMES = 0x0002_0002, 0x0002_0010, 0x0008_0016, 0x0028_0008
-KEPT: Final = frozenset({MEDIA_CLASS, SYNTAX, SOP_CLASS, FRAMES})
+MEDIA_CLASS, SYNTAX, SOP_CLASS, MODALITY, FRAMES = 0x0002_0002, 0x0002_0010, 0x0008_0016, 0x0008_0060, 0x0028_0008
+KEPT: Final = frozenset({MEDIA_CLASS, SYNTAX, SOP_CLASS, MODALITY, FRAMES})
 PIXELS: Final = frozenset({0x7FE0_0008, 0x7FE0_0009, 0x7FE0_0010})
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
 
@@ -53,30 +53,47 @@ _KINDS: Final = (
     (f"{_STORAGE}11.", "a presentation state"),
     (f"{_STORAGE}104.", "an encapsulated document"),
     (f"{_STORAGE}481.3", "a set of structures (RT)"),
+    (f"{_STORAGE}481.2", "a distribution of dose (RT)"),
     (f"{_STORAGE}481.", "a plan or record of radiotherapy (RT)"),
     (f"{_STORAGE}34.", "a plan or record of radiotherapy (RT)"),
     (f"{_STORAGE}66.1", "a registration"),
     (f"{_STORAGE}66.3", "a registration"),
+    (f"{_STORAGE}66.4", "a segmentation"),
+    (f"{_STORAGE}66.7", "a segmentation"),
     (f"{_STORAGE}66", "raw data or fiducials"),
     (f"{_STORAGE}67", "a mapping of values"),
     (f"{_STORAGE}68.", "a surface"),
     (f"{_STORAGE}78.", "a table of measurements"),
     (f"{_STORAGE}79.", "a table of measurements"),
     (f"{_STORAGE}4.2", "spectroscopy"),
+    (f"{_STORAGE}30", "a parametric map"),
 )
 """Beginnings of SOP class UIDs, the first that fits counts."""
+
+RT_IMAGE: Final = f"{_STORAGE}481.1"
+"""The only one of these that is a picture of a patient."""
+
+_NO_SCANS: Final = {
+    "SEG": "a segmentation", "RTDOSE": "a distribution of dose (RT)", "RTSTRUCT": "a set of structures (RT)",
+    "RTPLAN": "a plan or record of radiotherapy (RT)", "RTRECORD": "a plan or record of radiotherapy (RT)",
+    "PR": "a presentation state", "KO": "a report", "SR": "a report", "DOC": "an encapsulated document",
+    "REG": "a registration", "RWV": "a mapping of values", "ECG": "a waveform", "AU": "a waveform",
+}  # fmt: skip
+"""What the attribute Modality says of objects of other classes, private ones for instance."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outline:
     """A file's shape. ``pixels``: whether it holds pictures; None where that could not be found out.
 
-    ``early``: it is sure to stop before its end. ``sop_class``: the UID of what it is; empty where it does not say.
+    ``early``: it is sure to stop before its end. ``sop_class``: the UID of what it is, ``modality``: its word for what
+    made it; empty where it does not say.
     """
 
     pixels: bool | None = None
     early: bool = False
     sop_class: str = ""
+    modality: str = ""
 
 
 def has_preamble(head: bytes) -> bool:
@@ -132,8 +149,17 @@ def outline(file: BinaryIO, size: int) -> Outline:
         return Outline(sop_class=walk.sop_class)
 
 
+def no_scan(found: Outline) -> str:
+    """In words, what a file with pixels is that are no picture of a patient; empty for one that may be a scan."""
+    if found.sop_class == RT_IMAGE:
+        return ""
+    by_class = next((words for start, words in _KINDS if found.sop_class.startswith(start)), "")
+    return by_class or _NO_SCANS.get(found.modality.strip().upper(), "")
+
+
 def without_pictures(file: BinaryIO) -> str:
-    """Why ``file`` is no scan although it is whole: a DICOM object without pixels; empty for every other file.
+    """Why ``file`` is no scan although it is whole: a DICOM object without pixels, or one whose pixels are none of a
+    scan (segmentations, doses, presentation states); empty for every other file.
 
     Of a file that is no DICOM only the first `HEAD` bytes are read. Raises OSError as reading does.
     """
@@ -141,6 +167,8 @@ def without_pictures(file: BinaryIO) -> str:
     if not looks_like_dicom(file.read(HEAD)):
         return ""
     found = outline(file, file.seek(0, 2))
+    if found.pixels and (what := no_scan(found)):
+        return f"is DICOM that is no scan: {what}"
     return f"is DICOM without a picture: {what_it_is(found.sop_class)}" if found.pixels is False else ""
 
 
@@ -182,6 +210,9 @@ class _Walk:
     def sop_class(self) -> str:
         return self._kept.get(SOP_CLASS) or self._kept.get(MEDIA_CLASS, "")
 
+    def _outline(self, *, pixels: bool | None, early: bool = False) -> Outline:
+        return Outline(pixels=pixels, early=early, sop_class=self.sop_class, modality=self._kept.get(MODALITY, ""))
+
     def outline(self) -> Outline:
         try:
             pixels = self._meta() or self._data()
@@ -217,18 +248,16 @@ class _Walk:
         except _EndError:  # of what was looked into, at least
             pixels = known = walk._found
         everything = self._size - self._position <= INFLATED and len(inflated) < INFLATED
-        return Outline(
-            pixels=pixels if known else None, early=everything and not inflater.eof, sop_class=self.sop_class
-        )
+        return self._outline(pixels=pixels if known else None, early=everything and not inflater.eof)
 
     def _data(self) -> Outline:
         while self._position < self._size:
             tag = self._element(implicit=bool(self._implicit))
             if tag is not None:
-                return Outline(pixels=True, sop_class=self.sop_class)
+                return self._outline(pixels=True)
         if self._nested:
             raise _EndError
-        return Outline(pixels=False, sop_class=self.sop_class)
+        return self._outline(pixels=False)
 
     def _element(self, *, implicit: bool) -> int | None:
         """Go past one element; its tag if it holds the pictures."""

@@ -18,9 +18,13 @@ WatcherdError                 what happened, why, and what to do (exit code 70)
 
 from __future__ import annotations
 
-from typing import ClassVar
+import errno
+from typing import ClassVar, Final
 
 from watcherd.job import ErrorClass
+
+NO_ROOM_FOR_A_PROCESS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""What the kernel says when a process cannot be started now: descriptors, memory or processes have run out."""
 
 
 class WatcherdError(Exception):

@@ -137,6 +137,11 @@ class Drawn:
         """What the configuration asks for of the scan's DICOM attributes."""
         return self.flight.decoded.tags if self.flight.decoded else {}
 
+    @property
+    def of_the_scan(self) -> str:
+        """What the record has to say of the scan itself."""
+        return self.flight.decoded.note if self.flight.decoded else ""
+
     @cached_property
     def answer(self) -> Answer:
         """What the model said."""
@@ -144,7 +149,7 @@ class Drawn:
         return Answer(
             answer=storable(said.answer) if said.answer else said.answer,
             decode=said.decode,
-            note=storable("; ".join(filter(None, (said.note, self.rendered.note)))) or None,
+            note=storable("; ".join(filter(None, (said.note, self.of_the_scan, self.rendered.note)))) or None,
             threshold=self.flight.job.options.threshold,
             mask_fraction=round(self.rendered.mask_fraction, 6),
         )

@@ -183,6 +183,10 @@ class Intake:
         options = Asked.of(overrides or {}).applied_to(self._config.options_for(os.fsdecode(path)))
         return as_frame(options, path) if self._follows_runs else options
 
+    def clock_was_set(self, seconds: float) -> None:
+        """The wall clock was set by so many seconds: frames that had been waiting before wait no longer for that."""
+        self._began += timedelta(seconds=seconds)
+
     def sweep_now(self) -> None:
         """Look at the whole inbox as soon as possible."""
         self._next_sweep = float("-inf")
@@ -236,7 +240,7 @@ class Intake:
             self._clean()
         except OSError as error:  # the inbox itself does not answer: look whether it is still there
             self._next_presence = float("-inf")
-            self._sweep_again = True  # what was told of the files of this turn is told no more
+            self._look_anew()  # what was told of the files of this turn is told no more
             self._pauses.set("inbox", in_words(error))
             self._stopping.wait(RETRY_SECONDS)
             return
@@ -244,12 +248,17 @@ class Intake:
             if not is_passing(error):
                 raise
             self._pauses.set("state" if isinstance(error, StoreError) else "spool", in_words(error))
-            self._sweep_again = True
+            self._look_anew()
             self._stopping.wait(RETRY_SECONDS)
             return
         self._pauses.clear("inbox")
         self._pauses.clear("state")
         self._wake.wait(self._pause())
+
+    def _look_anew(self) -> None:
+        """Sweep again: a sweep that an error has cut short would pass for one that has found nothing more."""
+        self._sweeps.clear()
+        self._sweep_again = True
 
     def _run_errands(self) -> None:
         if self.errands:  # one may put a copy into the spool that is about to go
@@ -402,9 +411,11 @@ class Intake:
                     self._settler.gone(path)
 
     def _start_sweep(self, root: int, now: float) -> None:
+        if self._config.inbox.events and not self._events.running:
+            self._events.rewatch()  # this sweep sets the watches
         self._next_sweep = now + self._sweep_seconds()
-        self._sweep_again = False
         if not any(full for _, _, full in self._sweeps):
+            self._sweep_again = False
             self._sweeps.append((now, sweep(root, self._ignore, entering=self._enter), True))
 
     def _enter(self, folder: bytes) -> None:

@@ -237,7 +237,7 @@ class Pipeline:
             for future in done:
                 flight = decoding.pop(future)
                 if self._is_back(flight, future):
-                    decoding[self._decode(flight)] = flight
+                    decoding[self._begin_decoding(flight)] = flight
                 elif self._take_decoded(flight, future):
                     ready.append(flight)
             if ready:
@@ -321,6 +321,7 @@ class Pipeline:
             target=self._scratch / flight.stem,
             run=flight.together,
             note=flight.note,
+            modality=flight.decoded.modality,
         )
 
     # ---------------------------------------------------------------- segment and render: in the replicas' threads
@@ -374,6 +375,7 @@ class Pipeline:
             kinds=tuple(kind for kind in KINDS if kind in flight.job.options.outputs),
             classes=segmented.classes,
             labels=segmented.labels,
+            revision=flight.model.revision,
             source=self._spool_path(flight.job.sha256),
             sha256=flight.job.sha256,
             scan=flight.decoded,

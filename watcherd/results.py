@@ -65,6 +65,11 @@ def result_json(record: Mapping[str, Any], promised: Sequence[Promised], **chang
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
+def joined(note: str | None, beside: str | None) -> str | None:
+    """The note of a result: what is said of the scan, then what is said of the name that it was dropped under."""
+    return "; ".join(filter(None, (note, beside))) or None
+
+
 MEASURES = ("area_fraction", "components", "length", "mean_width", "max_width", "unit")
 
 
@@ -92,8 +97,8 @@ _WHAT = {
 }
 
 
-def failure_note(record: Mapping[str, Any], source: str) -> bytes:
-    """What a person finds instead of a mask: what happened, why, and what to do."""
+def failure_note(record: Mapping[str, Any], source: str, beside: str | None = None) -> bytes:
+    """What a person finds instead of a mask: what happened, why, what to do, and what is said of the name."""
     state = State(record["state"])
     lines = [_WHAT[state], "", f"scan:     {source}"]
     if record["error"]:
@@ -102,6 +107,8 @@ def failure_note(record: Mapping[str, Any], source: str) -> bytes:
         lines.append(f"answer:   {record['answer']}")
     if record["advice"]:
         lines.append(f"to do:    {record['advice']}")
+    if beside:
+        lines.append(f"note:     {beside}")
     again = f"watcherd retry {record['id']}"
     lines += [
         f"job:      {record['id']} ({record['error_class'] or state}, {_times(record['attempts'])})",

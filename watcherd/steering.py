@@ -132,7 +132,8 @@ class JobSteering:
             moved = self._database.write(lambda c: jobs.prioritise(c, ids, priority, now=now))
             return _done(f"given priority {priority}", ids, moved, "waiting")
         if command.verb == "prune":
-            return f"pruned: {prune(self._config, self._database, self._spool, now)}"
+            trusted = bool(command.arguments.get("trust_clock", False))
+            return f"pruned: {prune(self._config, self._database, self._spool, trust_clock=trusted)}"
         if command.verb == "repair":
             return repair(str(command.arguments.get("what")), self._config, self._database, now)
         raise UsageError(f"There is no command {command.verb!r}.", hint="The daemon may be of another version.")

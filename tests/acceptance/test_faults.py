@@ -385,3 +385,36 @@ def test_work_goes_on_soon_after_descriptors_ran_out(tmp_path: Path, left: int) 
         assert check_invariants(service) == []
     finally:
         service.end()
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process's threads have started with multiprocessing."""
+    found = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+@pytest.mark.parametrize("left", [0, 3])
+def test_processes_that_ended_while_there_were_no_descriptors_are_started_again(tmp_path: Path, left: int) -> None:
+    """The replica and the imaging worker: none can be started before there are descriptors, and no try is counted."""
+    service = Service(tmp_path)
+    try:
+        service.start()
+        service.drop("before.png", png(1))
+        service.finished(1)
+        before = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
+        used = len(os.listdir(f"/proc/{service.pid}/fd"))  # noqa: PTH208 - names alone
+        resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (used + left, before[1]))
+        for child in children(service.pid):
+            os.kill(child, signal.SIGKILL)
+        for number in range(10, 20):
+            service.drop(f"scan {number}.png", png(number))
+        service.wait(lambda: service.log("replica_died"), "the replica's end")
+        service.wait(lambda: "cannot be started" in str(service.live()["replicas"]), "its restart to fail")
+        resource.prlimit(service.pid, resource.RLIMIT_NOFILE, before)
+        service.finished(11, 10.0)
+        assert [(1,)] * 11 == service.rows("SELECT attempts FROM job")
+        assert check_invariants(service) == []
+    finally:
+        service.end()

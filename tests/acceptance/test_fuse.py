@@ -146,7 +146,7 @@ def test_sources_are_deleted_and_a_folder_for_each_scan_appears(kind: str, tmp_p
         for number in range(3):
             service.drop(f"{number}.png", png(number))
         assert service.once() == 0
-        files = {str(path.relative_to(service.outbox)) for path in service.outbox.rglob("*.*") if path.is_file()}
+        files = {str(path.relative_to(service.outbox)) for path in service.outbox.rglob("[!.]*.*") if path.is_file()}
         assert {f"{number}/{name}" for number in range(3) for name in ("mask.png", "result.json")} == files
         assert {"deleted": 3} == dict(service.rows("SELECT disposal, count(*) FROM arrival GROUP BY disposal"))
         assert [] == [path for path in service.inbox.rglob("*") if path.is_file()]

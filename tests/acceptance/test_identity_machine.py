@@ -53,18 +53,27 @@ SCANS = 3
 OUTLIVED = ("no row knows of it", "holds other bytes than were promised")
 """What may be said of results that were delivered after the backup that was restored."""
 
-PLANTED = """
+BELIEVED = """
+from watcherd.flight import Flight
 from watcherd.store import identity
 
 identity.is_foreign = lambda row, model: False
+Flight.model = property(lambda self: self.job.model)
 """
-"""The fault that this is all about: a job is run by whatever is loaded, and recorded as what it was queued for."""
+"""As it was once: whatever is loaded runs a job, and the record says what it was queued for. Either line alone is made
+good by the other half: a job that was not renewed is corrected."""
 
-PLANTED_RECORD = """
-from watcherd import flight
+MISREAD = """
+from dataclasses import replace
 
-flight.Flight.model = property(lambda self: self.job.model)
+from watcherd.pipeline import Pipeline
+
+item = Pipeline._item
+Pipeline._item = lambda self, flight: replace(
+    item(self, flight), options=replace(flight.job.options, threshold=0.5)
+)
 """
+"""The model is asked for something else than the record says."""
 
 
 def machine() -> settings:
@@ -253,10 +262,14 @@ def test_2000_steps_in_any_order_never_give_a_mask_another_name() -> None:
 
 @pytest.mark.slow_soak
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("fault", [PLANTED, PLANTED_RECORD], ids=["jobs are not renewed", "the job is believed"])
-def test_a_planted_fault_is_found(fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [(BELIEVED, "the record says"), (MISREAD, "does not give this mask")],
+    ids=["the job is believed", "other options are used"],
+)
+def test_a_planted_fault_is_found(fault: str, words: str) -> None:
     class Planted(Masks):
         planted = fault
 
-    with pytest.raises(AssertionError, match=r"the record says|does not give this mask"):
+    with pytest.raises(AssertionError, match=words):
         run(Planted, 1000)

@@ -49,7 +49,7 @@ SURROGATE = rb'{"prompt": "Segment \ud800 it."}'
     ("name", "content", "why"),
     [
         ("s.png.json", SURROGATE, "half a surrogate pair"),
-        ("s.png.json", rb'{"\udfff": 1}', "half a surrogate pair"),
+        ("s.png.json", rb'{"threshold": 0.5, "\udfff": 1}', "half a surrogate pair"),
         ("s.png.json", b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}", "nested too deeply"),
         ("s.png.toml", b".".join([b"a"] * 1500) + b" = 1\n", "nested too deeply"),
         ("_options.toml", b".".join([b"prompt"] * 1500) + b" = 1\n", "nested too deeply"),

@@ -52,6 +52,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     ):
         service.drop(name, png(number))
     service.drop("photo.png", png(30))
+    service.drop("same.png", png(31))
+    service.drop("same again.png", png(31))
+    service.drop("odd.png", b"no picture")
     service.drop("left.png", png(20))
     service.drop("run/a.png", png(21))
     service.drop("run/b.png", png(22))
@@ -65,6 +68,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     beside("both.png.json", '{"threshold": 0.4}')
     beside("large.png.toml", "#" * 70_000)
     beside("photo.png.json", '{"title": "photo.png", "photoTakenTime": {"timestamp": "1700000000"}}')
+    beside("same again.png.json", '{"title": "photo.png"}')
+    beside("odd.png.json", '{"title": "photo.png"}')
     beside("broken.png.json", "{threshold: 0.3}")
     secret = service.folder / "secret.toml"
     secret.write_text("threshold = 0.9\n")
@@ -128,6 +133,18 @@ def test_another_programs_json_is_left_alone_and_the_scans_record_names_it(servi
     job = service.rows("SELECT id FROM job WHERE source = 'photo.png'")[0][0]
     assert why == service.json("show", str(job))["arrivals"][0]["reason"]
     assert "not followed" in " ".join(service.command("show", str(job)).stdout.split())
+    results = {document["source"]: document for _, document in documents(service)}
+    assert results["photo.png"]["note"].endswith(f"; {why}")
+
+
+def test_each_names_result_says_what_lies_beside_that_name(service: Service) -> None:
+    """Of the same bytes too, and of a scan that gives no mask."""
+    results = {document["source"]: document for _, document in documents(service)}
+    same = {"same.png", "same again.png"}
+    assert {results[name].get("same_as") for name in same} - {None} <= same
+    assert "the *.json beside it has none of the keys of a sidecar (" in results["same again.png"]["note"]
+    assert "beside" not in results["same.png"]["note"]
+    assert "note:     the *.json beside it has" in (service.outbox / "failed" / "odd.txt").read_text()
 
 
 def test_sidecars_go_to_the_archive_beside_their_scans(service: Service) -> None:
@@ -136,7 +153,8 @@ def test_sidecars_go_to_the_archive_beside_their_scans(service: Service) -> None
     assert {f"failed/{name}" for name in ("key.png.toml", "both.png.toml", "both.png.json", "large.png.toml")} <= kept
     left = {str(path.relative_to(service.inbox)) for path in service.inbox.rglob("*") if not path.is_dir()}
     assert {
-        "run/_options.toml", "bad/_options.toml", "link.png.toml", "nobody.png.toml", "notes.json", "photo.png.json"
+        "run/_options.toml", "bad/_options.toml", "link.png.toml", "nobody.png.toml", "notes.json", "photo.png.json",
+        "same again.png.json", "odd.png.json",
     } == left  # fmt: skip
     archived = service.rows("SELECT path_text, disposed_path FROM arrival WHERE reason = ? AND present = 0", FOLLOWED)
     assert {"toml.png.toml": b"toml.png.toml", "key.png.toml": b"failed/key.png.toml"}.items() <= dict(archived).items()

@@ -32,7 +32,7 @@ DEVICE = "cuda:0"
 ASKING = Options(outputs=("mask", "probability"))
 SHAPES = {"whole": (SIDE, SIDE), "tiles": (100, 150), "more than 65,504 pixels": (260, 270)}
 NEAR = {"bfloat16": 0.03, "float16": 0.004}
-"""Mean distance of probabilities from those of float32, over all classes; a CPU shows a third of it."""
+"""Mean distance of probabilities from those of float32, over all classes."""
 
 
 @pytest.fixture(scope="module", params=["segformer", "upernet"])

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
 import threading
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pebble import ProcessExpired
 
 from watcherd.errors import CrashError, InputError
+from watcherd.imaging import pool as pool_module
 from watcherd.imaging.pool import GROUP, ImagingPool, explained
 
 if TYPE_CHECKING:
@@ -162,3 +165,27 @@ def test_setting_the_wall_clock_ends_no_task_and_lets_none_run_on(
     assert good.result(PATIENCE) is None
     with pytest.raises(TimeoutError):
         hung.result(PATIENCE)
+
+
+def test_tasks_wait_until_there_is_room_for_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descriptors or memory have run out: no task fails for that, and they keep their order."""
+    made = pool_module.ImagingPool._make
+    errors: list[BaseException] = [OSError(errno.EMFILE, "Too many open files")] * 3
+    broken = BrokenProcessPool()
+    broken.__cause__ = OSError(errno.ENOMEM, "Cannot allocate memory")
+    errors.append(broken)
+
+    def refuse(pool: ImagingPool) -> Any:
+        if errors:
+            raise errors.pop()
+        return made(pool)
+
+    monkeypatch.setattr(pool_module, "START_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(ImagingPool, "_make", refuse)
+    pool = ImagingPool(workers=1, memory_mib=300)
+    try:
+        futures = [pool.run(note, tmp_path, str(number), seconds=PATIENCE) for number in range(3)]
+        assert {futures[0].result(PATIENCE)} == {future.result(PATIENCE) for future in futures}
+        assert ["0", "1", "2"] == [path.name.rpartition("-")[2] for path in sorted(tmp_path.iterdir())]
+    finally:
+        pool.stop()

@@ -78,6 +78,14 @@ def test_a_run_waits_for_a_sweep_where_events_do_not_tell_of_new_files(intake: I
     assert timedelta(seconds=45) == intake.hold().quiet
 
 
+def test_the_start_that_waiting_counts_from_is_set_with_the_clock(intake: Intake) -> None:
+    """Else frames that had been waiting before would wait a day longer."""
+    since = intake.hold().since
+    assert since is not None
+    intake.clock_was_set(-86_400.0)
+    assert since - timedelta(days=1) == intake.hold().since
+
+
 def test_more_frames_are_expected_while_the_inbox_is_not_known(intake: Intake) -> None:
     """Before the first sweep, during one, when one is due, and while a file of the run is not taken yet."""
     expected = intake.hold().expected

@@ -1,7 +1,8 @@
-"""Copies in the spool are removed though scans finish at any moment."""
+"""Copies in the spool are removed though scans finish at any moment, and a sweep that fails is made again."""
 
 from __future__ import annotations
 
+import errno
 import threading
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import pytest
 from tests.asides import aside
 from watcherd.config import Config, build
 from watcherd.errors import StoreError
+from watcherd.inbox.sweep import Chunk
 from watcherd.intake import CLEAN_SECONDS, Intake
 from watcherd.pauses import Pauses
 from watcherd.precedence import Precedence
@@ -179,3 +181,55 @@ def test_a_history_that_cannot_be_read_for_a_while_pauses_the_intake(
         return
     intake._turn()
     assert {"state": "The database is locked."} == pauses.reasons
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EMFILE, "Too many open files"), StoreUnavailableError("The database is locked.")],
+    ids=["inbox", "state"],
+)
+@pytest.mark.parametrize("within", ["the sweep", "what it has found"])
+def test_a_sweep_that_was_cut_short_is_made_again_at_once(
+    error: Exception, within: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not pass for one that has found nothing more: its files would wait for the next usual sweep."""
+    config = build({"inbox": {"path": str(tmp_path / "inbox"), "events": False}}, base=tmp_path)
+    config.inbox.path.mkdir()
+    stopping, nothing, chunk = threading.Event(), cast("Any", None), Chunk(candidates=[], ignored=[], skipped=[])
+    intake = Intake(
+        config,
+        cast("Any", ShyBooks(StoreError(""))),
+        nothing,
+        Pauses(stopping),
+        Precedence(),
+        aside(),
+        run_id=1,
+        model=nothing,
+        queued=lambda: None,
+        stopping=stopping,
+    )
+    errors, found = [error], list[Chunk]()
+
+    def swept(*_: object, **__: object) -> Iterator[Chunk]:
+        if within == "the sweep" and errors:
+            raise errors.pop()
+        yield chunk
+
+    def look_through(each: Chunk) -> None:
+        if within == "what it has found" and errors:
+            raise errors.pop()
+        found.append(each)
+
+    monkeypatch.setattr("watcherd.intake.RETRY_SECONDS", 0)
+    monkeypatch.setattr("watcherd.intake.sweep", swept)
+    for name, stand_in in {
+        "_look_through": look_through,
+        "_take_settled": lambda: None,
+        "_clean": lambda: None,
+    }.items():
+        monkeypatch.setattr(intake, name, stand_in)
+    intake._wake = cast("Any", Never())
+    intake._turn()
+    assert ([], [], 0) == (errors, found, intake._full_sweeps)
+    intake._turn()
+    assert ([chunk], 1) == (found, intake._full_sweeps)

@@ -155,6 +155,29 @@ def test_a_profile_can_say_the_kind(segmenter: VesselSegmenter) -> None:
     assert "taken as xray, as its profile says" == told.note
 
 
+@pytest.mark.parametrize(
+    ("modality", "said"),
+    [
+        ("XA", "taken as xray, as its file says"),
+        ("OP", "taken as fundus, as its file says"),
+        ("DX", "taken as xray, as its file says; the model was not made for pictures of the modality DX"),
+        ("US", "taken as fundus, found out by itself; the model was not made for pictures of the modality US"),
+        ("SMITH", "; the model was not made for pictures of the modality that its file names"),
+        ("OT", "taken as fundus, found out by itself"),
+    ],
+)
+def test_a_file_can_say_the_kind(segmenter: VesselSegmenter, modality: str, said: str) -> None:
+    """And the note says where the model was not made for it; what is no word of the standard is not repeated."""
+    [found] = segmenter.predict([replace(frame(photograph()), modality=modality)])
+    assert str(found.note).endswith(said)
+    assert "SMITH" not in str(found.note)
+
+
+def test_a_profile_overrules_what_a_file_says(segmenter: VesselSegmenter) -> None:
+    [found] = segmenter.predict([replace(frame(photograph(), kind="xray"), modality="OP")])
+    assert "taken as xray, as its profile says" == found.note
+
+
 def test_a_photographs_field_is_its_disc() -> None:
     pixels = photograph()
     field = picture.field_of(pixels, "fundus")

@@ -83,13 +83,21 @@ def reload(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     _steer(settings, "reload", {}, as_json=as_json, needs_daemon=True)
 
 
-def prune(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def prune(
+    config: ConfigOption = None,
+    *,
+    trust_clock: Annotated[
+        bool, typer.Option("--trust-clock", help="The machine's clock is right, though it was set far ahead.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Take away what is older or larger than the retention that is configured, and copy the history; for every night.
 
-    Never unfinished work, never a scan whose result is not delivered.
+    Never unfinished work, never a scan whose result is not delivered; nothing for its age by a clock that was set far
+    ahead, until it has gone on for three days.
     """
     settings = load_config(config)
-    outcome = steered(settings, "prune", {})
+    outcome = steered(settings, "prune", {"trust_clock": trust_clock} if trust_clock else {})
     copy = housekeeping.back_up(settings)
     findings = backup.check(copy)
     if as_json:

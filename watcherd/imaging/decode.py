@@ -19,12 +19,13 @@ from PIL import Image, UnidentifiedImageError
 from watcherd.completeness import ends_early
 from watcherd.errors import InputError, JobError
 from watcherd.frames import write_frames
+from watcherd.imaging.curves import inverted, of_frame
 from watcherd.imaging.limits import DecodeLimits
 from watcherd.imaging.pillow_scan import PillowScan
 from watcherd.imaging.scan import TruncatedError, tags_of, told_by
 from watcherd.imaging.sniff import describe, image_format
 from watcherd.imaging.values import Decoded
-from watcherd.imaging.window import Survey, Window
+from watcherd.imaging.window import LEVELS_ENOUGH, Survey, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from watcherd.imaging.curves import Shown
     from watcherd.imaging.scan import Pixels, Scan, Told
 
     Reader = Callable[[Path, DecodeLimits], Scan]
@@ -40,6 +42,12 @@ __all__ = ["DecodeLimits", "Decoded", "TruncatedError", "decode"]
 
 ZERO_TAIL = 512
 """A file that cannot be decoded and ends with this many zero bytes counts as not written completely."""
+
+WITH_WINDOWS = ("DICOM", "NIFTI", "ZIP", "GZIP")
+"""Formats that may say how their values are to be shown."""
+
+AS_IT_IS = Window(low=0, high=255)
+"""How 8 bits are shown that nobody says anything about."""
 
 EXPORT = "Export the scan as DICOM, NIfTI, PNG, JPEG, TIFF, BMP, WebP, GIF or PNM, or a run as a zip of these."
 
@@ -191,14 +199,16 @@ def _member(source: Path, limits: DecodeLimits) -> Scan:
 def _store(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str]) -> Decoded:
     """Look at every frame, decide window and colour for all, then write them one by one."""
     frames = _Frames(scan)
-    seen, survey = _look_through(frames, scan.frames)
+    seen, survey = _look_through(frames, scan.frames, says=scan.format in WITH_WINDOWS)
     height, width = seen[0].size
     colour = any(look.colour for look in seen)
     limits.check_bytes(len(seen) * height * width * (3 if colour else 1))
     told = told_by(scan)
-    window = _window(told, survey)
+    shown = _shown(told, survey)
+    window = shown if isinstance(shown, Window) else None
     shape = (len(seen), height, width, 3) if colour else (len(seen), height, width)
-    write_frames(target, (_painted(pixels, window, colour=colour) for pixels in frames), shape, np.uint8)
+    painted = (_painted(pixels, shown, index, colour=colour) for index, pixels in enumerate(frames))
+    write_frames(target, painted, shape, np.uint8)
     return Decoded(
         path=target,
         frames=len(seen),
@@ -211,6 +221,8 @@ def _store(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str]) 
         spacing_mm=told.spacing_mm,
         frame_ms=told.frame_ms,
         tags=tags_of(scan, tags),
+        note=told.note,
+        modality=told.modality,
     )
 
 
@@ -246,14 +258,17 @@ def _look(pixels: Pixels) -> _Look:
     return _Look(size=(pixels.shape[0], pixels.shape[1]), dtype=pixels.dtype, colour=colour)
 
 
-def _look_through(frames: _Frames, count: int) -> tuple[list[_Look], Survey | None]:
-    """What each frame is, and a survey of all their values where these are not of 8 bits; each is decoded once."""
+def _look_through(frames: _Frames, count: int, *, says: bool) -> tuple[list[_Look], Survey | None]:
+    """What each frame is, and a survey of all their values where these are not of 8 bits; each is decoded once.
+
+    ``says``: the file may say how it is to be shown, so that 8 bits are surveyed too.
+    """
     seen: list[_Look] = []
     survey = None
     for pixels in frames:
         seen.append(_look(pixels))
         _check_alike(seen[0], seen[-1], len(seen))
-        if pixels.dtype != np.uint8:
+        if pixels.dtype != np.uint8 or (says and pixels.ndim == 2):
             survey = survey or Survey(count)
             survey.add(pixels)
     return seen, survey
@@ -268,24 +283,34 @@ def _check_alike(first: _Look, look: _Look, number: int) -> None:
         )
 
 
-def _window(told: Told, survey: Survey | None) -> Window | None:
-    """The file's own window where something can be seen through it, else one that fits all its values.
+def _shown(told: Told, survey: Survey | None) -> Shown | None:
+    """The file's own window, or curve, where something can be seen through it, else one that fits all its values.
 
-    ``survey``: of all frames; None: they are of 8 bits, which without a window are taken as they are.
+    ``survey``: of all frames; None: they are of 8 bits. These are taken as they are where nothing of the file's serves.
     """
-    window = told.window
+    own = [shown for shown in (told.window, *told.others) if shown is not None]
     if survey is None:
-        seen = window if window and window.low < 255 and window.high > 0 else None
-        window = seen or (Window(low=0, high=255) if told.inverted else None)
-    elif window is None or not survey.shows(window):
-        window = survey.window()
-    return Window(low=window.high, high=window.low) if window and told.inverted else window
+        found = own[0] if own else None
+    else:
+        plain = AS_IT_IS if survey.is_of_8_bits else survey.window()
+        found = _best(own, plain, survey) if own else plain
+        if found is AS_IT_IS and not told.inverted:
+            return None
+    if told.inverted:
+        return inverted(found or AS_IT_IS)
+    return found
 
 
-def _painted(pixels: Pixels, window: Window | None, *, colour: bool) -> NDArray[np.uint8]:
+def _best(own: Sequence[Shown], plain: Window, survey: Survey) -> Shown:
+    """The first of the file's own through which enough is seen; else that of all through which most is."""
+    enough = (shown for shown in own if survey.levels(shown) >= LEVELS_ENOUGH)
+    return next(enough, None) or max((*own, plain), key=survey.levels)
+
+
+def _painted(pixels: Pixels, how: Shown | None, index: int, *, colour: bool) -> NDArray[np.uint8]:
     if pixels.ndim == 3 and not colour:
         pixels = pixels[..., 0]
-    shown = window.apply(pixels) if window else pixels
+    shown = of_frame(how, index).apply(pixels) if how else pixels
     return np.repeat(shown[..., np.newaxis], 3, axis=2) if colour and shown.ndim == 2 else shown
 
 

@@ -6,18 +6,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import as_pixel_options
 
 from watcherd.errors import InputError
 from watcherd.imaging.dicom_codecs import PLUGIN, SYNTAXES, decoder_of, significant
 from watcherd.imaging.dicom_display import (
+    Units,
     frame_ms_of,
-    has_curve,
-    in_units,
+    palette_of,
+    shown_as,
     spacing_of,
-    through_curve,
-    window_of,
+    units_of,
     without_padding,
 )
 from watcherd.imaging.dicom_file import DAMAGED, open_dicom, own_words
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
+    from watcherd.imaging.curves import Shown
     from watcherd.imaging.limits import DecodeLimits
 
 GREY: Final = ("MONOCHROME1", "MONOCHROME2")
@@ -38,6 +38,7 @@ NEEDED: Final = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretatio
 WHOLE: Final = ("BitsStored", "PixelRepresentation")
 """Needed besides, where values are whole numbers."""
 LONGEST_TAG: Final = 256
+AT_DETECTOR: Final = "the size of a pixel is that at the detector: the file does not say how much it magnifies"
 
 
 class DicomScan:
@@ -119,20 +120,29 @@ class DicomScan:
     def _told(self) -> Told:
         header = self._opened.header
         grey = header.PhotometricInterpretation in GREY
-        self._curve = grey and has_curve(header)
+        self._units = units_of(header, self.frames) if grey else Units()
+        ways = self._ways() if grey else ()
+        spacing = spacing_of(header)
+        if header.PhotometricInterpretation == "PALETTE COLOR":
+            self._palette = palette_of(header)
         return Told(
-            window=self._window() if grey and not self._curve else None,
+            window=ways[0] if ways else None,
+            others=ways[1:],
             inverted=header.PhotometricInterpretation == "MONOCHROME1",
-            spacing_mm=spacing_of(header),
+            spacing_mm=spacing.mm if spacing else None,
             frame_ms=frame_ms_of(header) if self.frames > 1 else None,
+            scaled=self._units.scaled,
+            note=AT_DETECTOR if spacing and spacing.at_detector else "",
+            modality=_text(header.get("Modality") or "").strip().upper(),
         )
 
-    def _window(self) -> Window | None:
+    def _ways(self) -> tuple[Shown, ...]:
         header = self._opened.header
-        window = window_of(header, self.frames)
-        if window is None and self.bit_depth < 8 and self._opened.keyword == "PixelData" and not _is_scaled(header):
-            return Window(low=0, high=(1 << self.bit_depth) - 1)  # 0 and 1 of a mask would both be black
-        return window
+        ways = shown_as(header, self.frames, signed=self._units.signed(header))
+        plain = self._opened.keyword == "PixelData" and not self._units.scaled and self._units.table is None
+        if not ways and self.bit_depth < 8 and plain:
+            return (Window(low=0, high=(1 << self.bit_depth) - 1),)  # 0 and 1 of a mask would both be black
+        return ways
 
     def tags(self, keywords: Sequence[str]) -> dict[str, str]:
         """The values of these attributes as text, where the file has them."""
@@ -201,11 +211,10 @@ class DicomScan:
     def _shown(self, values: Pixels, photometric: str, index: int) -> Pixels:
         header = self._opened.header
         if photometric == "PALETTE COLOR":
-            return _eight_bits(apply_color_lut(values, header))
+            return self._palette.look_up(values)
         if values.ndim == 3:
             return values
-        values = in_units(without_padding(values, header), header, index)
-        return through_curve(values, header) if self._curve else values
+        return self._units.of(without_padding(values, header), index)
 
     def close(self) -> None:
         self._opened.close()
@@ -222,17 +231,6 @@ def _high_bit(header: Dataset, stored: int) -> int:
             hint=DAMAGED,
         )
     return int(high)
-
-
-def _is_scaled(header: Dataset) -> bool:
-    return bool(header.get("ModalityLUTSequence")) or header.get("RescaleSlope") is not None
-
-
-def _eight_bits(colours: Pixels) -> Pixels:
-    """A palette's colours; they are mostly of 16 bits, and some writers fill only the lower 8."""
-    if colours.dtype != np.uint16:
-        return colours
-    return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
 
 
 def _text(value: Any) -> str:

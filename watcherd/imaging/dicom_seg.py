@@ -55,9 +55,10 @@ SERIES_NUMBER: Final = 9001
 
 PLACES: Final = (
     "SOPClassUID", "NumberOfFrames", "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient",
-    "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence", "PixelSpacing",
 )  # fmt: skip
-"""What makes highdicom look for a place in the patient."""
+"""What makes highdicom look for a place in the patient, or describe one by halves: it and GDCM open no SEG that has a
+size of pixels without a place for them."""
 
 LONGEST_LABEL: Final = 64
 
@@ -94,12 +95,20 @@ def concept_of(label: str) -> Concept:
 
 
 def write_dicom_seg(
-    path: Path, source: Path, labels: FrameFile, *, classes: int, names: tuple[str, ...], memory_mib: int = 2048
+    path: Path,
+    source: Path,
+    labels: FrameFile,
+    *,
+    classes: int,
+    names: tuple[str, ...],
+    revision: str = "",
+    memory_mib: int = 2048,
 ) -> None:
     """Write ``labels`` (frames, height, width; label values 0 to ``classes``) as a SEG that refers to ``source``.
 
-    ``names``: of the classes, where known. The same mask of the same source gives the same bytes: its UIDs come from
-    both, its times from when the source's copy was made.
+    ``names``: of the classes, where known. ``revision``: of the model that made the mask. The same mask of the same
+    source by the same model gives the same bytes: its UIDs come from these, its times from when the source's copy was
+    made.
 
     Raises `CannotSegmentError` with what stands in the way, and OSError.
     """
@@ -109,7 +118,8 @@ def write_dicom_seg(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _written(path, header, labels, _named(classes, names), datetime.fromtimestamp(source.stat().st_mtime, UTC))
+            made = datetime.fromtimestamp(source.stat().st_mtime, UTC)
+            _written(path, header, labels, _Said(names=_named(classes, names), revision=revision, made=made))
     except MemoryError:
         raise CannotSegmentError(f"it needs more than {memory_mib} MiB (limits.worker_memory_mib)") from None
     except OSError:
@@ -142,27 +152,37 @@ def _named(classes: int, names: tuple[str, ...]) -> list[str]:
     return own + [f"class {number}" if classes > 1 else "" for number in range(len(own) + 1, classes + 1)]
 
 
-def _written(path: Path, header: Dataset, labels: FrameFile, names: list[str], made: datetime) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Said:
+    """What a SEG says besides its pixels: labels of its segments, the model's revision, when the copy was made."""
+
+    names: list[str]
+    revision: str
+    made: datetime
+
+
+def _written(path: Path, header: Dataset, labels: FrameFile, said: _Said) -> None:
     values = np.empty(labels.shape, np.uint8)
     for index, frame in enumerate(labels):
-        np.minimum(frame, len(names), out=values[index])
-    identity = _identity(header, values, names)
-    seg = _placed(header, values, names, identity, made)
+        np.minimum(frame, len(said.names), out=values[index])
+    identity = _identity(header, values, said)
+    seg = _placed(header, values, said, identity)
     if seg is None:
-        seg = _segmentation(_without_coordinates(header), np.zeros_like(values[:1]), names, identity, made)
+        seg = _segmentation(_without_coordinates(header), np.zeros_like(values[:1]), said, identity)
         spread(seg, header, values)
-    _settle(seg, identity, made)
+        seg.PatientOrientation = (
+            header.get("PatientOrientation") or ""
+        )  # PS3.3 C.7.6.1.1.1: asked for without coordinates
+    _settle(seg, identity, said.made)
     seg.save_as(path, enforce_file_format=True)
 
 
-def _placed(
-    header: Dataset, values: NDArray[np.uint8], names: list[str], identity: bytes, made: datetime
-) -> Dataset | None:
+def _placed(header: Dataset, values: NDArray[np.uint8], said: _Said, identity: bytes) -> Dataset | None:
     """The segmentation with each frame's place in the patient; None where the source's own places do not suffice."""
     if not _has_coordinates(header, len(values)):
         return None
     try:
-        return _segmentation(header, values, names, identity, made)
+        return _segmentation(header, values, said, identity)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return None
 
@@ -187,16 +207,16 @@ def _without_coordinates(header: Dataset) -> Dataset:
     return plain
 
 
-def _segmentation(
-    source: Dataset, values: NDArray[np.uint8], names: list[str], identity: bytes, made: datetime
-) -> Dataset:
+def _segmentation(source: Dataset, values: NDArray[np.uint8], said: _Said, identity: bytes) -> Dataset:
     from highdicom.seg import Segmentation, SegmentationTypeValues
 
     return Segmentation(
         source_images=[source],
         pixel_array=values,
         segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[_segment(number, name, identity) for number, name in enumerate(names, start=1)],
+        segment_descriptions=[
+            _segment(number, name, identity, said.revision) for number, name in enumerate(said.names, start=1)
+        ],
         series_instance_uid=_uid(identity, "series"),
         series_number=SERIES_NUMBER,
         sop_instance_uid=_uid(identity, "instance"),
@@ -207,13 +227,13 @@ def _segmentation(
         device_serial_number="0",
         content_label="SEGMENTATION",
         series_description="Segmentation by watcherd",
-        content_date=made.strftime("%Y%m%d"),
-        content_time=made.strftime("%H%M%S"),
+        content_date=said.made.strftime("%Y%m%d"),
+        content_time=said.made.strftime("%H%M%S"),
         omit_empty_frames=bool(values.any()),
     )
 
 
-def _segment(number: int, name: str, identity: bytes) -> Any:
+def _segment(number: int, name: str, identity: bytes, revision: str) -> Any:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
     from pydicom.sr.codedict import codes
@@ -227,16 +247,19 @@ def _segment(number: int, name: str, identity: bytes) -> Any:
         segmented_property_type=Code(concept.value, "SCT", concept.meaning),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=AlgorithmIdentificationSequence(
-            name="watcherd", family=codes.DCM.ArtificialIntelligence, version=version("watcherd")
+            name="watcherd",
+            family=codes.DCM.ArtificialIntelligence,
+            version=revision[:LONGEST_LABEL] or version("watcherd"),
         ),
         tracking_uid=_uid(identity, f"segment {number}"),
         tracking_id=f"watcherd segment {number}",
     )
 
 
-def _identity(header: Dataset, values: NDArray[np.uint8], names: list[str]) -> bytes:
-    """What makes a SEG another one: its source, its pixels, its labels."""
-    digest = hashlib.sha256(f"watcherd {header.SOPInstanceUID} {names} {values.shape}".encode())
+def _identity(header: Dataset, values: NDArray[np.uint8], said: _Said) -> bytes:
+    """What makes a SEG another one: its source, its pixels, its labels, its model."""
+    about = f"watcherd {header.SOPInstanceUID} {said.names} {said.revision} {values.shape}"
+    digest = hashlib.sha256(about.encode())
     for frame in values:
         digest.update(np.ascontiguousarray(frame).data)
     return digest.digest()

@@ -173,6 +173,7 @@ def _dicom_seg(request: RenderRequest, labels: FrameFile, files: list[RenderedFi
                 labels,
                 classes=request.classes,
                 names=request.labels,
+                revision=request.revision,
                 memory_mib=request.memory_mib,
             )
     except CannotSegmentError as error:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pebble import CONSTS, ProcessExpired, ProcessPool
 
-from watcherd.errors import CrashError
+from watcherd.errors import NO_ROOM_FOR_A_PROCESS, CrashError
 from watcherd.imaging.worker import run_group, start_worker
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ T = TypeVar("T")
 LOOK_SECONDS = 0.25
 """How often pebble looks for workers that died: two of its threads wake up so often, also at rest. And how often it is
 looked for groups that take too long, while there are any."""
+START_AGAIN_SECONDS = 1.0
+"""Seconds before workers are started again for which the machine had no descriptors or memory."""
 TASKS_PER_WORKER = 5000
 """A worker is replaced after so many groups of tasks, whatever a decoder may have leaked."""
 GROUP = 8
@@ -132,8 +134,12 @@ class ImagingPool:
         while (group := self._next()) is not None:
             try:
                 future = self._schedule([(task.function, task.arguments) for task in group])
-            except Exception as error:  # not even new workers can be started: these tasks fail, the next try again
-                self._failed(group, error)
+            except Exception as error:  # not even new workers can be started
+                if _is_passing(error):
+                    self._put_back(group)
+                    self._ended.wait(START_AGAIN_SECONDS)
+                else:
+                    self._failed(group, error)  # these tasks fail, the next try again
                 continue
             self._under_way[future] = _Deadline(group[0].seconds)
             self._some_under_way.set()
@@ -182,7 +188,12 @@ class ImagingPool:
             initargs=[self._memory_mib, os.getpid()],
             context=get_context("spawn"),
         )
-        assert pool.active
+        try:
+            assert pool.active
+        except BaseException:  # some of its workers may have been started
+            pool.stop()
+            pool.join(5)
+            raise
         return pool
 
     def _next(self) -> list[_Task] | None:
@@ -225,6 +236,17 @@ class ImagingPool:
             else:
                 task.future.set_result(each.result)
 
+    def _put_back(self, group: Sequence[_Task]) -> None:
+        """No worker was to be had for these; they stay the first."""
+        with self._changed:
+            self._given -= 1
+            if not self._stopped:
+                self._waiting.extendleft(reversed(group))
+                return
+        for task in group:
+            task.future.cancel()
+            task.future.set_running_or_notify_cancel()
+
     def _failed(self, group: Sequence[_Task], error: BaseException) -> None:
         """Whose fault it was shows when each is given to a worker again, by itself."""
         unclear = len(group) > 1 or isinstance(error, BrokenProcessPool | CancelledError)
@@ -253,6 +275,12 @@ class ImagingPool:
         if self._thread.is_alive():
             self._thread.join()
             self._watch.join()
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether workers cannot be started for want of descriptors or memory; pebble hides the kernel's error."""
+    cause = error.__cause__ if isinstance(error, BrokenProcessPool) else error
+    return isinstance(cause, OSError) and cause.errno in NO_ROOM_FOR_A_PROCESS
 
 
 def explained(error: BaseException, *, doing: str, seconds: float) -> BaseException:

@@ -13,7 +13,7 @@ from watcherd.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from watcherd.imaging.window import Window
+    from watcherd.imaging.curves import Shown
 
 Pixels = NDArray[Any]
 """(height, width) or (height, width, 3), of any integer or floating type, upright as displayed, bright is high."""
@@ -32,14 +32,21 @@ class TruncatedError(InputError):
 class Told:
     """What a file says about its pictures besides their pixels.
 
-    ``window``: how its author wants them shown; None: found from the values. ``inverted``: high is dark, once windowed.
+    ``window``: how its author wants them shown; None: found from the values. ``others``: what to try when hardly
+    anything is seen through that, the best first. ``inverted``: high is dark, once windowed. ``scaled``: the values are
+    in units of the file's own, with a slope, so that those of several files go together whatever their types.
+    ``note``: what a reader of the record must know. ``modality``: DICOM's word for what took it (``XA``, ``OP``).
     ``spacing_mm``: (height, width) of one pixel, upright as displayed. ``frame_ms``: from one frame to the next.
     """
 
-    window: Window | None = None
+    window: Shown | None = None
+    others: tuple[Shown, ...] = ()
     inverted: bool = False
     spacing_mm: tuple[float, float] | None = None
     frame_ms: float | None = None
+    scaled: bool = False
+    note: str = ""
+    modality: str = ""
 
 
 class Scan(Protocol):

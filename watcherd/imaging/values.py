@@ -32,6 +32,7 @@ class Decoded:
     ``spacing_mm``: (height, width) of one pixel in mm, upright as displayed; None where the file does not say.
     ``frame_ms``: from one frame to the next; None where the file does not say.
     ``tags``: DICOM attributes that the configuration asks for, by keyword.
+    ``note``: what a reader of the record must know of it. ``modality``: DICOM's word for what took it (``XA``, ``OP``).
     """
 
     path: Path
@@ -45,6 +46,8 @@ class Decoded:
     spacing_mm: tuple[float, float] | None = None
     frame_ms: float | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+    modality: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,9 +58,9 @@ class RenderRequest:
     ``probability``: uint16, (frames, height, width), 65535 for certainty; needed for that kind only.
     ``folder``: where the files go, as ``<stem>.<kind>.<extension>``. ``kinds``: of `KINDS`; a single frame has no
     contact sheet, preview or video. ``classes``: 1 gives a mask of 0 and 255, more give label values; ``labels``: their
-    names, where known. ``source``: the scan's own file, whose hash is ``sha256`` (empty: not
-    known), and ``scan``: what `decode.decode` said of it; needed where results go back in the source's format, geometry
-    or units. ``memory_mib``: what the worker has.
+    names, where known. ``revision``: of the model that made the mask. ``source``: the scan's own file, whose hash is
+    ``sha256`` (empty: not known), and ``scan``: what `decode.decode` said of it; needed where results go back in the
+    source's format, geometry or units. ``memory_mib``: what the worker has.
     ``measure_seconds``: what measures may cost (`measures.SECONDS`); 0: none are wanted.
     """
 
@@ -69,6 +72,7 @@ class RenderRequest:
     kinds: tuple[str, ...] = ("mask", "overlay")
     classes: int = 1
     labels: tuple[str, ...] = ()
+    revision: str = ""
     source: Path | None = None
     sha256: str = ""
     scan: Decoded | None = None

@@ -7,7 +7,7 @@ conversions clip (``convert("L")`` turns everything from 256 up white), which wh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,10 @@ SAMPLES = 1 << 16
 
 MOST_SAMPLES = 1 << 22
 """Of all frames together (32 MiB): of a long run fewer are kept of each."""
+
+LEVELS_ENOUGH = 32
+"""Of 256 levels, as many as the values between the `PERCENTILES` must reach for a file's own window to be used if
+another shows more: with fewer, a scan is plain black, white or grey."""
 
 Numbers = NDArray[Any]
 
@@ -43,10 +47,16 @@ class Window:
 
     def _scale(self, values: Numbers) -> NDArray[np.uint8]:
         # halves first: the difference of two huge numbers may overflow, that of their halves cannot
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             share = (values / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
             scaled: Numbers = np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1) * 255
         return np.asarray(scaled + 0.5, np.uint8)
+
+
+class Showing(Protocol):
+    """A `Window`, or what else makes 0 to 255 of values."""
+
+    def apply(self, values: Numbers) -> NDArray[np.uint8]: ...
 
 
 class Survey:
@@ -63,9 +73,16 @@ class Survey:
         self._samples: list[NDArray[np.float64]] = []
         self._low, self._high = np.inf, -np.inf
         self._full = (0.0, 1.0)
+        self._of_8_bits = True
+
+    @property
+    def is_of_8_bits(self) -> bool:
+        """Whether all frames were of unsigned 8 bits."""
+        return self._of_8_bits
 
     def add(self, frame: Numbers) -> None:
         """Take in a frame of any integer or floating type. All frames of a scan have one type."""
+        self._of_8_bits &= frame.dtype == np.uint8
         if frame.dtype.kind in "iub" and frame.dtype.itemsize <= 2:
             self._count(frame)
         else:
@@ -86,13 +103,13 @@ class Survey:
             self._high = max(self._high, float(finite.max()))
             self._samples.append(finite[:: finite.size // self._each + 1].astype(np.float64))
 
-    def shows(self, window: Window) -> bool:
-        """Whether anything of the scan can be seen through ``window``: it is not all black, nor all white."""
-        low, high = self._low, self._high
-        if self._counts.any():
-            present = np.flatnonzero(self._counts)
-            low, high = float(present[0] + self._offset), float(present[-1] + self._offset)
-        return window.low < high and window.high > low
+    def levels(self, shown: Showing) -> int:
+        """How many of 256 levels the values between the `PERCENTILES` reach when they are ``shown``, from 1 on."""
+        window = self.window()
+        share = np.linspace(0, 1, 256)
+        values = window.low * (1 - share) + window.high * share  # the difference of two huge numbers may overflow
+        levels = shown.apply(values)
+        return int(levels.max()) - int(levels.min()) + 1
 
     def window(self) -> Window:
         """The window between the `PERCENTILES`; between the extremes where those coincide; all that the type can hold

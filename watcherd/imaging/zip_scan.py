@@ -16,16 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from watcherd.dicom_structure import without_pictures
 from watcherd.errors import InputError
+from watcherd.imaging.curves import EachItsOwn
 from watcherd.imaging.limits import MOST_MEMBER_BYTES, RATIO, ROOM
 from watcherd.imaging.scan import Told, tags_of, told_by
 from watcherd.imaging.sniff import describe, image_format
+from watcherd.imaging.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import IO, BinaryIO
 
+    from watcherd.imaging.curves import Shown
     from watcherd.imaging.limits import DecodeLimits
     from watcherd.imaging.scan import Pixels, Scan
 
@@ -114,10 +119,13 @@ class ZipScan:
         if any(one.inverted != told[0].inverted for one in told):
             raise InputError("The zip's pictures do not belong together: in some of them high is dark.", hint=PLAIN)
         return Told(
-            window=told[0].window if all(one.window == told[0].window for one in told) else None,
+            window=_window([one.window for one in told]),
+            others=told[0].others if all(one.others == told[0].others for one in told) else (),
             inverted=told[0].inverted,
             spacing_mm=told[0].spacing_mm if all(one.spacing_mm == told[0].spacing_mm for one in told) else None,
             frame_ms=told[0].frame_ms if self._alone else None,
+            note="; ".join(dict.fromkeys(one.note for one in told if one.note)),
+            modality=told[0].modality if all(one.modality == told[0].modality for one in told) else "",
         )
 
     def tags(self, keywords: Sequence[str]) -> dict[str, str]:
@@ -130,6 +138,8 @@ class ZipScan:
         self._unpack(index)
         with _blaming(self._pictures[index]):
             pixels = self._scan.read(0)
+        if told_by(self._scan).scaled and pixels.dtype.itemsize == 2:
+            pixels = pixels.astype(np.float32)  # as those whose own slope is another than 1
         if len(self._seen) < len(self._pictures):
             self._seen.append(told_by(self._scan))
         return pixels
@@ -173,6 +183,16 @@ class ZipScan:
         if self._open is not None:
             self._open.close()
             self._open = None
+
+
+def _window(of_pictures: list[Shown | None]) -> Shown | None:
+    """The pictures' own window where they agree; where they have curves, each its own."""
+    first = of_pictures[0]
+    if all(one == first for one in of_pictures):
+        return first
+    own = tuple(one for one in of_pictures if one is not None and not isinstance(one, EachItsOwn))
+    curves = len(own) == len(of_pictures) and not all(isinstance(one, Window) for one in own)
+    return EachItsOwn(of_frames=own) if curves else None
 
 
 @contextmanager

@@ -97,6 +97,11 @@ class Events:
         self._warned = False
 
     @property
+    def running(self) -> bool:
+        """Whether it listens at all: not where there were no descriptors for it."""
+        return self._reader is not None
+
+    @property
     def complete(self) -> bool:
         """Whether events come from every folder that was asked for; if not, sweep more often."""
         return self._reader is not None and not self._limited
@@ -227,7 +232,12 @@ class _Reader(InotifyFD):
     """Watchdog's reader of inotify, with the events going to one place instead of to a callback for each watch."""
 
     def __init__(self, events: Events) -> None:
-        super().__init__()
+        try:
+            super().__init__()
+        except OSError:
+            if (descriptor := getattr(self, "_inotify_fd", None)) is not None:
+                os.close(descriptor)  # there was none left for the pipe beside it
+            raise
         self._events = events
 
     def handle_event(self, event: InotifyEvent) -> None:

@@ -30,10 +30,12 @@ class Frame:
     """One picture to segment.
 
     ``pixels``: uint8, (height, width) for grey or (height, width, 3) for RGB, upright as displayed.
+    ``modality``: DICOM's word for what took it (``XA``, ``OP``); empty where nobody knows.
     """
 
     pixels: NDArray[np.uint8]
     options: Options
+    modality: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

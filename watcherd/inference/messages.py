@@ -45,7 +45,7 @@ class WorkItem:
 
     ``decoded``: the ``.npy`` of its frames. ``target``: where results go, with ``-mask.npy`` and
     ``-probability.npy`` appended. ``run``: neighbours in a batch with the same one are the frames of one run, in
-    order. ``note``: what the record says besides what the model has to say.
+    order. ``note``: what the record says besides what the model has to say. ``modality``: as `Frame` has it.
     """
 
     job_id: int
@@ -55,6 +55,7 @@ class WorkItem:
     target: Path
     run: str = ""
     note: str = ""
+    modality: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

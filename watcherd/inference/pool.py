@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, Protocol
 
-from watcherd.errors import UnavailableError
+from watcherd.errors import NO_ROOM_FOR_A_PROCESS, UnavailableError
 from watcherd.inference import devices, replica
 from watcherd.inference.messages import (
     BatchEnded,
@@ -50,6 +50,8 @@ HEALTHY_SECONDS = 300.0
 QUICK_SECONDS = 1.0
 """A replica whose batches take less gets the next one while it computes: it would notice the way of a message. Of
 longer ones none is given ahead, for another replica may be free sooner."""
+START_AGAIN_SECONDS = 1.0
+"""Seconds before a process is started again for which the machine had no descriptors or memory."""
 LOAD_CRASHES = 3
 """A model that kills its process so many times while loading is not tried again."""
 
@@ -260,6 +262,10 @@ def _exit_code(process: BaseProcess) -> int | None:
     return process.exitcode
 
 
+class _NoRoomError(Exception):
+    """No process can be started at the moment: no death of the model's."""
+
+
 class _CannotLoadError(Exception):
     """The replica says that its model cannot be loaded."""
 
@@ -329,20 +335,39 @@ class _Member:
                     self._give_up(f"the model ended its process {load_crashes} times while loading: {end.reason}")
                     return
                 self._pool.stopping.wait(self._back_off(failures))
+            except _NoRoomError as error:
+                words = f"its process cannot be started: {error}"
+                self._become(phase=Phase.STARTING, marked_at=self._clock(), stage=words, last_error=words)
+                self._pool.stopping.wait(START_AGAIN_SECONDS)
             except _CannotLoadError as error:
                 self._give_up(error.failed.message, error.failed.hint, error.failed.exit_code)
                 return
+            except Exception as error:  # a replica without its thread would only look alive
+                self._give_up(f"The thread of replica {self._spec.number} failed: {type(error).__name__}: {error}")
+                raise
         self._shut()
 
-    def _start(self) -> None:
+    def _launch(self) -> BaseProcess:
         context = get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=replica.main, args=(self._spec, theirs), name=f"watcherd-replica-{self._spec.number}", daemon=True
-        )
-        process.start()
-        theirs.close()
+        try:
+            ours, theirs = context.Pipe()
+            with theirs:
+                process = context.Process(
+                    target=replica.main,
+                    args=(self._spec, theirs),
+                    name=f"watcherd-replica-{self._spec.number}",
+                    daemon=True,
+                )
+                process.start()
+        except OSError as error:
+            if error.errno not in NO_ROOM_FOR_A_PROCESS:
+                raise
+            raise _NoRoomError(error.strerror) from error
         self._process, self._connection = process, ours
+        return process
+
+    def _start(self) -> None:
+        process = self._launch()
         self._become(phase=Phase.STARTING, pid=process.pid, ready=None, marked_at=self._clock(), stage="starting")
         self._pool.listener.replica_starting(self._spec.number, process.pid or 0)
         while self.status.ready is None:

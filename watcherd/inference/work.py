@@ -71,7 +71,7 @@ class _Scan:
         return self.mapped
 
     def frame(self, index: int) -> Frame:
-        return Frame(pixels=self.pixels[index], options=self.item.options)
+        return Frame(pixels=self.pixels[index], options=self.item.options, modality=self.item.modality)
 
     def close(self) -> None:
         """The files are complete. Raises `TransientError` when the disk says only now that it is full."""

@@ -119,9 +119,13 @@ def _wrong_totals(connection: sqlite3.Connection) -> list[str]:
     ]
 
 
-def rotate(folder: Path, pattern: str, keep: int) -> list[Path]:
-    """Delete the oldest files that match, all but ``keep``; names must sort by age. What was deleted."""
-    old = sorted(folder.glob(pattern))[:-keep]
+def rotate(folder: Path, pattern: str, keep: int, *, newest: str = "") -> list[Path]:
+    """Delete the oldest files that match, all but ``keep``; names must sort by age. What was deleted.
+
+    ``newest``: the name of the one that was just made, if known. Those that sort after it are from a time when the
+    clock was ahead, and go first.
+    """
+    old = sorted(folder.glob(pattern), key=lambda path: (not newest or path.name <= newest, path.name))[:-keep]
     for path in old:
         path.unlink(missing_ok=True)
     return old

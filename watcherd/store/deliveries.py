@@ -83,6 +83,12 @@ def promise(connection: Connection, rows: Sequence[Row]) -> None:
     one_by_one(connection, PROMISE, rows)
 
 
+def notes(connection: Connection, arrival_ids: Sequence[int]) -> dict[int, str]:
+    """What the history says beside each of these names (`records.NewArrival`), where it says anything."""
+    sql = "SELECT id, reason FROM arrival WHERE id IN ({values}) AND reason IS NOT NULL"
+    return {row.id: row.reason for row in select_in(connection, sql, list(arrival_ids))}
+
+
 def begin_redelivery(connection: Connection, arrival_id: int, intents: Sequence[Intent]) -> None:
     """Promise results (or a failed job's note) to an arrival that `arrivals_to_deliver` named."""
     job_id, attempt_id = connection.exec_driver_sql(

@@ -1,4 +1,5 @@
-"""Waits that are written down as times of the wall clock: tries of jobs and of hooks that are to come."""
+"""Waits that are written down as times of the wall clock: tries of jobs and of hooks that are to come, and frames that
+wait for the rest of their run."""
 
 from __future__ import annotations
 
@@ -11,14 +12,17 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-_MOVED = "SET not_before = strftime('%Y-%m-%dT%H:%M:%fZ', not_before, :by)"
+_NOT_BEFORE = "not_before = strftime('%Y-%m-%dT%H:%M:%fZ', not_before, :by)"
+_QUEUED_AT = "queued_at = strftime('%Y-%m-%dT%H:%M:%fZ', queued_at, :by)"
 MOVE = (
-    f"UPDATE job {_MOVED} WHERE state = 'queued' AND not_before IS NOT NULL",
-    f"UPDATE hook {_MOVED} WHERE state = 'waiting'",
+    f"UPDATE job SET {_NOT_BEFORE}, {_QUEUED_AT} WHERE state = 'queued' AND not_before IS NOT NULL",  # noqa: S608
+    f"UPDATE hook SET {_NOT_BEFORE} WHERE state = 'waiting'",  # noqa: S608
 )
+"""The time since which a frame is held back is set, too."""
 
 BOUND = (
-    "UPDATE job SET not_before = :latest WHERE state = 'queued' AND not_before > :latest",
+    """UPDATE job SET not_before = min(not_before, :latest), queued_at = min(queued_at, :latest)
+    WHERE state = 'queued' AND (not_before > :latest OR queued_at > :latest)""",
     "UPDATE hook SET not_before = :latest WHERE state = 'waiting' AND not_before > :latest",
 )
 

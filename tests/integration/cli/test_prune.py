@@ -6,14 +6,15 @@ import os
 import sqlite3
 import time
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from watcherd import housekeeping
 from watcherd.inbox.spool import Spool
-from watcherd.store import Database
+from watcherd.store import Database, runs
+from watcherd.wall_clock import Reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,11 +24,17 @@ if TYPE_CHECKING:
 LATER = timedelta(days=40)
 
 
-def prune(watcherd: CommandLine, after: timedelta = LATER) -> housekeeping.Pruned:
-    """As the nightly run so much later."""
+def prune(watcherd: CommandLine, after: timedelta = LATER, *, trust_clock: bool = True) -> housekeeping.Pruned:
+    """As the nightly run so much later, by a clock that is right."""
     config = watcherd.config
     with Database.open(config.state.database) as database:
-        return housekeeping.prune(config, database, Spool(config.state.spool), datetime.now(UTC) + after)
+        spool = Spool(config.state.spool)
+        return housekeeping.prune(config, database, spool, reading(after), trust_clock=trust_clock)
+
+
+def reading(ahead: timedelta = timedelta(), *, up: timedelta = timedelta(), boot: str = "first") -> Reading:
+    """The clocks when the wall clock is ahead of this moment, and the machine has been up for so long."""
+    return Reading(wall=time.time() + ahead.total_seconds(), steady=up.total_seconds(), boot=boot)
 
 
 def files(folder: Path) -> set[str]:
@@ -127,3 +134,87 @@ def test_the_command_says_what_went_and_makes_a_backup(watcherd: CommandLine) ->
     (copy,) = (watcherd.config.state.path / "backups").iterdir()
     assert str(copy) == answer["backup"]
     assert "history copied to" in watcherd("prune").out
+
+
+FAR = timedelta(days=3650)
+
+
+def everything_by_age(watcherd: CommandLine) -> None:
+    watcherd.configure("[retention]\nhistory_days = 30\narchive_days = 30\nspool_days = 30\n")
+
+
+def nightly(watcherd: CommandLine, now: Reading) -> housekeeping.Pruned:
+    config = watcherd.config
+    with Database.open(config.state.database) as database:
+        return housekeeping.prune(config, database, Spool(config.state.spool), now)
+
+
+def test_a_clock_that_was_set_far_ahead_removes_nothing(watcherd: CommandLine) -> None:
+    """Not in the first night, not after the next start; it is said."""
+    everything_by_age(watcherd)
+    prune(watcherd, timedelta())
+    archive, day = watcherd.config.inbox.archive_path, timedelta(days=1)
+    before = files(archive)
+    pruned = nightly(watcherd, reading(FAR, up=day))
+    assert (0, 0, 0) == (pruned.jobs, pruned.spool_files, pruned.archive_files)
+    assert "is not believed" in str(pruned)
+    assert "--trust-clock" in str(pruned)
+    pruned = nightly(watcherd, reading(FAR + day, up=day, boot="second"))
+    assert (0, before) == (pruned.jobs, files(archive))
+    pruned = nightly(watcherd, reading(day, up=2 * day, boot="second"))
+    assert "" == pruned.doubt, "it was set right again"
+
+
+def test_a_clock_that_goes_on_for_three_days_is_believed(watcherd: CommandLine) -> None:
+    """Each time it is set it begins anew; nothing is known at the first time of all."""
+    everything_by_age(watcherd)
+    for days, ahead in ((0, FAR), (1, FAR), (2, 2 * FAR), (4, 2 * FAR)):
+        up = timedelta(days=days)
+        pruned = nightly(watcherd, reading(ahead + up, up=up))
+        assert (0, True) == (pruned.jobs + pruned.archive_files, bool(pruned.doubt)), days
+    pruned = nightly(watcherd, reading(2 * FAR + timedelta(days=5), up=timedelta(days=5)))
+    assert (4, "") == (pruned.jobs, pruned.doubt)
+
+
+def test_what_has_grown_old_goes_though_the_clock_is_not_believed(watcherd: CommandLine) -> None:
+    """Ages are counted by the time that has passed for sure."""
+    everything_by_age(watcherd)
+    prune(watcherd, timedelta())
+    pruned = nightly(watcherd, reading(FAR, up=timedelta(days=31)))
+    assert (4, True) == (pruned.jobs, bool(pruned.doubt))
+
+
+def test_a_machine_that_was_off_for_the_night_is_believed(watcherd: CommandLine) -> None:
+    """The time for which it was off is not known."""
+    everything_by_age(watcherd)
+    prune(watcherd, timedelta())
+    pruned = nightly(watcherd, reading(timedelta(hours=30), up=timedelta(hours=8), boot="second"))
+    assert "" == pruned.doubt
+
+
+def test_a_person_may_say_that_the_clock_is_right(watcherd: CommandLine) -> None:
+    """Then it is, from there on."""
+    everything_by_age(watcherd)
+    assert "not believed" in watcherd("prune").out
+    assert "not believed" not in watcherd("prune", "--trust-clock").out
+    assert "not believed" not in watcherd("prune").out
+
+
+def test_what_is_no_belief_counts_as_none(watcherd: CommandLine) -> None:
+    """Whatever somebody has written there."""
+    everything_by_age(watcherd)
+    for text in ("", "[]", "{}", '{"trusted": "x", "lasted": 1, "at": {}}', '{"trusted": NaN}'):
+        with Database.open(watcherd.config.state.database) as database:
+            database.write(lambda c, text=text: runs.set_setting(c, housekeeping.BELIEF, text))
+        assert nightly(watcherd, reading()).doubt
+
+
+def test_a_backup_from_a_clock_that_was_ahead_makes_room_for_newer_ones(watcherd: CommandLine) -> None:
+    """Its name sorts behind all others until that time has come."""
+    watcherd.configure("[retention]\nbackups = 2\n")
+    folder = watcherd.config.state.path / "backups"
+    folder.mkdir()
+    for year in (2025, 2090, 2091):
+        (folder / f"watcherd-{year}0101T000000Z.db").touch()
+    copy = housekeeping.back_up(watcherd.config)
+    assert {copy.name, "watcherd-20250101T000000Z.db"} == {path.name for path in folder.iterdir()}

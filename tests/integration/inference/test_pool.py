@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -348,3 +349,38 @@ def test_an_end_that_another_thread_is_about_to_note_still_has_its_code() -> Non
         def join(self, _seconds: float) -> None: ...
 
     assert pool_module._exit_code(cast("Any", Noted())) == -9
+
+
+def test_a_process_for_which_there_is_no_room_is_started_when_there_is(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Descriptors or memory have run out: that is no death of the model's, however often it happens."""
+    errors = [OSError(errno.EMFILE, "Too many open files")] * 4
+    launch = pool_module.get_context("spawn").Process.start
+
+    def refuse(process: Any) -> None:
+        if errors:
+            raise errors.pop()
+        launch(process)
+
+    monkeypatch.setattr(pool_module, "START_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(pool_module.get_context("spawn").Process, "start", refuse)
+    pool, notes = start()
+    notes.ready.get(timeout=PATIENCE)
+    pool.submit([item(tmp_path, 1)])
+    assert isinstance(outcomes(notes, 1)[1], Segmented)
+    assert notes.deaths.empty()
+    assert 0 == pool.status()[0].restarts
+
+
+def test_a_replica_whose_thread_fails_is_given_up(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the service would only look alive."""
+
+    def refuse(_process: Any) -> None:
+        raise OSError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(pool_module.get_context("spawn").Process, "start", refuse)
+    monkeypatch.setattr(threading, "excepthook", lambda _arguments: None)
+    pool, notes = start()
+    assert "The thread of replica 0 failed" in notes.unusable.get(timeout=PATIENCE).message
+    assert Phase.STOPPED is pool.status()[0].phase

@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.integration.store.helpers import (
     IN_USE,
     NOW,
@@ -19,7 +21,7 @@ from tests.integration.store.helpers import (
     succeed,
 )
 from watcherd.job import ErrorClass, Options
-from watcherd.store import queue
+from watcherd.store import queue, waits
 from watcherd.store.frame_runs import Hold
 
 if TYPE_CHECKING:
@@ -115,6 +117,19 @@ def test_a_run_waits_for_files_that_are_on_their_way(connection: Connection, run
     assert later(seconds=11) == queue.next_due(connection, now=NOW)
     assert [b"x/a_frame_"] == asked
     assert [1] == numbers(take(connection, run_id, 300, hold=hold))
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_run_waits_no_longer_and_no_shorter_when_the_clock_was_set(
+    connection: Connection, run_id: int, days: int
+) -> None:
+    """For files on their way it waits as long as ever, counted from when its first frame was queued."""
+    hold = Hold(quiet=QUIET, longest=30 * QUIET, expected=lambda _before: True)
+    step = days * 86_400.0
+    drop(connection, run_id, frame(1))
+    waits.move(connection, step)
+    assert [] == take(connection, run_id, step + 299, hold=hold)
+    assert [1] == numbers(take(connection, run_id, step + 301, hold=hold))
 
 
 def test_a_late_frame_is_apart(connection: Connection, run_id: int) -> None:

@@ -7,6 +7,7 @@ import logging
 import struct
 import tracemalloc
 import warnings
+import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
 
 RAMP = np.linspace(0, 4095, 48 * 40).astype(np.uint16).reshape(48, 40)
 GREY = (RAMP >> 4).astype(np.uint8)
+CT, ENHANCED_XA = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.12.1.1"
+ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
 COLOURS = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)
 
 
@@ -127,8 +131,39 @@ def test_signed_values_keep_their_order(tmp_path):
 
 def test_values_are_rescaled(tmp_path):
     """In the units of the file, as a CT's window is."""
-    data = dicom(RAMP, RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=1000, WindowWidth=2001)
+    data = dicom(RAMP, SOPClassUID=CT, RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=1000, WindowWidth=2001)
     assert (-0.5, 1999.5) == decoded(tmp_path, data).window
+    assert 255 == FrameFile(tmp_path / "scan.npy")[0].ravel()[1512 * 1920 // 4096]  # 2 * 1512 - 1024 = 2000
+
+
+X_RAYS = [f"1.2.840.10008.5.1.4.1.1.12.{kind}" for kind in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("sop_class", X_RAYS)
+@pytest.mark.parametrize("relationship", ["LOG", "LIN", "DISP"])
+@pytest.mark.parametrize("kind", ["table", "slope"])
+def test_the_modality_lut_of_an_angiogram_is_not_for_display(tmp_path, sop_class, relationship, kind):
+    """PS3.3 A.14.3, A.16.3: it leads back to the X-rays' intensity, and the window is in stored values."""
+    exponential = [round(65535 * np.expm1(value / 819) / np.expm1(5)) for value in range(4096)]
+    scaled = {
+        "table": table(exponential, 0, 16, "ModalityLUTSequence"),
+        "slope": {"RescaleSlope": 10, "RescaleIntercept": -100, "RescaleType": "US"},
+    }[kind]
+    values = RAMP // 2 + 1000
+    given = {"SOPClassUID": sop_class, "PixelIntensityRelationship": relationship} | scaled
+    plain = frames(tmp_path, dicom(values))
+    assert np.array_equal(plain, frames(tmp_path, dicom(values, **given)))
+    low, high = decoded(tmp_path, dicom(values, **given)).window
+    assert (1000, 3047) == pytest.approx((low, high), abs=6)
+    assert (0.0, 4095.0) == decoded(tmp_path, dicom(values, WindowCenter=2048, WindowWidth=4096, **given)).window
+    assert np.array_equal(np.rint(values / 4095 * 255), FrameFile(tmp_path / "scan.npy")[0])
+
+
+def test_an_angiogram_is_told_by_its_modality_where_its_class_is_not_said(tmp_path):
+    whole = dataset(RAMP, RescaleSlope=10, RescaleIntercept=-100)
+    del whole.SOPClassUID
+    found = decoded(tmp_path, without_meta(content(whole))).window
+    assert (4, 4091) == pytest.approx(found, abs=6)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +183,6 @@ def test_a_sigmoid_is_used(tmp_path):
 
 
 def table(values: list[int], first: int, bits: int, keyword: str) -> dict[str, Any]:
-    from pydicom.dataset import Dataset
-
     item = Dataset()
     item.LUTDescriptor = [len(values), first, bits]
     item.LUTData = values
@@ -167,7 +200,7 @@ def test_a_voi_table_is_used(tmp_path):
 
 def test_a_modality_table_is_used(tmp_path):
     doubled = table([2 * value for value in range(4096)], 0, 16, "ModalityLUTSequence")
-    assert decoded(tmp_path, dicom(RAMP, **doubled)).window == pytest.approx((8, 8182), abs=10)
+    assert decoded(tmp_path, dicom(RAMP, SOPClassUID=CT, **doubled)).window == pytest.approx((8, 8182), abs=10)
 
 
 def test_without_a_window_percentiles_are_used(tmp_path):
@@ -180,6 +213,258 @@ def test_without_a_window_percentiles_are_used(tmp_path):
 def test_a_window_through_which_nothing_shows_is_not_used(tmp_path):
     low, high = decoded(tmp_path, dicom(RAMP, WindowCenter=-5000, WindowWidth=100)).window
     assert high > 4000 > 100 > low
+
+
+@pytest.mark.parametrize("width", [65536, 40000, 10_000_000])
+def test_a_window_through_which_hardly_anything_shows_is_not_used(tmp_path, width):
+    values = 41 + RAMP // 5
+    low, high = decoded(tmp_path, dicom(values, WindowCenter=width // 2, WindowWidth=width)).window
+    assert (41, 860) == pytest.approx((low, high), abs=3)
+
+
+def test_a_window_that_shows_enough_is_used_as_it_is(tmp_path):
+    """Darker than it could be, as its author wants it."""
+    values = 41 + RAMP // 5
+    assert (0.0, 4095.0) == decoded(tmp_path, dicom(values, WindowCenter=2048, WindowWidth=4096)).window
+
+
+def test_the_files_other_windows_are_tried_first(tmp_path):
+    given = {"WindowCenter": [-9000, 32768, 2000], "WindowWidth": [100, 65536, 1001]}
+    assert (1499.5, 2499.5) == decoded(tmp_path, dicom(RAMP // 2 + 1000, **given)).window
+
+
+def test_a_table_is_tried_after_windows_that_show_nothing(tmp_path):
+    falling = table([4095 - value for value in range(4096)], 0, 12, "VOILUTSequence")
+    scan = decoded(tmp_path, dicom(RAMP, WindowCenter=-9000, WindowWidth=100, **falling))
+    shown = FrameFile(scan.path)[0]
+    assert (None, 255, 0) == (scan.window, shown[0, 0], shown[-1, -1])
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        {"WindowCenter": 60_000, "WindowWidth": 100, "VOILUTFunction": "SIGMOID"},
+        {"WindowCenter": 2000, "WindowWidth": 900_000, "VOILUTFunction": "SIGMOID"},
+        {"VOILUTSequence": None},
+    ],
+)
+def test_a_curve_through_which_hardly_anything_shows_is_not_used(tmp_path, curve):
+    if "VOILUTSequence" in curve:
+        curve = table([7] * 4096, 0, 16, "VOILUTSequence")
+    assert (4, 4091) == pytest.approx(decoded(tmp_path, dicom(RAMP, **curve)).window, abs=6)
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT"])
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_a_window_of_width_1_is_a_threshold(tmp_path, function, photometric):
+    """PS3.3 C.11.2.1.2.1: what is above the centre less one half is white."""
+    given = {"WindowCenter": 2000, "WindowWidth": 1, "VOILUTFunction": function}
+    shown = frames(tmp_path, dicom(RAMP, PhotometricInterpretation=photometric, **given))[0]
+    white = RAMP >= 2000 if function == "LINEAR" else RAMP > 2000
+    exact = RAMP != 2000
+    expected = white if photometric == "MONOCHROME2" else ~white
+    assert np.array_equal(expected[exact] * 255, shown[exact])
+
+
+@pytest.mark.parametrize("given", [(32768, 65536), (-500, 100)])
+def test_8_bits_are_taken_as_they_are_where_the_window_shows_hardly_anything(tmp_path, given):
+    scan = decoded(tmp_path, dicom(GREY, WindowCenter=given[0], WindowWidth=given[1]))
+    assert scan.window is None
+    assert np.array_equal(GREY, FrameFile(scan.path)[0])
+
+
+def test_8_bits_keep_a_window_that_shows_more_than_they_do(tmp_path):
+    values = 100 + GREY // 13
+    assert (78.5, 177.5) == decoded(tmp_path, dicom(values, WindowCenter=128.5, WindowWidth=100)).window
+
+
+def test_a_scan_of_one_value_keeps_its_window(tmp_path):
+    assert (0.0, 4095.0) == decoded(tmp_path, dicom(RAMP * 0, WindowCenter=2048, WindowWidth=4096)).window
+
+
+def test_a_dark_mask_keeps_the_window_of_its_bits(tmp_path):
+    """Hardly any pixel is marked, and what is marked is white."""
+    marks = np.zeros((60, 60), np.uint8)
+    marks[3, 3] = 1
+    shown = frames(tmp_path, dicom(marks, BitsStored=1, HighBit=0))
+    assert np.array_equal(marks * 255, shown[0])
+
+
+def item_of(**values: Any) -> Dataset:
+    made = Dataset()
+    for name, value in values.items():
+        setattr(made, name, value)
+    return made
+
+
+def in_groups(values: NDArray[Any], shared: dict[str, Any], *frames_: dict[str, Any], **attributes: Any) -> bytes:
+    """An enhanced file with these functional groups."""
+    given = {
+        "SharedFunctionalGroupsSequence": [item_of(**{name: [item_of(**item)] for name, item in shared.items()})],
+        "PerFrameFunctionalGroupsSequence": [
+            item_of(**{name: [item_of(**item)] for name, item in each.items()}) for each in frames_
+        ],
+    }
+    return dicom(values, **(given | {"SOPClassUID": ENHANCED_XA} | attributes))
+
+
+@pytest.mark.parametrize("slopes", [(1, 1, 2), (2, 1, 1), (1, 0.5, 1), (3, 3, 3)])
+def test_frames_of_several_slopes_have_one_type(tmp_path, slopes):
+    each = [{"PixelValueTransformationSequence": {"RescaleSlope": one, "RescaleIntercept": 0}} for one in slopes]
+    data = in_groups(np.stack([RAMP] * 3), {}, *each, SOPClassUID=ENHANCED_MR, WindowCenter=4096, WindowWidth=8192)
+    scan = DicomScan(written(tmp_path, data), DecodeLimits())
+    found = [scan.read(index) for index in range(3)]
+    scan.close()
+    assert {np.dtype(np.float32)} == {frame.dtype for frame in found}
+    assert all(np.array_equal(RAMP * slope, frame) for slope, frame in zip(slopes, found, strict=True))
+
+
+def test_zipped_slices_of_several_slopes_belong_together(tmp_path):
+    """As PET has them, one of which may be exactly 1."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number, slope in enumerate((1, 2, 1.5)):
+            archive.writestr(f"{number}.dcm", dicom(RAMP, SOPClassUID=CT, RescaleSlope=slope, RescaleIntercept=0))
+    scan = decoded(tmp_path, file.getvalue())
+    shown = [frame.astype(float) for frame in FrameFile(scan.path)]
+    low, high = scan.window
+    for slope, frame in zip((1, 2, 1.5), shown, strict=True):
+        assert np.abs(np.clip((RAMP * slope - low) / (high - low), 0, 1) * 255 - frame).max() <= 0.51
+
+
+def test_zipped_slices_with_curves_of_their_own_are_shown_by_these(tmp_path):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number, centre in enumerate((2048, 1000)):
+            archive.writestr(f"{number}.dcm", dicom(RAMP, **(SIGMOID | {"WindowCenter": centre})))
+    shown = frames(tmp_path, file.getvalue())
+    values = RAMP.astype(float)
+    expected = [255 / (1 + np.exp(-4 * (values - centre) / 1000)) for centre in (2048, 1000)]
+    assert np.abs(np.stack(expected) - shown).max() <= 0.51
+
+
+SIGMOID = {"WindowCenter": 2048, "WindowWidth": 1000, "VOILUTFunction": "SIGMOID"}
+
+
+@pytest.mark.parametrize("place", ["shared", "each"])
+def test_a_sigmoid_in_functional_groups_is_used(tmp_path, place):
+    groups = {"FrameVOILUTSequence": SIGMOID}
+    values = np.stack([RAMP] * 2)
+    data = in_groups(values, groups) if place == "shared" else in_groups(values, {}, groups, groups)
+    scan = decoded(tmp_path, data)
+    shown = np.stack(list(FrameFile(scan.path)))
+    assert scan.window is None
+    assert np.abs(255 / (1 + np.exp(-4 * (values.astype(float) - 2048) / 1000)) - shown).max() <= 0.51
+
+
+def test_a_voi_table_in_functional_groups_is_used(tmp_path):
+    falling = table([4095 - value for value in range(4096)], 0, 12, "VOILUTSequence")
+    shown = frames(tmp_path, in_groups(np.stack([RAMP] * 2), {"FrameVOILUTSequence": falling}))
+    assert np.abs(255 - RAMP / 4095 * 255 - shown).max() <= 0.51
+
+
+def test_frames_with_curves_of_their_own_are_shown_by_these(tmp_path):
+    linear = {"WindowCenter": 2048, "WindowWidth": 4096}
+    each = [{"FrameVOILUTSequence": one} for one in (SIGMOID, SIGMOID | {"WindowCenter": 1000}, linear)]
+    scan = decoded(tmp_path, in_groups(np.stack([RAMP] * 3), {}, *each, PhotometricInterpretation="MONOCHROME1"))
+    shown = np.stack(list(FrameFile(scan.path)))
+    values = RAMP.astype(float)
+    expected = [255 / (1 + np.exp(-4 * (values - centre) / 1000)) for centre in (2048, 1000)] + [values / 4095 * 255]
+    assert scan.window is None
+    assert np.abs(255 - np.stack(expected) - shown).max() <= 1
+
+
+def test_a_table_of_a_monochrome1_file_is_inverted(tmp_path):
+    rising = table(list(range(4096)), 0, 12, "VOILUTSequence")
+    scan = decoded(tmp_path, dicom(RAMP, PhotometricInterpretation="MONOCHROME1", **rising))
+    assert scan.window is None
+    assert np.abs(255 - RAMP / 4095 * 255 - FrameFile(scan.path)[0]).max() <= 0.51
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, None, ExplicitVRBigEndian])
+@pytest.mark.parametrize("vr", ["US", "SS"])
+def test_a_table_may_begin_below_zero(tmp_path, syntax, vr):
+    """Whatever type its writer gave it, or none at all: the values' own sign tells."""
+    rising = table(list(range(4096)), 0, 12, "VOILUTSequence")
+    descriptor = [4096, 63488, 12] if vr == "US" else [4096, -2048, 12]
+    rising["VOILUTSequence"][0].add_new(0x00283002, vr, descriptor)
+    rising["VOILUTSequence"][0]["LUTData"].VR = "OW"
+    order = ">u2" if syntax == ExplicitVRBigEndian else "<u2"
+    rising["VOILUTSequence"][0].LUTData = np.arange(4096).astype(order).tobytes()
+    given = {"syntax": syntax} if syntax else {}
+    shown = frames(tmp_path, dicom(RAMP.astype(np.int16) - 2048, **given, **rising))[0]
+    assert np.abs(RAMP / 4095 * 255 - shown).max() <= 0.51
+
+
+def test_a_table_for_values_without_a_sign_may_begin_above_half(tmp_path):
+    rising = table(list(range(4096)), 0, 12, "VOILUTSequence")
+    rising["VOILUTSequence"][0].add_new(0x00283002, "SS", [4096, 50_000 - 65_536, 12])
+    shown = frames(tmp_path, dicom(RAMP + 50_000, **rising))[0]
+    assert np.abs(RAMP / 4095 * 255 - shown).max() <= 0.51
+
+
+@pytest.mark.parametrize("count", [256, 255])
+@pytest.mark.parametrize("packed", [True, False])
+def test_entries_of_8_bits_are_read_packed_or_not(tmp_path, count, packed):
+    """CP-522: two entries in a word, the first in its lower half; others write a word for each."""
+    entries = np.arange(count)[::-1].astype(np.uint8 if packed else np.uint16)
+    falling = table([0, 0], 0, 8, "VOILUTSequence")
+    falling["VOILUTSequence"][0].LUTDescriptor = [count, 0, 8]
+    falling["VOILUTSequence"][0]["LUTData"].VR = "OW"
+    falling["VOILUTSequence"][0].LUTData = entries.tobytes() + b"\0" * (entries.nbytes % 2)
+    shown = frames(tmp_path, dicom(GREY.astype(np.uint16), **falling))[0]
+    assert np.array_equal(np.maximum(0, count - 1 - GREY.astype(int)), shown)
+
+
+@pytest.mark.parametrize(("bits", "claimed"), [(12, 16), (8, 16), (10, 12), (16, 12), (14, 0)])
+def test_a_table_is_read_by_its_own_largest_entry(tmp_path, bits, claimed):
+    full = (1 << bits) - 1
+    rising = table([value * full // 4095 for value in range(4096)], 0, claimed, "VOILUTSequence")
+    shown = frames(tmp_path, dicom(RAMP, **rising))[0]
+    assert np.abs(RAMP / 4095 * 255 - shown).max() <= 1
+
+
+def test_a_table_with_fewer_entries_than_it_says_is_read_as_it_is(tmp_path):
+    rising = table(list(range(4096)), 0, 12, "VOILUTSequence")
+    rising["VOILUTSequence"][0].LUTDescriptor = [0, 0, 12]
+    assert np.abs(RAMP / 4095 * 255 - frames(tmp_path, dicom(RAMP, **rising))[0]).max() <= 0.51
+
+
+def test_a_modality_table_may_begin_below_zero_too(tmp_path):
+    doubled = table([2 * value for value in range(4096)], 0, 16, "ModalityLUTSequence")
+    doubled["ModalityLUTSequence"][0].add_new(0x00283002, "US", [4096, 63488, 16])
+    data = dicom(RAMP.astype(np.int16) - 2048, SOPClassUID=CT, **doubled)
+    assert (8, 8182) == pytest.approx(decoded(tmp_path, data).window, abs=10)
+
+
+def test_a_modality_table_that_cannot_be_read_is_refused(tmp_path):
+    broken = table([1, 2], 0, 16, "ModalityLUTSequence")
+    del broken["ModalityLUTSequence"][0].LUTData
+    assert "modality LUT" in refused(tmp_path, dicom(RAMP, SOPClassUID=CT, **broken)).message
+
+
+@pytest.mark.parametrize(
+    ("vr", "value", "bits"),
+    [("US", 63536, 16), ("SS", -2000, 16), ("UN", (63536).to_bytes(2, "little"), 16), ("US", 2096, 12)],
+)
+@pytest.mark.parametrize("limit", [False, True])
+def test_padding_is_read_by_the_pixels_own_sign(tmp_path, vr, value, bits, limit):
+    values = RAMP.astype(np.int16) // 3 - 600
+    values[:, :12] = -2000
+    whole = dataset(values, SOPClassUID=CT, BitsStored=bits, HighBit=bits - 1)
+    whole.add_new(0x00280120, vr, value)
+    if limit:
+        whole.add_new(0x00280121, "US", 63540)
+    low, high = decoded(tmp_path, content(whole)).window
+    assert (-592, 764) == pytest.approx((low, high), abs=4)
+
+
+def test_padding_of_pixels_without_a_sign_may_be_written_with_one(tmp_path):
+    values = RAMP + 1000
+    values[:, :12] = 63536
+    whole = dataset(values)
+    whole.add_new(0x00280120, "SS", -2000)
+    assert (1025, 5092) == pytest.approx(decoded(tmp_path, content(whole)).window, abs=4)
 
 
 def test_padding_does_not_spoil_the_window(tmp_path):
@@ -219,7 +504,7 @@ def test_values_are_taken_from_the_place_in_their_words_that_the_header_says(tmp
 
 @pytest.mark.parametrize("syntax", [JPEGLSNearLossless, JPEG2000, HTJ2K])
 def test_a_lossy_value_that_came_out_a_little_too_high_is_the_highest(tmp_path, syntax):
-    """Writers that say 16 bits in the code for values of 12: masked, white would become black. An overlay is taken away."""
+    """Writers that say 16 bits in the code for values of 12: masked, white would become black."""
     values = RAMP.copy()
     values[0] = 4100
     values[1] |= 0x8000
@@ -275,6 +560,32 @@ def test_a_palette_becomes_colours(tmp_path, bits):
         tables[f"{name}PaletteColorLookupTableData"] = data
     shown = frames(tmp_path, dicom(GREY, PhotometricInterpretation="PALETTE COLOR", **tables))[0]
     assert np.array_equal(np.stack([GREY, np.zeros_like(GREY), np.full_like(GREY, 255)], axis=-1), shown)
+
+
+def palette(entries: NDArray[np.uint16], count: int = 256) -> dict[str, Any]:
+    given: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for colour in ("Red", "Green", "Blue"):
+        given[f"{colour}PaletteColorLookupTableDescriptor"] = [count, 0, 16]
+        given[f"{colour}PaletteColorLookupTableData"] = entries.tobytes()
+    return given
+
+
+@pytest.mark.parametrize("scale", [257, 256, 1])
+def test_a_palette_may_fill_only_the_lower_half_of_its_entries(tmp_path, scale):
+    assert np.array_equal(GREY, frames(tmp_path, dicom(GREY, **palette((np.arange(256) * scale).astype(np.uint16))))[0])
+
+
+def test_a_dark_frame_is_as_dark_as_its_palette_says(tmp_path):
+    """Whether entries use their upper 8 bits is the table's matter, and not that of the colours that a frame has."""
+    values = np.stack([GREY, GREY // 17])
+    squares = (np.arange(256) ** 2).astype(np.uint16)
+    assert np.array_equal(squares[values] >> 8, frames(tmp_path, dicom(values, **palette(squares))))
+
+
+def test_a_palette_of_more_than_256_colours(tmp_path):
+    values = RAMP[:, ::2]
+    shown = frames(tmp_path, dicom(values, **palette((np.arange(4096) << 4).astype(np.uint16), 4096)))
+    assert np.array_equal((values >> 4).astype(np.uint8), shown[0])
 
 
 # -------------------------------------------------------------------------------------------------- how it is packed
@@ -378,9 +689,68 @@ def test_the_spacing_is_that_at_the_patient_where_the_file_can_tell(tmp_path, gi
     assert decoded(tmp_path, dicom(GREY, **given)).spacing_mm == (pytest.approx(expected) if expected else None)
 
 
-def test_an_enhanced_file_keeps_all_that_in_its_groups(tmp_path):
-    from pydicom.dataset import Dataset
+SOURCE = {"DistanceSourceToDetector": "1200", "DistanceSourceToPatient": "800"}
 
+
+@pytest.mark.parametrize(
+    ("given", "expected", "at_detector"),
+    [
+        ({"ImagerPixelSpacing": [0.3, 0.3]}, 0.3, True),
+        ({"ImagerPixelSpacing": [0.3, 0.3]} | SOURCE, 0.2, False),
+        ({"ImagerPixelSpacing": [0.3, 0.3], "EstimatedRadiographicMagnificationFactor": "1.2"} | SOURCE, 0.25, False),
+        ({"ImagerPixelSpacing": [0.3, 0.3], "DistanceSourceToDetector": "1200"}, 0.3, True),
+        ({"ImagerPixelSpacing": [0.3, 0.3], **SOURCE, "DistanceSourceToPatient": "1300"}, 0.3, True),
+        ({"ImagerPixelSpacing": [0.3, 0.3], "PixelSpacing": [0.3, 0.3]}, 0.3, True),
+        ({"ImagerPixelSpacing": [0.3, 0.3], "PixelSpacing": [0.3, 0.3]} | SOURCE, 0.2, False),
+        (
+            {"ImagerPixelSpacing": [0.3, 0.3], "PixelSpacing": [0.3, 0.3], "PixelSpacingCalibrationType": "GEOMETRY"},
+            0.3,
+            False,
+        ),
+        ({"PixelSpacing": [0.25, 0.25]} | SOURCE, 0.25, False),
+    ],
+)
+def test_a_size_at_the_detector_is_brought_to_the_patient_or_called_so(tmp_path, given, expected, at_detector):
+    scan = decoded(tmp_path, dicom(GREY, **given))
+    assert (expected, expected) == pytest.approx(scan.spacing_mm)
+    assert at_detector == ("at the detector" in scan.note)
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ({"ProjectionPixelCalibrationSequence": {"ObjectPixelSpacingInCenterOfBeam": [0.21, 0.22]}}, (0.21, 0.22)),
+        ({"FramePixelDataPropertiesSequence": {"ImagerPixelSpacing": [0.3, 0.3]}}, (0.3, 0.3)),
+        (
+            {
+                "FramePixelDataPropertiesSequence": {"ImagerPixelSpacing": [0.3, 0.3]},
+                "XRayGeometrySequence": {"DistanceSourceToDetector": 1200, "DistanceSourceToIsocenter": 800},
+            },
+            (0.2, 0.2),
+        ),
+        (
+            {
+                "FramePixelDataPropertiesSequence": {"ImagerPixelSpacing": [0.3, 0.3]},
+                "ProjectionPixelCalibrationSequence": {"ObjectPixelSpacingInCenterOfBeam": [0.2, 0.25]},
+            },
+            (0.2, 0.25),
+        ),
+    ],
+)
+@pytest.mark.parametrize("place", ["shared", "each"])
+def test_the_spacing_of_an_enhanced_angiogram_is_found(tmp_path, groups, expected, place):
+    values = np.stack([RAMP] * 2)
+    data = in_groups(values, groups) if place == "shared" else in_groups(values, {}, groups, groups)
+    assert expected == pytest.approx(decoded(tmp_path, data).spacing_mm)
+
+
+def test_the_modality_is_told(tmp_path):
+    assert ("OP", "") == (
+        decoded(tmp_path, dicom(GREY, Modality="op ")).modality, decoded(tmp_path, dicom(GREY, Modality="")).modality,
+    )  # fmt: skip
+
+
+def test_an_enhanced_file_keeps_all_that_in_its_groups(tmp_path):
     measures, window, shared = Dataset(), Dataset(), Dataset()
     measures.PixelSpacing = [0.7, 0.7]
     window.WindowCenter, window.WindowWidth = 1000, 401
@@ -537,8 +907,37 @@ def test_random_damage_ends_in_errors_of_ours(tmp_path):
 
 def test_an_object_without_pictures_is_told_by_its_structure():
     data = report()
-    assert Outline(pixels=False, sop_class="1.2.840.10008.5.1.4.1.1.88.11") == outline(io.BytesIO(data), len(data))
+    expected = Outline(pixels=False, sop_class="1.2.840.10008.5.1.4.1.1.88.11", modality="SR")
+    assert expected == outline(io.BytesIO(data), len(data))
     assert "is DICOM without a picture: a report" == without_pictures(io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "modality", "what"),
+    [
+        ("66.4", "SEG", "a segmentation"),
+        ("66.7", "SEG", "a segmentation"),
+        ("481.2", "RTDOSE", "a distribution of dose (RT)"),
+        ("11.1", "PR", "a presentation state"),
+        ("11.4", "PR", "a presentation state"),
+        ("30", "MR", "a parametric map"),
+        ("7", "SEG", "a segmentation"),
+        ("999.1", "RTDOSE ", "a distribution of dose (RT)"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_pixels_that_are_no_picture_of_a_patient_are_no_scan(sop_class, modality, what, packed):
+    given = {"SOPClassUID": f"1.2.840.10008.5.1.4.1.1.{sop_class}", "Modality": modality}
+    data = deflated(GREY, **given) if packed else dicom(GREY, **given)
+    assert f"is DICOM that is no scan: {what}" == without_pictures(io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "modality"), [("481.1", "RTIMAGE"), ("3.1", "US"), ("77.1.5.1", "OP"), ("7", "OT")]
+)
+def test_other_pictures_are_scans(sop_class, modality):
+    data = dicom(GREY, SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{sop_class}", Modality=modality)
+    assert "" == without_pictures(io.BytesIO(data))
 
 
 def test_an_index_of_files_is_told_from_a_picture():

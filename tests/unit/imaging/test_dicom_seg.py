@@ -10,6 +10,7 @@ import pydicom
 import pytest
 
 from tests.unit.imaging.dicoms import ANGIOGRAPHY, NAME, SECONDARY_CAPTURE, cine, compressed, content, dataset, dicom
+from tests.unit.imaging.seg_readers import check_seg
 from watcherd.frames import write_frames
 from watcherd.imaging.decode import DecodeLimits, decode
 from watcherd.imaging.encode import Rendered, RenderRequest, render
@@ -43,7 +44,11 @@ def rendered(folder: Path, data: bytes, mask: NDArray[np.uint8], **options: Any)
         pixels=scan.path, mask=folder / "mask.npy", folder=out, stem="all", kinds=("mask", "dicom-seg"),
         source=source, scan=scan, **options,
     )  # fmt: skip
-    return render(request)
+    result = render(request)
+    for file in result.files:
+        if file.kind == "dicom-seg":
+            check_seg(file.path)
+    return result
 
 
 def seg_of(folder: Path, data: bytes, mask: NDArray[np.uint8], **options: Any) -> pydicom.Dataset:
@@ -85,6 +90,42 @@ def test_a_run_has_its_masks_at_its_frames(tmp_path, kind, side):
     instance = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0]
     assert ("1.2.3.4.5", kind) == (instance.ReferencedSOPInstanceUID, instance.ReferencedSOPClassUID)
     assert "1.2.3.4.6" == seg.ReferencedSeriesSequence[0].SeriesInstanceUID
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"PixelSpacing": [0.3, 0.2]},
+        {"ImagerPixelSpacing": [0.3, 0.2]},
+        {"PixelSpacing": [0.3, 0.2], "SpacingBetweenSlices": "2"},
+        {"PixelSpacing": [0.3, 0.2], "SliceThickness": "2"},
+        {"PixelSpacing": [0.3, 0.2], "FrameOfReferenceUID": "1.2.3.7"},
+    ],
+)
+@pytest.mark.parametrize("kind", [ANGIOGRAPHY, SECONDARY_CAPTURE])
+@pytest.mark.parametrize("frames", [1, 6])
+def test_a_source_with_a_size_of_pixels_and_no_place_has_a_segmentation_that_opens(tmp_path, given, kind, frames):
+    """In other readers too: `rendered` opens each. A size without a place is what neither of them takes."""
+    labels = marked(frames, 32, 32)
+    whole = cine(6)[0] if frames == 1 else cine(6)
+    assert np.array_equal(labels, placed(seg_of(tmp_path, dicom(whole, SOPClassUID=kind, **given), labels), frames))
+
+
+@pytest.mark.parametrize(("given", "expected"), [(["L", "F"], ["L", "F"]), (None, None)])
+def test_the_patients_orientation_is_copied_or_empty(tmp_path, given, expected):
+    """PS3.3 C.7.6.1: whoever has no coordinates says it, or that it is not known."""
+    more = {"PatientOrientation": given} if given else {}
+    seg = seg_of(tmp_path, dicom(cine(6), **more), marked(6, 32, 32))
+    assert (True, expected) == ("PatientOrientation" in seg, seg.PatientOrientation or None)
+
+
+def test_the_algorithms_version_is_the_models_revision(tmp_path):
+    """And masks of two models are two instances, even if they are equal."""
+    first = seg_of(tmp_path, dicom(cine(6)), marked(6, 32, 32), revision="0123456789ab")
+    other = seg_of(tmp_path, dicom(cine(6)), marked(6, 32, 32), revision="another")
+    algorithm = first.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0]
+    assert ("watcherd", "0123456789ab") == (algorithm.AlgorithmName, algorithm.AlgorithmVersion)
+    assert first.SOPInstanceUID != other.SOPInstanceUID
 
 
 def test_highdicom_opens_it(tmp_path):

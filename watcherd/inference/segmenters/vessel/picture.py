@@ -5,7 +5,7 @@ Everything here is judged on a copy of at most `COARSE` pixels a side, so that i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,54 @@ Kind = Literal["fundus", "xray"]
 COARSE = 256
 COLOURED = 12.0
 """Mean difference of the colour channels, of 255, from which on a picture is a colour photograph."""
+
+
+ANGIOGRAPHY: Final = frozenset({"XA", "RF", "XF", "DS", "DF", "CF"})
+"""Modalities that the model was made for, as ``xray``: angiography and fluoroscopy, with their retired names."""
+
+PHOTOGRAPHY: Final = frozenset({"OP", "FS", "FA"})
+"""Modalities that the model was made for, as ``fundus``: photographs of the fundus, with their retired names."""
+
+RADIOGRAPHY: Final = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "RTIMAGE"})
+"""Other projections of X-rays: of the kind ``xray``, but no angiograms."""
+
+OTHERS: Final = frozenset(
+    {
+        "US",
+        "IVUS",
+        "CT",
+        "MR",
+        "PT",
+        "NM",
+        "OPT",
+        "OPTBSV",
+        "OPTENF",
+        "IVOCT",
+        "OCT",
+        "ES",
+        "GM",
+        "SM",
+        "DMS",
+        "OPM",
+        "BMD",
+    }
+)
+"""Words of the standard (PS3.3 C.7.3.1.1.1) that a note may repeat; any other text of a file stays in it."""
+
+SAYS_NOTHING: Final = frozenset({"", "OT", "SC", "XC"})
+"""Words that anything may come under."""
+
+
+def kind_by(modality: str) -> Kind | None:
+    """The kind that DICOM's word for a picture's origin means; None where the picture has to tell."""
+    if modality in PHOTOGRAPHY:
+        return "fundus"
+    return "xray" if modality in ANGIOGRAPHY | RADIOGRAPHY else None
+
+
+def is_made_for(modality: str) -> bool:
+    """Whether the model was made for such pictures, as far as one can know."""
+    return modality in ANGIOGRAPHY | PHOTOGRAPHY | SAYS_NOTHING
 
 
 def kind_of(pixels: Pixels) -> Kind:

@@ -80,7 +80,9 @@ def look(frame: Frame) -> Sight:
             f"The frame is only {pixels.shape[1]} x {pixels.shape[0]} pixels.",
             hint=f"The vessel model needs at least {SMALLEST_SIDE} pixels a side.",
         )
-    kind = picture.kind_of(pixels) if frame.options.kind == "auto" else frame.options.kind
+    kind = frame.options.kind
+    if kind == "auto":
+        kind = picture.kind_by(frame.modality) or picture.kind_of(pixels)
     return Sight(kind=kind, grey=picture.grey_of(pixels, kind), field=picture.field_of(pixels, kind))
 
 
@@ -234,9 +236,19 @@ class VesselSegmenter:
     def _prediction(self, frame: Frame, sight: Sight, probability: NDArray[np.float32], inverted: bool) -> Prediction:
         smallest = self._recipe.manners[sight.kind].smallest
         mask = cleaned(probability > frame.options.threshold, within(sight.field, probability.shape), smallest=smallest)
-        told = "as its profile says" if frame.options.kind != "auto" else "found out by itself"
-        note = f"taken as {sight.kind}, {told}" + ("; vessels brighter than their surroundings" if inverted else "")
+        note = f"taken as {sight.kind}, {_told(frame)}"
+        note += "; vessels brighter than their surroundings" if inverted else ""
+        if not picture.is_made_for(frame.modality):
+            known = frame.modality if frame.modality in picture.OTHERS | picture.RADIOGRAPHY else "that its file names"
+            note += f"; the model was not made for pictures of the modality {known}"
         return Prediction(probability=probability, mask=mask.astype(np.uint8), labels=("vessel",), note=note)
+
+
+def _told(frame: Frame) -> str:
+    """Who says of what kind a frame is."""
+    if frame.options.kind != "auto":
+        return "as its profile says"
+    return "as its file says" if picture.kind_by(frame.modality) else "found out by itself"
 
 
 def _bright_vessels(dark: Tensor, bright: Tensor) -> list[bool]:
