@@ -128,6 +128,9 @@ def _webp(file: BinaryIO, size: int) -> bool:
 _BMP_HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 """Lengths of the headers that BMP has had; the first has shorter fields."""
 
+_BMP_END, _BMP_TAIL = b"\0\1", 8
+"""The end of packed rows, which is at the end of the file but for some padding, whatever length is claimed."""
+
 _BMP_PLAIN = frozenset({0, 3, 6})
 """Compressions of BMP that are none: their rows have a length that the header tells."""
 
@@ -147,7 +150,8 @@ def _bmp(file: BinaryIO, size: int) -> bool:
     if planes != 1 or width <= 0 or not height:
         return False
     if compression not in _BMP_PLAIN:
-        return bool(size < (offset + packed if packed else claimed))
+        file.seek(max(0, size - _BMP_TAIL))
+        return size < (offset + packed if packed else claimed) and _BMP_END not in file.read(_BMP_TAIL)
     row = (width * bits + 31) // 32 * 4
     return bool(size < offset + row * (abs(height) - 1) + (width * bits + 7) // 8)  # the last may lack its padding
 
