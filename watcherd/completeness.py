@@ -9,16 +9,22 @@ BITMAPINFOHEADER (BMP), PKWARE's APPNOTE (zip).
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import TYPE_CHECKING, BinaryIO
 
 from watcherd.dicom_structure import HEAD, has_preamble, looks_like_dicom, outline
-from watcherd.nifti_structure import looks_like_nifti, nifti_ends_early
+from watcherd.isobmff import AVIF, brands, cut_off
+from watcherd.nifti_structure import is_gzip, looks_like_nifti, nifti_ends_early
+from watcherd.pnm_structure import looks_like_pnm, pnm_ends_early
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 BLOCK = 1 << 20
 """Bytes read at once where a whole file has to be searched."""
+
+MOST_INFLATED = 1 << 26
+"""Bytes of what gzip has packed that are unpacked to find its end; whether longer ones end is left to the decoder."""
 
 MOST_DIRECTORIES = 10_000
 """Pages of a TIFF that are followed; a broken chain may be a ring."""
@@ -122,6 +128,9 @@ def _webp(file: BinaryIO, size: int) -> bool:
 _BMP_HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 """Lengths of the headers that BMP has had; the first has shorter fields."""
 
+_BMP_END, _BMP_TAIL = b"\0\1", 8
+"""The end of packed rows, which is at the end of the file but for some padding, whatever length is claimed."""
+
 _BMP_PLAIN = frozenset({0, 3, 6})
 """Compressions of BMP that are none: their rows have a length that the header tells."""
 
@@ -141,7 +150,8 @@ def _bmp(file: BinaryIO, size: int) -> bool:
     if planes != 1 or width <= 0 or not height:
         return False
     if compression not in _BMP_PLAIN:
-        return bool(size < (offset + packed if packed else claimed))
+        file.seek(max(0, size - _BMP_TAIL))
+        return size < (offset + packed if packed else claimed) and _BMP_END not in file.read(_BMP_TAIL)
     row = (width * bits + 31) // 32 * 4
     return bool(size < offset + row * (abs(height) - 1) + (width * bits + 7) // 8)  # the last may lack its padding
 
@@ -233,6 +243,45 @@ def _dicom(file: BinaryIO, size: int) -> bool:
     return outline(file, size).early
 
 
+def _jpeg_2000(file: BinaryIO, _size: int) -> bool:
+    """Search for the end mark: in packed data 0xFF is followed by nothing above 0x8F (T.800 B.10.1)."""
+    return not _contains(file, b"\xff\xd9")
+
+
+def _boxes_2000(file: BinaryIO, size: int) -> bool:
+    return cut_off(file, size, frozenset({b"jp2c"})) or _jpeg_2000(_from_start(file), size)
+
+
+def _boxes_xl(file: BinaryIO, size: int) -> bool:
+    return cut_off(file, size, frozenset({b"jxlc", b"jxlp"}))
+
+
+def _avif(file: BinaryIO, size: int) -> bool:
+    return cut_off(file, size, frozenset({b"mdat", b"idat", b"meta"}))
+
+
+def _from_start(file: BinaryIO) -> BinaryIO:
+    file.seek(0)
+    return file
+
+
+def _gzip(file: BinaryIO, _size: int) -> bool:
+    """Whether what is packed has no end, as far as `MOST_INFLATED` bytes of it say."""
+    inflater = zlib.decompressobj(31)
+    count, data = 0, b""
+    while count < MOST_INFLATED:
+        if not data and not (data := file.read(BLOCK)):
+            return True
+        try:
+            count += len(inflater.decompress(data, BLOCK))
+        except zlib.error:
+            return False  # broken otherwise
+        if inflater.eof:
+            return False
+        data = inflater.unconsumed_tail
+    return False
+
+
 _CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int], bool], str], ...] = (
     (has_preamble, _dicom, "a DICOM file that ends inside an element"),  # first: its preamble may look like a TIFF
     (_starts(b"\x89PNG\r\n\x1a\n"), _png, "a PNG without its end"),
@@ -244,4 +293,10 @@ _CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, int], bool], s
     (_starts(b"PK\x03\x04"), _zip, "a zip without its directory"),
     (looks_like_dicom, _dicom, "a DICOM file that ends inside an element"),
     (looks_like_nifti, nifti_ends_early, "a NIfTI shorter than it says"),
+    (looks_like_pnm, pnm_ends_early, "a PNM shorter than it says"),
+    (_starts(b"\0\0\0\x0cjP  "), _boxes_2000, "a JPEG 2000 without its end"),
+    (_starts(b"\xff\x4f\xff\x51"), _jpeg_2000, "a JPEG 2000 without its end"),
+    (_starts(b"\0\0\0\x0cJXL "), _boxes_xl, "a JPEG XL whose parts lie beyond its end"),
+    (lambda head: bool(brands(head) & AVIF), _avif, "an AVIF whose parts lie beyond its end"),
+    (is_gzip, _gzip, "a gzip without its end"),
 )

@@ -121,6 +121,7 @@ def test_a_packed_bmp_is_as_long_as_it_claims():
     offset = struct.unpack_from("<I", content, 10)[0]
     assert ends_early(io.BytesIO(content[: offset + 2000])) == ""
     assert ends_early(io.BytesIO(content[: offset + 1999]))
+    assert ends_early(io.BytesIO(content[: offset + 1500] + b"\0\1")) == "", "its rows have ended"
 
 
 @pytest.mark.parametrize("name", ["png", "jpeg", "gif", "webp", "bmp"])

@@ -43,13 +43,13 @@ __all__ = ["DecodeLimits", "Decoded", "TruncatedError", "decode"]
 ZERO_TAIL = 512
 """A file that cannot be decoded and ends with this many zero bytes counts as not written completely."""
 
-WITH_WINDOWS = ("DICOM", "NIFTI", "ZIP")
+WITH_WINDOWS = ("DICOM", "NIFTI", "ZIP", "GZIP")
 """Formats that may say how their values are to be shown."""
 
 AS_IT_IS = Window(low=0, high=255)
 """How 8 bits are shown that nobody says anything about."""
 
-EXPORT = "Export the scan as DICOM, NIfTI, PNG, JPEG, TIFF, BMP, WebP or GIF, or a run as a zip of these."
+EXPORT = "Export the scan as DICOM, NIfTI, PNG, JPEG, TIFF, BMP, WebP, GIF or PNM, or a run as a zip of these."
 
 
 def decode(source: Path, target: Path, limits: DecodeLimits, tags: Sequence[str] = ()) -> Decoded:
@@ -88,7 +88,7 @@ def _identify(source: Path) -> str:
         raise TruncatedError(
             "The file begins with zeros: nothing is written yet.", hint="Drop it again when it is complete."
         )
-    if kind is None:
+    if kind is None and not early:
         raise InputError(f"The file is not an image that can be read: it {describe(head)}.", hint=EXPORT)
     if kind == "WEBP" and _ends_in_zeros(source):
         early = "a WebP whose second part is zeros"  # it would decode to half a picture
@@ -97,6 +97,7 @@ def _identify(source: Path) -> str:
             f"The file is truncated: it is {early} and stops after {size:,} bytes.",
             hint="The copy was interrupted; drop the file again.",
         )
+    assert kind is not None
     return kind
 
 
@@ -107,6 +108,10 @@ def _readers(kind: str) -> tuple[Reader, ...]:
         "ZIP": (_with_zip,),
         "DICOM": (_with_dicom,),
         "NIFTI": (_with_nifti,),
+        "PNM": (_with_pnm,),
+        "GZIP": (_with_gzip,),
+        "JPEG2000": (_with_jpeg_2000,),
+        "JXL": (_with_jpeg_xl,),
     }
     return others.get(kind, (_with_pillow,))
 
@@ -146,6 +151,30 @@ def _with_nifti(source: Path, limits: DecodeLimits) -> Scan:
     from watcherd.imaging.nifti_scan import NiftiScan  # slow to import
 
     return NiftiScan(source, limits)
+
+
+def _with_pnm(source: Path, limits: DecodeLimits) -> Scan:
+    from watcherd.imaging.pnm_scan import PnmScan
+
+    return PnmScan(source, limits)
+
+
+def _with_jpeg_2000(source: Path, limits: DecodeLimits) -> Scan:
+    from watcherd.imaging.codec_scan import Jpeg2000Scan
+
+    return Jpeg2000Scan(source, limits)
+
+
+def _with_jpeg_xl(source: Path, limits: DecodeLimits) -> Scan:
+    from watcherd.imaging.codec_scan import JpegXlScan
+
+    return JpegXlScan(source, limits)
+
+
+def _with_gzip(source: Path, limits: DecodeLimits) -> Scan:
+    from watcherd.imaging.gzip_scan import GzipScan
+
+    return GzipScan(source, limits, _member)
 
 
 def _with_zip(source: Path, limits: DecodeLimits) -> Scan:
@@ -330,7 +359,7 @@ def _explained(error: Exception, source: Path, limits: DecodeLimits) -> InputErr
 
 def _looks_truncated(error: Exception, source: Path) -> bool:
     words = str(error).lower()
-    told = any(word in words for word in ("truncated", "not enough data", "unexpected end"))
+    told = any(word in words for word in ("truncated", "not enough data", "unexpected end", "need_more_input"))
     return told or isinstance(error, EOFError) or _ends_in_zeros(source)
 
 

@@ -36,6 +36,10 @@ SPARE: Final = 512
 """Bytes that are put before each marker, and that no picture may have to spare at its end: two blocks of 64 values,
 each with another mean, cannot take more. Some writers pad with a few."""
 
+LEAST_SPARE: Final = 16
+MOST_MORE: Final = 1 << 25
+"""Bytes that are put before all markers together, but for `LEAST_SPARE` before each."""
+
 ZEROS: Final = 64
 """Zero bytes in a row that only flat pictures have, and only with codes made for them."""
 
@@ -100,14 +104,14 @@ def damage_inside(data: bytes) -> str:
         return "its last scans are missing"
     part = FINE if found.frame.kind == PROGRESSIVE else COARSE
     shown = _shown(data, part)
-    if not np.array_equal(shown, _shown(_with_more(data, found), part)):
+    if not _is_shown(shown, _with_more(data, found), part, else_=True):
         return "its data end before the picture does"
     start, end = found.scans[-1].pieces[-1] if found.scans[-1].pieces else (0, 0)
     if end - start <= 2 * SPARE:
         return ""
 
     def changes(place: int) -> bool:
-        return not np.array_equal(shown, _shown(_replaced(data, place), part))
+        return not _is_shown(shown, _replaced(data, place), part, else_=False)
 
     # where no other bytes make another picture, as in a flat one with a single code, nothing is known
     return "its data go on behind the picture's end" if not changes(end - SPARE) and changes(start) else ""
@@ -241,10 +245,11 @@ def _lacks_scans(found: _Outline) -> bool:
 
 def _with_more(data: bytes, found: _Outline) -> bytes:
     """The file with other bytes at the end of each piece of its scans."""
-    more = _noise(SPARE)
+    pieces = [piece for scan in found.scans for piece in scan.pieces]
+    more = _noise(max(LEAST_SPARE, min(SPARE, MOST_MORE // max(1, len(pieces)))))
     parts: list[bytes] = []
     last = 0
-    for _, end in (piece for scan in found.scans for piece in scan.pieces):
+    for _, end in pieces:
         parts += [data[last:end], more]
         last = end
     return b"".join([*parts, data[last:]])
@@ -259,6 +264,14 @@ def _replaced(data: bytes, place: int) -> bytes:
 def _noise(count: int) -> bytes:
     """Bytes that are no marker, and that no picture goes on with."""
     return np.random.default_rng(0).integers(1, 0xFF, count, np.uint8).tobytes()
+
+
+def _is_shown(shown: Pixels, data: bytes, part: int, *, else_: bool) -> bool:
+    """Whether other bytes make the same picture; ``else_`` where they make none, from which nothing follows for it."""
+    try:
+        return np.array_equal(shown, _shown(data, part))
+    except OSError:
+        return else_
 
 
 def _shown(data: bytes, part: int) -> Pixels:

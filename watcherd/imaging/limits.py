@@ -9,6 +9,18 @@ from watcherd.errors import InputError
 MAX_DECODED_BYTES = 8 << 30
 """All frames of a scan together, as 8-bit pixels in the run folder."""
 
+MOST_MEMBER_BYTES = 1 << 30
+"""Bytes of one picture that a zip or gzip has packed, unpacked; it is held in memory."""
+
+RATIO, ROOM = 200, 64 << 20
+"""What is unpacked may be this many times as large as what it was packed in, and always as large as ``ROOM`` bytes:
+empty pictures without a compression of their own shrink to almost nothing."""
+
+
+def most_unpacked(size: int) -> int:
+    """How many bytes may come out of one picture that is packed into ``size`` bytes."""
+    return min(MOST_MEMBER_BYTES, max(ROOM, RATIO * size))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeLimits:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from watcherd.imaging.limits import DecodeLimits
 
-FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
+FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "AVIF")
 """Pillow is not asked for others: EPS would start Ghostscript, and tiny BLP files ask for 600 MB."""
 
 ORIENTATION, SUBFILE, BITS, SAMPLES, PHOTOMETRIC, DESCRIPTION = 274, 254, 258, 277, 262, 270
@@ -44,6 +44,9 @@ GREY_WITH_ALPHA = 4
 """The colour type of such a PNG."""
 
 DEPTHS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I;16N": 16, "I": 32, "F": 32}
+
+AVIF_HEAD = 1 << 16
+"""Bytes of an AVIF in which its configuration is looked for."""
 
 COARSE_LIMIT = 64
 """Of 16-bit colours Pillow hands out the upper 8 bits. Where these stay below this, most of the picture is lost."""
@@ -98,7 +101,16 @@ class PillowScan:
             return int(max(np.atleast_1d(bits)))
         if self.format == "PNG":
             return os.pread(self._file.fileno(), 1, 24)[0]
+        if self.format == "AVIF":
+            return self._avif_depth()
         return None
+
+    def _avif_depth(self) -> int:
+        """By the first picture's configuration: a bit for more than 8, and one for 12 (AV1 in ISOBMFF, 2.3.3)."""
+        head = os.pread(self._file.fileno(), AVIF_HEAD, 0)
+        place = head.find(b"av1C")
+        flags = head[place + 6] if 0 <= place < len(head) - 6 else 0
+        return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
 
     def _calibration(self) -> tuple[tuple[float, float] | None, float | None]:
         """Pixel size and time between frames, as far as a TIFF's first page says."""
@@ -168,7 +180,7 @@ class PillowScan:
             self._check_inside()
         if self.frames > 1 and isinstance(duration := self._image.info.get("duration"), int | float):
             self._durations[index] = float(duration)
-        numbers = self._deep_png() if self._has_deep_alpha() else _numbers(self._image)
+        numbers = self._deep(index) if self._is_deeper() else _numbers(self._image)
         pixels = turned(numbers, _orientation(self._image))
         if self._declared == 16 and pixels.dtype == np.uint8 and pixels.max() < COARSE_LIMIT:
             raise InputError(
@@ -177,18 +189,27 @@ class PillowScan:
             )
         return pixels
 
-    def _has_deep_alpha(self) -> bool:
-        """Whether this is a PNG of 16 bits that is grey with alpha, or that calls one value transparent. Of the first
-        Pillow keeps 8 bits, of the second it does not find the value."""
+    def _is_deeper(self) -> bool:
+        """Whether Pillow would keep 8 bits of more: of a PNG that is grey with alpha, of an AVIF of 10 or 12 bits. Of a
+        PNG that calls one value of 16 bits transparent, it does not find the value."""
+        if self.format == "AVIF":
+            return self.bit_depth > 8
         if self.format != "PNG" or self._declared != 16 or self.frames > 1:
             return False
         kind = os.pread(self._file.fileno(), 1, 25)[0]
         return kind == GREY_WITH_ALPHA or "transparency" in self._image.info
 
-    def _deep_png(self) -> Pixels:
+    def _deep(self, index: int) -> Pixels:
+        """A frame through imagecodecs, with all its bits."""
         import imagecodecs  # slow to import
 
-        layers = imagecodecs.png_decode(os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size, 0))
+        data = os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size, 0)
+        decode = imagecodecs.png_decode if self.format == "PNG" else imagecodecs.avif_decode
+        layers: Pixels = decode(data)
+        if self.frames > 1:
+            layers = layers[index]
+        if layers.ndim == 2 or layers.shape[-1] == 3:
+            return layers
         colours = layers[..., 0] if layers.shape[-1] == 2 else layers[..., :3]
         return over_black(colours, layers[..., -1])
 

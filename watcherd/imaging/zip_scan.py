@@ -21,6 +21,7 @@ import numpy as np
 from watcherd.dicom_structure import without_pictures
 from watcherd.errors import InputError
 from watcherd.imaging.curves import EachItsOwn
+from watcherd.imaging.limits import MOST_MEMBER_BYTES, RATIO, ROOM
 from watcherd.imaging.scan import Told, tags_of, told_by
 from watcherd.imaging.sniff import describe, image_format
 from watcherd.imaging.window import Window
@@ -36,13 +37,6 @@ if TYPE_CHECKING:
 MOST_MEMBERS = 20_000
 """Entries of a zip of any kind; each costs some memory before anything is unpacked."""
 
-MOST_MEMBER_BYTES = 1 << 30
-"""One picture, unpacked; it is held in memory."""
-
-RATIO, ROOM = 200, 64 << 20
-"""All members together may be this many times as large as the archive, and always as large as ``ROOM``: empty pictures
-without a compression of their own shrink to almost nothing."""
-
 HEAD = 512
 BLOCK = 1 << 20
 ENCRYPTED = 0x1
@@ -57,8 +51,10 @@ NO_PICTURES = frozenset({
 })  # fmt: skip
 """Ends of names of files that may be empty without a frame missing: texts, programs, marks."""
 
-OTHER_PICTURES = frozenset({"is HEIC, AVIF or a video", "is JPEG 2000", "is a Matroska or WebM video"})
-"""What `sniff.describe` says of pictures that are not read here: leaving them out would tear a run apart."""
+OTHER_PICTURES = (
+    "is HEIC", "is a video", "is a Matroska or WebM video", "is NRRD", "is MetaImage", "is JPEG XR", "is OpenEXR",
+)  # fmt: skip
+"""How `sniff.describe` begins for pictures that are not read here: leaving them out would tear a run apart."""
 
 PLAIN = "Make a plain zip of the pictures alone."
 
@@ -314,7 +310,7 @@ def _is_picture(archive: zipfile.ZipFile, member: _Member) -> bool:
             return False
     if kind == "ZIP":
         raise InputError(f"Member {member.number} of the zip is an archive itself.", hint=PLAIN)
-    if kind is None and (what := describe(head)) in OTHER_PICTURES:
+    if kind is None and (what := describe(head)).startswith(OTHER_PICTURES):
         raise InputError(f"Member {member.number} of the zip {what}.", hint="Save it as PNG, or leave it out.")
     return kind is not None
 
