@@ -22,16 +22,21 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.sa2va_folder import DATA, fill, values, write_tokenizer
-from watcherd.config import Sa2va
+from tests.sa2va_golden import arrays, frames_of
+from watcherd.config import Model, Sa2va
+from watcherd.inference.base import Placement
 from watcherd.inference.segmenters.sa2va import config as configuration
 from watcherd.inference.segmenters.sa2va import pickled
 from watcherd.inference.segmenters.sa2va.network import skeleton
 from watcherd.inference.segmenters.sa2va.renames import needed
+from watcherd.inference.segmenters.sa2va.segmenter import Sa2vaSegmenter
 from watcherd.inference.segmenters.sa2va.trained import Trained
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from watcherd.inference.segmenters.sa2va.config import Hiera
 
@@ -110,6 +115,21 @@ def small_sam2(monkeypatch: Any, trunk: Hiera) -> None:
     """Have every Sa2VA folder taken for one whose SAM2 has ``trunk``."""
     parse = configuration.parse
     monkeypatch.setattr(configuration, "parse", lambda *said: replace(parse(*said), hiera=trunk))
+
+
+def loaded(origin: Trained, device_map: Mapping[str, str], dtype: str) -> Sa2vaSegmenter:
+    """The segmenter of a checkpoint on its base, with its parts where the map says."""
+    sa2va = Sa2va(checkpoint=origin.path, sam2=origin.sam2, max_new_tokens=16)
+    segmenter = Sa2vaSegmenter(Model(segmenter="sa2va", path=origin.folder, sa2va=sa2va))
+    segmenter.load(Placement(device_map=device_map, dtype=dtype), lambda *_: None)
+    return segmenter
+
+
+def probability_of(segmenter: Sa2vaSegmenter) -> NDArray[np.float32]:
+    """What the model gives for the golden picture, its answer forced."""
+    (found,) = segmenter.predict(frames_of(arrays("image"), "image"))
+    assert found.probability is not None
+    return found.probability
 
 
 def write_training(folder: Path, kind: str = "zero3") -> Training:
