@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tests.sa2va_folder import DATA
+from watcherd.config import Sa2va
 from watcherd.inference.base import Frame, Placement
 from watcherd.inference.segmenters.sa2va.segmenter import Sa2vaSegmenter
 from watcherd.inference.segmenters.sa2va.video import Tracker
@@ -38,7 +39,7 @@ class Tolerance:
 
 def loaded(folder: Path, device_map: Mapping[str, str] | None = None, dtype: str = "float32") -> Sa2vaSegmenter:
     """The segmenter for ``folder``, on the CPU unless a map says otherwise."""
-    model: Any = SimpleNamespace(path=folder, sa2va=SimpleNamespace(max_new_tokens=16), compile=False)
+    model: Any = SimpleNamespace(path=folder, sa2va=Sa2va(max_new_tokens=16), compile=False)
     segmenter = Sa2vaSegmenter(model)
     segmenter.load(Placement(device_map=device_map or {"": "cpu"}, dtype=dtype), lambda *_: None)
     return segmenter

@@ -112,6 +112,15 @@ class Sa2va(Section):
     """The answer that the model is expected to give."""
     decode: Decode = "verify"
     max_new_tokens: Positive = 2048
+    checkpoint: Path | None = None
+    """A checkpoint of a training run (``iter_*.pth``); ``model.path`` is then the model that it began with."""
+    sam2: Path | None = None
+    """SAM2's own file (``sam2_hiera_large.pt``), for a checkpoint whose base holds no SAM2."""
+
+    @field_validator("checkpoint", "sam2", mode="before")
+    @classmethod
+    def _none_when_empty(cls, value: object) -> object:
+        return None if value == "" else value
 
 
 class Semantic(Section):
@@ -469,7 +478,7 @@ def _absolute(config: Config, base: Path) -> Config:
         return Path(os.path.normpath(base / path))
 
     inbox, outbox, state, model = config.inbox, config.outbox, config.state, config.model
-    metrics, hooks = config.metrics, config.hooks
+    metrics, hooks, sa2va = config.metrics, config.hooks, model.sa2va
     return config.model_copy(
         update={
             "inbox": inbox.model_copy(
@@ -477,7 +486,17 @@ def _absolute(config: Config, base: Path) -> Config:
             ),
             "outbox": outbox.model_copy(update={"path": under_base(outbox.path)}),
             "state": state.model_copy(update={"path": under_base(state.path)}),
-            "model": model.model_copy(update={"path": under_base(model.path)}) if model.path else model,
+            "model": model.model_copy(
+                update={
+                    "path": model.path and under_base(model.path),
+                    "sa2va": sa2va.model_copy(
+                        update={
+                            "checkpoint": sa2va.checkpoint and under_base(sa2va.checkpoint),
+                            "sam2": sa2va.sam2 and under_base(sa2va.sam2),
+                        }
+                    ),
+                }
+            ),
             "metrics": metrics.model_copy(update={"file": under_base(metrics.file)}) if metrics.file else metrics,
             "hooks": hooks.model_copy(update={"command": _program_under(base, hooks.command)}),
         }

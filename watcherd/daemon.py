@@ -554,6 +554,8 @@ class Daemon:
         self._log.info(
             "replica_ready", replica=number, load_ms=ready.load_ms, batch_size=ready.batch_size, dtype=info.dtype
         )
+        if info.warning:
+            self._log.warning("model_doubtful", replica=number, reason=info.warning)
         self._ready.set()
         self._pipeline.wake()
 
@@ -791,7 +793,9 @@ class Daemon:
 
 def merged(old: Config, fresh: Config) -> tuple[Config, list[str]]:
     """The configuration that can be applied without a restart, and the tables that need one to change."""
-    sa2va = fresh.model.sa2va.model_copy(update={"max_new_tokens": old.model.sa2va.max_new_tokens})
+    sa2va = fresh.model.sa2va.model_copy(
+        update={name: getattr(old.model.sa2va, name) for name in ("max_new_tokens", "checkpoint", "sam2")}
+    )
     model = old.model.model_copy(update={"threshold": fresh.model.threshold, "tta": fresh.model.tta, "sa2va": sa2va})
     inbox = fresh.inbox.model_copy(
         update={name: getattr(old.inbox, name) for name in ("path", "archive_path", "events", "settle_seconds")}

@@ -167,12 +167,33 @@ def _model(config: Config) -> Iterator[Finding]:
         yield Finding(check="model", level="error", text=error.message, todo=error.hint)
         return
     files = folders.weights(folder) if folder.is_dir() else []
+    if config.model.segmenter == "sa2va":
+        sa2va = config.model.sa2va
+        files += [path for path in (sa2va.checkpoint, sa2va.sam2) if path is not None]
     faults = [fault for path in files if (fault := folders.fault_of(path))]
     faults += folders.unreadable(folder, owner) if (owner := _service_user(config)) is not None else []
     for fault in faults:
         yield Finding(check="model", level="error", text=str(fault), todo=fault.todo)
     if not faults:
         yield Finding(check="model", level="ok", text=f"{config.model.segmenter}, {folder}, {len(files)} weights files")
+        yield from _checkpoint(config)
+
+
+def _checkpoint(config: Config) -> Iterator[Finding]:
+    """A training's checkpoint is whole and can be read, and its base is called like the one that it was trained on."""
+    sa2va, folder = config.model.sa2va, config.model.path
+    if config.model.segmenter != "sa2va" or sa2va.checkpoint is None:
+        return
+    from watcherd.inference.segmenters.sa2va.trained import Trained
+
+    try:
+        warning = Trained(folder, sa2va.checkpoint, sa2va.sam2).warning
+    except WatcherdError as error:
+        yield Finding(check="model", level="error", text=error.message, todo=error.hint)
+        return
+    if warning:
+        todo = "Set model.path to that model's folder, or rename the folder if it is that one."
+        yield Finding(check="model", level="warning", text=warning, todo=todo)
 
 
 def _service_user(config: Config) -> int | None:

@@ -18,14 +18,16 @@ import torch
 from PIL import Image
 
 from benchmarks import __main__ as bench
-from benchmarks import end_to_end, gpu_sa2va, long_history, report
+from benchmarks import checkpoint_memory, end_to_end, gpu_sa2va, long_history, report
 from benchmarks.feeding import cpu_of_children
 from benchmarks.figure import Figure, Target, number, quantile, slope
 from benchmarks.own_cost import calls
 from benchmarks.running import small_scan
 from benchmarks.store_scale import NOW
 from benchmarks.turns import Course, Turn
+from tests import sa2va_training as training
 from tests.sa2va_folder import DATA
+from tests.sa2va_tiny import TRUNK
 from watcherd.inference.segmenters.sa2va.prompt import Words
 from watcherd.inference.segmenters.sa2va.renames import sources
 
@@ -199,6 +201,27 @@ def test_a_full_size_models_folder_holds_what_the_network_held() -> None:
     taken = {name: origin.take([stored[source] for source in origin.names]) for name, origin in origins.items()}
     different = [name for name in network if not torch.equal(network[name], taken[name])]
     assert ["sam2.shared_image_embedding.positional_embedding"] == different
+
+
+def test_a_made_checkpoint_is_one_and_its_random_numbers_arrive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In files of holes, filled in place; the model that they make gives numbers, and the same when it is split."""
+    training.small_sam2(monkeypatch, TRUNK)
+    empty = checkpoint_memory.write(tmp_path / "holes", "layer-norm")
+    assert empty.path.stat().st_size > 4 * 512 * empty.path.stat().st_blocks
+    filled = checkpoint_memory.write(tmp_path / "filled", "layer-norm", filled=True)
+    assert "" == filled.warning
+    one = training.loaded(filled, {"": "cpu"}, "bfloat16")
+    parameters = dict(one.engine.network.named_parameters())
+    assert [] == [name for name, each in parameters.items() if not each.isfinite().all() or not each.any()]
+    split = training.loaded(filled, {"": "cpu", "language.model.layers.1": "cpu"}, "bfloat16")
+    first, second = training.probability_of(one), training.probability_of(split)
+    assert (first == second).all()
+    assert first.std() > 0
+    with checkpoint_memory.Peak() as peak:
+        checkpoint_memory.load(filled, "cpu")
+    assert 0 < peak.bytes
 
 
 def test_what_grows_is_drawn(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +44,8 @@ def test_what_is_read_anew_for_each_scan_is_applied(table: str, key: str, value:
         ("state", "path", "elsewhere"),
         ("model", "dtype", "float32"),
         ("model.sa2va", "max_new_tokens", 1),
+        ("model.sa2va", "checkpoint", Path("iter_2.pth")),
+        ("model.sa2va", "sam2", Path("sam2.pt")),
         ("devices", "replicas", 3),
         ("limits", "workers", 3),
         ("limits", "worker_memory_mib", 512),

@@ -14,7 +14,9 @@ from watcherd.cli.database import db_app
 from watcherd.cli.demo import demo
 from watcherd.cli.doctor import doctor
 from watcherd.cli.evaluate import evaluate
+from watcherd.cli.export_model import export_model
 from watcherd.cli.history import jobs
+from watcherd.cli.inspect_model import inspect_model
 from watcherd.cli.journal import logs
 from watcherd.cli.outbox import outbox_app
 from watcherd.cli.plan import plan
@@ -62,6 +64,8 @@ LOOKING = (demo, status, top, jobs, show, logs, report, doctor, plan, evaluate)
 STEERING = (submit, retry, cancel, prioritise, pause, resume, reload, prune)
 for command in (*LOOKING, *STEERING):
     app.command()(command)
+app.command("inspect-model")(inspect_model)
+app.command("export-model")(export_model)
 app.command("install-service")(install_service)
 app.command("uninstall-service")(uninstall_service)
 app.add_typer(config_app, name="config")

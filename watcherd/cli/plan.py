@@ -105,7 +105,8 @@ def _settings(
     """The configuration with what the command line says in its place."""
     changes: dict[str, Any] = {}
     if model is not None:
-        changes |= {"path": model.absolute(), "segmenter": segmenter or guess_segmenter(model)}
+        alone = base.model.sa2va.model_copy(update={"checkpoint": None, "sam2": None})
+        changes |= {"path": model.absolute(), "segmenter": segmenter or guess_segmenter(model), "sa2va": alone}
     elif segmenter is not None:
         changes["segmenter"] = segmenter
     if dtype is not None:

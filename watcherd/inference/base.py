@@ -88,13 +88,17 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInfo:
-    """What goes into every job's record about the model. ``revision`` changes whenever masks may."""
+    """What goes into every job's record about the model. ``revision`` changes whenever masks may.
+
+    ``warning``: what is doubtful about the model, in a sentence for the log; no part of the record.
+    """
 
     segmenter: str
     model: str
     revision: str
     dtype: str
     parameters: int = 0
+    warning: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

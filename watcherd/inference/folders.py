@@ -54,6 +54,40 @@ def refuse_missing(folder: Path, *, file_allowed: bool = False) -> None:
         raise ConfigError(f"model.path = {str(folder)!r} is no folder.", hint=hint)
 
 
+def refuse_missing_file(path: Path, key: str) -> None:
+    """Raise `ConfigError` when there is no file at ``path``, which the configuration's ``key`` names, and
+    `UnavailableError` when this user cannot look there or it is a folder of shards."""
+    refuse_shards(path)
+    try:
+        found = path.is_file()
+    except PermissionError as error:
+        raise _error(_forbidden(path, None)) from error
+    if not found:
+        what = "is no file" if path.exists() else "is not there"
+        raise ConfigError(
+            f"{key} = {str(path)!r} {what}.",
+            hint="Correct it, or put the file there. A relative path begins where the configuration lies.",
+        )
+
+
+def refuse_shards(path: Path) -> None:
+    """Raise `UnavailableError` for a folder, which is how DeepSpeed leaves a checkpoint that was not gathered."""
+    if not path.is_dir():
+        return
+    shards = sorted(each.name for each in path.iterdir() if each.name.endswith("_states.pt"))
+    if not shards:
+        raise UnavailableError(
+            f"{path} is a folder, not the one file of a training checkpoint.",
+            hint="Give the file iter_*.pth, or for an exported model its folder as model.path.",
+        )
+    raise UnavailableError(
+        f"{path} is a folder of DeepSpeed's shards ({len(shards)} files, {shards[0]} and so on), not one file.",
+        hint=f"DeepSpeed's zero_to_fp32.py makes one file of it: python zero_to_fp32.py {path.parent} OUT "
+        f"--tag {path.name}. The next training leaves one file at once, with save_optimizer=False in its checkpoint "
+        "hook and stage3_gather_16bit_weights_on_model_save in DeepSpeed's configuration.",
+    )
+
+
 def refuse_ambiguous(folder: Path, *, wrapped: bool = False) -> None:
     """Raise `ConfigError` when the folder holds more than one model: which one is meant would be a guess.
 

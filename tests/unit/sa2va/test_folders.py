@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from tests.sa2va_folder import DATA, fill, write_tokenizer, write_weights
 from tests.sa2va_tiny import tiny_config
+from watcherd.config import Sa2va
 from watcherd.errors import ConfigError, UnavailableError
 from watcherd.inference.base import Placeable, Placement, RunSegmenter
 from watcherd.inference.segmenters.sa2va import create, segmenter
@@ -85,7 +86,7 @@ def test_the_full_size_model_has_its_eight_billion_parameters_without_any_memory
 
 
 def model_at(path: Path | None) -> Any:
-    return SimpleNamespace(path=path, sa2va=SimpleNamespace(max_new_tokens=8), compile=False)
+    return SimpleNamespace(path=path, sa2va=Sa2va(max_new_tokens=8), compile=False)
 
 
 def test_no_folder_and_a_folder_without_a_model_are_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from tests.sa2va_folder import DATA
 from tests.sa2va_tiny import tiny_engine
 from tests.unit.inference.fakes import answers
+from watcherd.config import Sa2va
 from watcherd.errors import InputError, UnavailableError
 from watcherd.inference.base import Frame, Prediction
 from watcherd.inference.messages import WorkItem
@@ -39,7 +40,7 @@ def engine() -> Engine:
 
 @pytest.fixture
 def segmenter(engine: Engine) -> Sa2vaSegmenter:
-    model: Any = SimpleNamespace(path=DATA / "layer-norm", sa2va=SimpleNamespace(max_new_tokens=8), compile=False)
+    model: Any = SimpleNamespace(path=DATA / "layer-norm", sa2va=Sa2va(max_new_tokens=8), compile=False)
     segmenter = Sa2vaSegmenter(model)
     segmenter._engine = engine
     return segmenter
@@ -230,7 +231,7 @@ def test_a_run_without_seg_has_no_masks_and_one_answer(segmenter: Sa2vaSegmenter
 
 
 def test_nothing_is_predicted_before_the_model_is_loaded() -> None:
-    model: Any = SimpleNamespace(path=DATA / "layer-norm", sa2va=SimpleNamespace(max_new_tokens=8), compile=False)
+    model: Any = SimpleNamespace(path=DATA / "layer-norm", sa2va=Sa2va(max_new_tokens=8), compile=False)
     with pytest.raises(UnavailableError, match="not loaded"):
         Sa2vaSegmenter(model).predict([frame(8, 8)])
 

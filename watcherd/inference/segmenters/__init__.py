@@ -44,7 +44,8 @@ def names() -> tuple[str, ...]:
 
 
 def refuse_unknown(model: Model) -> None:
-    """Raise `ConfigError` for a segmenter that nobody has, or a folder that is not there: known without loading any."""
+    """Raise `ConfigError` for a segmenter that nobody has, or a folder or file of its model that is not there: known
+    without loading any."""
     if model.segmenter not in BUILT_IN and model.segmenter not in names():
         raise _no_such(model.segmenter)
     if model.path is None:
@@ -55,6 +56,9 @@ def refuse_unknown(model: Model) -> None:
             )
         return
     folders.refuse_missing(model.path, file_allowed=model.segmenter not in BUILT_IN)
+    for key in ("checkpoint", "sam2") if model.segmenter == "sa2va" else ():
+        if (file := getattr(model.sa2va, key)) is not None:
+            folders.refuse_missing_file(file, f"model.sa2va.{key}")
 
 
 def create(model: Model) -> Segmenter:

@@ -2,6 +2,11 @@
 
 config.py       which model folders are taken, and why others are not
 checkpoint.py   names, shapes and tensors of a folder; LoRA merged on the way
+trained.py      a training's checkpoint on top of its base, as such tensors
+pickled.py      the checkpoint's file, read without trusting it
+run_notes.py    what the training wrote beside its weights
+export.py       the folder that they make together
+inspection.py   what a folder or a file is, in words
 renames.py      our names to the checkpoint's
 weights.py      every tensor to its device, every name accounted for
 network.py      the modules, and where they may be cut apart

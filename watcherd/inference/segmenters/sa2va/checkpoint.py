@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from watcherd.errors import UnavailableError
 from watcherd.inference import folders
@@ -40,6 +40,21 @@ class Stored:
     down: str | None = None
     up: str | None = None
     scale: float = 1.0
+
+
+class Tensors(Protocol):
+    """What a network is filled from; `Checkpoint` is one."""
+
+    folder: Path
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Name to shape of every tensor, under the names of an exported folder."""
+
+    def position(self, name: str) -> tuple[str, str]:
+        """A sort key that keeps reading of many tensors within one file after the other."""
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor, on the CPU; it may be a window onto its file."""
 
 
 class Checkpoint:
@@ -72,8 +87,7 @@ class Checkpoint:
         base = self._get(stored.base)
         if stored.down is None or stored.up is None:
             return base
-        update = self._get(stored.up).float() @ self._get(stored.down).float()
-        return base.float() + stored.scale * update
+        return merge(base, self._get(stored.down), self._get(stored.up), stored.scale)
 
     def _get(self, raw: str) -> torch.Tensor:
         tensor: torch.Tensor = self._open(self._file_of[raw]).get_tensor(raw)
@@ -152,7 +166,7 @@ def unwrap(shapes: Mapping[str, tuple[int, ...]], scale: float) -> dict[str, Sto
     for raw in shapes:
         if ".lora_" in raw or ".original_module." in raw:
             continue
-        name = _plain(raw)
+        name = plain_name(raw)
         down = re.sub(r"\.base_layer\.weight$", ".lora_A.default.weight", raw)
         wrapped = down != raw and down in shapes
         if wrapped:
@@ -170,7 +184,14 @@ def unwrap(shapes: Mapping[str, tuple[int, ...]], scale: float) -> dict[str, Sto
     return tensors
 
 
-def _plain(raw: str) -> str:
+def merge(base: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float) -> torch.Tensor:
+    """``base`` (out, in) plus ``scale`` times ``up`` (out, r) by ``down`` (r, in), in float32, as peft merges it."""
+    # In place: a second and a third copy of the largest layer would be memory for nothing.
+    return (up.float() @ down.float()).mul_(scale).add_(base)
+
+
+def plain_name(raw: str) -> str:
+    """A name that peft's wrappers made as the model has it without them."""
     name = raw.replace(".base_model.model.", ".", 1).replace(".base_layer.", ".")
     return re.sub(r"\.modules_to_save\.\w+\.", ".", name)
 

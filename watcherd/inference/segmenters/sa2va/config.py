@@ -87,6 +87,11 @@ def read(folder: Path | None) -> Sa2vaConfig:
             "The segmenter sa2va needs a model folder, and model.path is empty.",
             hint='Set path in [model], for example path = "/models/Sa2VA-InternVL3-8B".',
         )
+    return parse(values_of(folder), folder)
+
+
+def values_of(folder: Path) -> dict[str, Any]:
+    """What ``folder``'s ``config.json`` says, unchecked; empty when it is no table. Raises what `read` raises."""
     folders.refuse_unreadable(folder)
     path = folder / "config.json"
     if not path.is_file():
@@ -98,12 +103,26 @@ def read(folder: Path | None) -> Sa2vaConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UnavailableError(f"{path} cannot be read: {error}.", hint="Download the folder again.") from error
-    return parse(values, folder)
+    return values if isinstance(values, dict) else {}
+
+
+def lora_ranks(values: Mapping[str, Any]) -> dict[str, int]:
+    """With which rank the weights beside a ``config.json`` were wrapped, by its ``values``."""
+    return {
+        "vision": int(values.get("use_backbone_lora") or 0),
+        "language": int(values.get("use_llm_lora") or 0),
+    }
 
 
 def parse(values: Any, folder: Path) -> Sa2vaConfig:
     """Check the contents of a ``config.json``; ``folder`` is named in the errors. Raises `ConfigError`."""
     found = values.get("model_type") if isinstance(values, dict) else None
+    if found == "internvl_chat":
+        raise ConfigError(
+            f"{folder} is an InternVL, which cannot segment by itself.",
+            hint="Set checkpoint in [model.sa2va] to the iter_*.pth that was trained on it, or path in [model] to a "
+            "Sa2VA.",
+        )
     if found != "sa2va_chat":
         raise ConfigError(f"{folder} holds a model of type {found!r}, not 'sa2va_chat'.", hint=SUPPORTED)
     vision, language = values.get("vision_config"), values.get("llm_config")
@@ -117,11 +136,8 @@ def parse(values: Any, folder: Path) -> Sa2vaConfig:
         vision=vision,
         language=language,
         family=_family(language, folder),
-        template=_template(values, folder),
-        lora_ranks={
-            "vision": int(values.get("use_backbone_lora") or 0),
-            "language": int(values.get("use_llm_lora") or 0),
-        },
+        template=template_of(values, folder),
+        lora_ranks=lora_ranks(values),
     )
 
 
@@ -138,7 +154,8 @@ def _family(language: dict[str, Any], folder: Path) -> str:
     return LANGUAGE_MODELS[architecture]
 
 
-def _template(values: dict[str, Any], folder: Path) -> str:
+def template_of(values: Mapping[str, Any], folder: Path) -> str:
+    """The prompt template that ``values`` of ``folder`` name. Raises `ConfigError` for one that is not supported."""
     template = str(values.get("template", "")).replace("-", "_")
     if template not in TEMPLATES:
         allowed = ", ".join(TEMPLATES)

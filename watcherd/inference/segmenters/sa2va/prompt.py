@@ -38,13 +38,13 @@ class Prompt:
 
 
 class Words:
-    """The tokenizer of a model folder, and the tokens that mean something to us.
+    """The tokenizer of a model folder, and the tokens that mean something to us; ``added``: words behind its own.
 
     Raises `UnavailableError` when the folder has no tokenizer, or one in which a needed token is not a single one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._tokenizer = _read(folder)
+    def __init__(self, folder: Path, added: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer_of(folder, added)
         known = {token: self._tokenizer.token_to_id(token) for token in _NEEDED}
         ids = {token: one for token, one in known.items() if one is not None and self.encode(token) == (one,)}
         broken = [token for token in _NEEDED if token not in ids]
@@ -108,6 +108,15 @@ class Words:
                 labels.append(phrase["name"] if phrase else f"object {len(labels) + 1}")
                 begin = position + 1
         return tuple(labels)
+
+
+def tokenizer_of(folder: Path, added: Sequence[str] = ()) -> Tokenizer:
+    """The folder's tokenizer, grown by special tokens. Raises `UnavailableError` when there is none."""
+    from tokenizers import AddedToken
+
+    tokenizer = _read(folder)
+    tokenizer.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in added])
+    return tokenizer
 
 
 def _read(folder: Path) -> Tokenizer:

@@ -38,6 +38,10 @@ class Source:
         whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         return whole if self.third is None else whole.chunk(3)[self.third]
 
+    def needs(self, rows: int) -> int:
+        """Rows that each of ``names`` has, where ours has ``rows``."""
+        return rows * 3 if self.third is not None else rows // len(self.names)
+
 
 _VISION = (
     (r"^embeddings\.cls_token$", "embeddings.class_embedding"),
@@ -99,6 +103,15 @@ _DOWNSAMPLER = re.compile(r"(memory_encoder\.mask_downsampler\.)layers\.(\d+)\.(
 def sources(names: Iterable[str]) -> dict[str, Source]:
     """For each of our parameters and persistent buffers, where it comes from. Raises KeyError for an unknown part."""
     return {name: _source(*name.split(".", maxsplit=1)) for name in names}
+
+
+def needed(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a checkpoint of a network with these parameters and buffers holds."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, origin in sources(tensors).items():
+        rows, *rest = tensors[name].shape
+        shapes |= dict.fromkeys(origin.names, (origin.needs(rows), *rest))
+    return shapes
 
 
 def _source(part: str, rest: str) -> Source:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from watcherd.errors import UnavailableError
+from watcherd.errors import ConfigError, UnavailableError
 from watcherd.inference import checks
 from watcherd.inference.base import Frame, ModelInfo, Pending, Prediction
 from watcherd.inference.segmenters.sa2va import config as configuration
@@ -18,9 +18,11 @@ from watcherd.inference.segmenters.sa2va.compiled import compile_encoders
 from watcherd.inference.segmenters.sa2va.engine import Engine, shape_maps
 from watcherd.inference.segmenters.sa2va.network import NO_SPLIT, skeleton
 from watcherd.inference.segmenters.sa2va.prompt import Words
+from watcherd.inference.segmenters.sa2va.renames import needed, sources
 from watcherd.inference.segmenters.sa2va.tiling import count_tiles
+from watcherd.inference.segmenters.sa2va.trained import Trained
 from watcherd.inference.segmenters.sa2va.video import follow
-from watcherd.inference.segmenters.sa2va.weights import load
+from watcherd.inference.segmenters.sa2va.weights import check_names, load
 from watcherd.inference.transfer import to_host
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from watcherd.config import Model
     from watcherd.inference.base import Golden, Mark, Placement
+    from watcherd.inference.segmenters.sa2va.checkpoint import Tensors
 
 VERSION = "native-1"
 """Part of the revision: raised whenever this code may give other masks for the same weights."""
@@ -44,7 +47,7 @@ FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (0, 1))
 
 
 class Sa2vaSegmenter:
-    """Sa2VA from the Hugging Face folder at ``model.path``.
+    """Sa2VA from the Hugging Face folder at ``model.path``, or from a training's checkpoint on top of that folder.
 
     Raises `ConfigError` when the folder holds no supported model, and `UnavailableError` when its ``config.json``
     cannot be read.
@@ -52,7 +55,15 @@ class Sa2vaSegmenter:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._config = configuration.read(model.path)
+        self._trained: Trained | None = None
+        if model.sa2va.checkpoint is not None:
+            self._trained = Trained(model.path, model.sa2va.checkpoint, model.sa2va.sam2)
+        elif model.sa2va.sam2 is not None:
+            raise ConfigError(
+                "model.sa2va.sam2 is set without model.sa2va.checkpoint, and does nothing.",
+                hint="An exported or published folder holds its own SAM2: take sam2 out, or set checkpoint.",
+            )
+        self._config = self._trained.config if self._trained else configuration.read(model.path)
         self._folder: Path = model.path  # type: ignore[assignment] # read() has refused None
         self._engine: Engine | None = None
         self._dtype = "float32"
@@ -61,15 +72,17 @@ class Sa2vaSegmenter:
         """Name, model and revision."""
         return ModelInfo(
             segmenter="sa2va",
-            model=self._folder.name,
+            model=self._trained.name if self._trained else self._folder.name,
             revision=self._revision,
             dtype=self._dtype,
             parameters=self._parameters,
+            warning=self._trained.warning if self._trained else "",
         )
 
     @cached_property
     def _revision(self) -> str:
-        return f"{fingerprint(self._folder)}-{VERSION}"
+        files = self._trained.revision() if self._trained else fingerprint(self._folder)
+        return f"{files}-{VERSION}"
 
     @cached_property
     def _parameters(self) -> int:
@@ -78,19 +91,32 @@ class Sa2vaSegmenter:
     def load(self, placement: Placement, mark: Mark) -> None:
         """Put the model onto the devices of ``placement``. Raises `UnavailableError` if it cannot be loaded."""
         mark("reading the model folder", None)
-        words = Words(self._folder)
+        words = self._trained.words() if self._trained else Words(self._folder)
         network = skeleton(self._config)
         _check_vocabulary(words, int(self._config.language["vocab_size"]), self._folder)
         if placement.dtype == "float32":
             # Convolutions would otherwise run in TF32 on a GPU, with 10 bits of mantissa.
             torch.backends.cudnn.allow_tf32 = False
-        checkpoint = Checkpoint(self._folder, self._config.lora_ranks)
-        load(network, checkpoint, placement.device_map, getattr(torch, placement.dtype), mark)
+        load(network, self._tensors(network), placement.device_map, getattr(torch, placement.dtype), mark)
         checks.after_load(network, fresh=self.skeleton)
         if self._model.compile and network.sam2.device.type == "cuda":
             compile_encoders(network, mark)
         self._dtype = placement.dtype
         self._engine = Engine(network, words, max_new_tokens=self._model.sa2va.max_new_tokens)
+
+    def check(self) -> None:
+        """Raise what `load` would raise for the model's files, by their headers; no weight is read."""
+        network = skeleton(self._config)
+        words = self._trained.words() if self._trained else Words(self._folder)
+        _check_vocabulary(words, int(self._config.language["vocab_size"]), self._folder)
+        tensors = network.state_dict()
+        check_names(tensors, sources(tensors), self._tensors(network))
+
+    def _tensors(self, network: nn.Module) -> Tensors:
+        """What ``network`` is filled from; let go of after loading, with the files that it has mapped."""
+        if self._trained:
+            return self._trained.open(needed(network.state_dict()))
+        return Checkpoint(self._folder, self._config.lora_ranks)
 
     @property
     def engine(self) -> Engine:

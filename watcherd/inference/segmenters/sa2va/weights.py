@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from watcherd.inference.base import Mark
-    from watcherd.inference.segmenters.sa2va.checkpoint import Checkpoint
+    from watcherd.inference.segmenters.sa2va.checkpoint import Tensors
     from watcherd.inference.segmenters.sa2va.renames import Source
 
 _TRUNK = "grounding_encoder.sam2_model."
 
 
 def load(
-    network: nn.Module, checkpoint: Checkpoint, device_map: Mapping[str, str], dtype: torch.dtype, mark: Mark
+    network: nn.Module, checkpoint: Tensors, device_map: Mapping[str, str], dtype: torch.dtype, mark: Mark
 ) -> None:
     """Fill ``network``, a skeleton, from ``checkpoint``.
 
@@ -52,7 +52,7 @@ def _shares_memory(value: torch.Tensor, read: Sequence[torch.Tensor]) -> bool:
     return any(tensor.untyped_storage().data_ptr() == memory for tensor in read)
 
 
-def check_names(tensors: Mapping[str, torch.Tensor], origins: Mapping[str, Source], checkpoint: Checkpoint) -> None:
+def check_names(tensors: Mapping[str, torch.Tensor], origins: Mapping[str, Source], checkpoint: Tensors) -> None:
     """Raise `UnavailableError` unless ``checkpoint`` holds exactly what ``tensors`` need, in the right shapes."""
     shapes = checkpoint.shapes()
     wanted = {name for origin in origins.values() for name in origin.names}
