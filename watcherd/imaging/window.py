@@ -7,12 +7,17 @@ conversions clip (``convert("L")`` turns everything from 256 up white), which wh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from watcherd.errors import InputError
+from watcherd.imaging.scan import bands
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import EllipsisType
 
 PERCENTILES = (0.1, 99.9)
 """The window's ends: the darkest and the brightest thousandth of a scan's values become plain black and white, so that
@@ -36,10 +41,13 @@ class Window:
 
     def apply(self, values: Numbers) -> NDArray[np.uint8]:
         """The values as 0 to 255, rounded, in the same shape. NaN becomes black, as missing pixels are."""
+        table = None
         if values.dtype == np.uint16 and values.size > 1 << 16:
-            table = self._scale(np.arange(1 << 16))
-            return np.take(table, values)  # faster than arithmetic
-        return self._scale(values)
+            table = self._scale(np.arange(1 << 16))  # faster than arithmetic
+        shown = np.empty(values.shape, np.uint8)
+        for rows in _pieces(values):
+            shown[rows] = self._scale(values[rows]) if table is None else np.take(table, values[rows])
+        return shown
 
     def _scale(self, values: Numbers) -> NDArray[np.uint8]:
         # halves first: the difference of two huge numbers may overflow, that of their halves cannot
@@ -47,6 +55,13 @@ class Window:
             share = (values / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
             scaled: Numbers = np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1) * 255
         return np.asarray(scaled + 0.5, np.uint8)
+
+
+def _pieces(values: Numbers) -> Iterable[slice | EllipsisType]:
+    """Rows that are worked on together; all of what has no rows."""
+    if values.ndim < 2 or not values.size:
+        return (...,)
+    return bands(values.shape[0], values.size // values.shape[0])
 
 
 class Survey:
@@ -66,10 +81,11 @@ class Survey:
 
     def add(self, frame: Numbers) -> None:
         """Take in a frame of any integer or floating type. All frames of a scan have one type."""
-        if frame.dtype.kind in "iub" and frame.dtype.itemsize <= 2:
-            self._count(frame)
-        else:
-            self._sample(frame)
+        for rows in _pieces(frame):
+            if frame.dtype.kind in "iub" and frame.dtype.itemsize <= 2:
+                self._count(frame[rows])
+            else:
+                self._sample(frame[rows], self._each * frame[rows].size / frame.size)
 
     def _count(self, frame: Numbers) -> None:
         info = np.iinfo(np.uint8 if frame.dtype == np.bool_ else frame.dtype)
@@ -77,14 +93,14 @@ class Survey:
         shifted = frame.ravel().astype(np.int64) - self._offset
         self._counts += np.bincount(shifted, minlength=1 << 16)
 
-    def _sample(self, frame: Numbers) -> None:
+    def _sample(self, frame: Numbers, most: float) -> None:
         if frame.dtype.kind in "iu":
             self._full = (float(np.iinfo(frame.dtype).min), float(np.iinfo(frame.dtype).max))
         finite = frame[np.isfinite(frame)]
         if finite.size:
             self._low = min(self._low, float(finite.min()))
             self._high = max(self._high, float(finite.max()))
-            self._samples.append(finite[:: finite.size // self._each + 1].astype(np.float64))
+            self._samples.append(finite[:: int(finite.size / most) + 1].astype(np.float64))
 
     def shows(self, window: Window) -> bool:
         """Whether anything of the scan can be seen through ``window``: it is not all black, nor all white."""
