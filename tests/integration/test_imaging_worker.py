@@ -77,9 +77,34 @@ def test_a_scan_that_needs_more_memory_fails_and_the_worker_lives(pool, tmp_path
     before = pool.schedule(state).result()["pid"]
     Image.new("RGB", (11_000, 9_000)).save(tmp_path / "a.png", compress_level=1)
     task = pool.schedule(decode, args=(tmp_path / "a.png", tmp_path / "a.npy", DecodeLimits(memory_mib=MEMORY_MIB)))
-    with pytest.raises(InputError, match=f"more than {MEMORY_MIB} MiB"):
+    words = (
+        f"11000 x 9000 pixels, of 7 bytes while they are unpacked, need at least 661 MiB, and there are {MEMORY_MIB}"
+    )
+    with pytest.raises(InputError, match=words) as caught:
         task.result()
+    assert "limits.worker_memory_mib in the configuration above 661" in caught.value.hint
     assert before == pool.schedule(state).result()["pid"]
+
+
+@pytest.mark.parametrize("kind", ["8 bits", "16 bits", "floats", "colours"])
+def test_a_scan_that_the_limits_allow_is_decoded_and_drawn(pool, tmp_path, kind):
+    """Of 8 bytes to a pixel, as `max_pixels` and `worker_memory_mib` have it: large frames are computed in pieces."""
+    side = 5000
+    row = np.arange(side)
+    pixels = {
+        "8 bits": np.tile((row % 250).astype(np.uint8), (side, 1)),
+        "16 bits": np.tile((row * 12).astype(np.uint16), (side, 1)),
+        "floats": np.tile(row.astype(np.float32), (side, 1)),
+        "colours": np.stack([np.tile((row % 250).astype(np.uint8), (side, 1))] * 3, axis=-1),
+    }[kind]
+    Image.fromarray(pixels).save(tmp_path / "a", "TIFF" if kind == "floats" else "PNG", compress_level=1)
+    limits = DecodeLimits(memory_mib=MEMORY_MIB)
+    found = pool.schedule(decode, args=(tmp_path / "a", tmp_path / "a.npy", limits)).result()
+    assert (side, side) == (found.width, found.height)
+    np.save(tmp_path / "mask.npy", (pixels.reshape(side, side, -1)[np.newaxis, ..., 0] > 100).astype(np.uint8))
+    request = RenderRequest(pixels=found.path, mask=tmp_path / "mask.npy", folder=tmp_path, stem="1")
+    answer = pool.schedule(render, args=(request,)).result()
+    assert (["mask", "overlay"], None) == ([file.kind for file in answer.files], answer.note)
 
 
 def test_our_errors_come_out_as_they_were_raised(pool, tmp_path):

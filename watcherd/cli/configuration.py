@@ -10,6 +10,7 @@ import typer
 from watcherd import config as configuration
 from watcherd import exporter, hooks
 from watcherd.cli.common import ConfigOption, JsonOption, print_fields, print_json
+from watcherd.imaging.limits import BYTES_PER_PIXEL
 from watcherd.inference.segmenters import BUILT_IN, FOLLOW_RUNS, refuse_unknown
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         print_json({"path": str(path), "config": json.loads(settings.model_dump_json())})
         return
     typer.echo(f"{path} is right.")
-    for warning in _without_effect(settings):
+    for warning in (*_without_effect(settings), *_that_disagree(settings)):
         typer.echo(f"warning: {warning}", err=True)
     print_fields(
         {
@@ -45,6 +46,18 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             "profiles": ", ".join(settings.profiles),
         }
     )
+
+
+def _that_disagree(settings: Config) -> Iterator[str]:
+    """Limits of which one lets through what the other refuses."""
+    limits = settings.limits
+    needed = -(-limits.max_pixels * BYTES_PER_PIXEL // 2**20)
+    if needed > limits.worker_memory_mib:
+        yield (
+            f"limits.max_pixels = {limits.max_pixels:,} lets scans through for which limits.worker_memory_mib = "
+            f"{limits.worker_memory_mib:,} does not suffice: colour pictures of that size need {needed:,} MiB. "
+            f"Raise it, or set max_pixels to {limits.worker_memory_mib * 2**20 // BYTES_PER_PIXEL:,}."
+        )
 
 
 def _without_effect(settings: Config) -> Iterator[str]:

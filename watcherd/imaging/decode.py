@@ -22,7 +22,7 @@ from watcherd.frames import write_frames
 from watcherd.imaging.curves import inverted, of_frame
 from watcherd.imaging.limits import DecodeLimits
 from watcherd.imaging.pillow_scan import PillowScan
-from watcherd.imaging.scan import TruncatedError, tags_of, told_by
+from watcherd.imaging.scan import TruncatedError, bands, tags_of, told_by
 from watcherd.imaging.sniff import describe, image_format
 from watcherd.imaging.values import Decoded
 from watcherd.imaging.window import LEVELS_ENOUGH, Survey, Window
@@ -67,7 +67,7 @@ def decode(source: Path, target: Path, limits: DecodeLimits, tags: Sequence[str]
         for reader in _readers(kind):
             try:
                 with closing(reader(source, limits)) as scan:
-                    return _store(scan, target, limits, tags)
+                    return _stored(scan, target, limits, tags)
             except (JobError, MemoryError):
                 raise
             except Exception as error:
@@ -196,6 +196,21 @@ def _member(source: Path, limits: DecodeLimits) -> Scan:
     return readers[-1](source, limits)
 
 
+def _stored(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str]) -> Decoded:
+    """As `_store`; when the memory does not suffice, with the scan's own figures where it is known to have some."""
+    try:
+        return _store(scan, target, limits, tags)
+    except MemoryError as error:
+        size: tuple[int, int] | None = getattr(scan, "size", None)
+        if size is None:
+            raise
+        raise InputError(
+            f"The scan of {size[0]} x {size[1]} pixels, with values of {scan.bit_depth} bits, needs more than the "
+            f"{limits.memory_mib:,} MiB that a worker has.",
+            hint="Scale it down, or raise limits.worker_memory_mib in the configuration.",
+        ) from error
+
+
 def _store(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str]) -> Decoded:
     """Look at every frame, decide window and colour for all, then write them one by one."""
     frames = _Frames(scan)
@@ -252,7 +267,8 @@ class _Look:
 
 def _look(pixels: Pixels) -> _Look:
     colour = pixels.ndim == 3 and not all(
-        np.array_equal(pixels[..., first], pixels[..., second], equal_nan=pixels.dtype.kind == "f")
+        np.array_equal(pixels[rows, :, first], pixels[rows, :, second], equal_nan=pixels.dtype.kind == "f")
+        for rows in bands(*pixels.shape[:2])
         for first, second in pairwise(range(3))
     )
     return _Look(size=(pixels.shape[0], pixels.shape[1]), dtype=pixels.dtype, colour=colour)

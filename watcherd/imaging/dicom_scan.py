@@ -67,6 +67,8 @@ class DicomScan:
         self._options = as_pixel_options(header, pixel_keyword=opened.keyword, pixel_vr=opened.vr)
         self._options["correct_unused_bits"] = False  # by pydicom, which does not look at HighBit: see `significant`
         limits.check_size(int(header.Columns), int(header.Rows))
+        stored = int(self._options["samples_per_pixel"]) * int(self._options["bits_allocated"]) // 8
+        limits.check_memory(int(header.Columns), int(header.Rows), stored + 1)
         self.frames = int(self._options["number_of_frames"])
         limits.check_frames(self.frames)
         self.bit_depth = int(header.get("BitsStored") or header.BitsAllocated)

@@ -17,15 +17,16 @@ from PIL import Image
 from watcherd.errors import InputError, TransientError
 from watcherd.frames import FrameFile
 from watcherd.imaging.measures import measure_frames
-from watcherd.imaging.overlay import overlay
+from watcherd.imaging.overlay import overlay, overlay_in_bands
 from watcherd.imaging.preview import write_preview
+from watcherd.imaging.scan import BAND
 from watcherd.imaging.sheets import contact_sheet, panel
 from watcherd.imaging.values import KINDS, Rendered, RenderedFile, RenderRequest
 from watcherd.imaging.verified import verified
 from watcherd.imaging.video import write_video
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -44,10 +45,14 @@ RUNS: Final = {"compress_level": COMPRESSION, "compress_type": zlib.Z_RLE}
 
 JPEG_QUALITY = 90
 
-JPEG_SIDE = 65_500
-"""Pixels that libjpeg allows for a side; the format itself would allow 65,535."""
-
 BIGTIFF_BYTES = 2**32 - 2**25
+
+LONGEST_JPEG = 65_500
+"""Pixels of a side that libjpeg writes (JPEG_MAX_DIMENSION in jmorecfg.h); the format itself would allow 65,535."""
+
+
+class PictureTooLargeError(Exception):
+    """The format of a picture cannot hold it."""
 
 
 def render(request: RenderRequest) -> Rendered:
@@ -63,9 +68,10 @@ def render(request: RenderRequest) -> Rendered:
             hint="Make room there; the job is tried again.",
         ) from error
     except MemoryError as error:
+        height, width = FrameFile(request.mask).shape[1:]
         raise InputError(
-            f"The scan needs more than {request.memory_mib} MiB to draw.",
-            hint="Scale it down, or raise limits.worker_memory_mib in the configuration.",
+            f"The mask of {width} x {height} pixels needs more than the {request.memory_mib:,} MiB that a worker has.",
+            hint="Scale the scan down, or raise limits.worker_memory_mib in the configuration.",
         ) from error
 
 
@@ -77,17 +83,16 @@ def _render(request: RenderRequest) -> Rendered:
     files = []
     if "mask" in request.kinds:
         files.append(_nifti_mask(request, labels) if _is_format(request, "NIFTI") else _mask(request, labels))
-    files += _stills(request, pixels, labels, int(np.argmax(counts)))
-    if len(labels) > 1:
-        files += _of_a_run(request, pixels, labels)
-    if "probability" in request.kinds and request.probability is not None:
-        files.append(_pages(request, "probability", FrameFile(request.probability), lambda frame: frame))
-    notes = [_shrunk_note(pixels)] if "overlay" in request.kinds else []
+    drawings = _drawings(request, pixels, labels, int(np.argmax(counts)))
+    wanted = [kind for kind in KINDS if kind in request.kinds and kind in drawings]
+    notes = [_drawn(request, kind, drawings[kind], files) for kind in wanted]
+    if "overlay" in request.kinds:
+        notes.append(_shrunk_note(pixels))
     if "dicom-seg" in request.kinds and _is_format(request, "DICOM"):
         notes.append(_dicom_seg(request, labels, files))
     return Rendered(
         files=tuple(files),
-        note=" ".join(note for note in notes if note) or None,
+        note="; ".join(filter(None, notes)) or None,
         mask_fraction=sum(counts) / max(1, int(np.prod(labels.shape))),
         measures=_measures(request, labels, counts),
     )
@@ -97,47 +102,84 @@ def _measures(request: RenderRequest, labels: FrameFile, counts: list[int]) -> t
     if not request.measure_seconds:
         return ()
     spacing = request.scan.spacing_mm if request.scan else None
-    return measure_frames(labels, counts, spacing, seconds=request.measure_seconds)
-
-
-def _stills(request: RenderRequest, pixels: FrameFile, labels: FrameFile, fullest: int) -> Iterator[RenderedFile]:
-    """Pictures of one frame: of a run the one with most mask."""
-    if "overlay" in request.kinds:
-        yield _jpeg(request, "overlay", _fitting(Image.fromarray(overlay(pixels[fullest], labels[fullest]))))
-    if "panel" in request.kinds:
-        sheet = panel(pixels[fullest], labels[fullest], frame=fullest + 1, frames=len(labels))
-        yield _jpeg(request, "panel", sheet)
+    try:
+        return measure_frames(labels, counts, spacing, seconds=request.measure_seconds)
+    except MemoryError:
+        return ()  # as where there is no time for them
 
 
 def _fitting(picture: Image.Image) -> Image.Image:
     """The picture, made smaller where JPEG cannot hold its width or height."""
     longer = max(picture.size)
-    if longer <= JPEG_SIDE:
+    if longer <= LONGEST_JPEG:
         return picture
-    width, height = (max(1, round(side * JPEG_SIDE / longer)) for side in picture.size)
+    width, height = (max(1, round(side * LONGEST_JPEG / longer)) for side in picture.size)
     return picture.resize((width, height), Image.Resampling.BOX)
 
 
 def _shrunk_note(pixels: FrameFile) -> str | None:
     height, width = pixels.shape[1:3]
-    if max(height, width) <= JPEG_SIDE:
+    if max(height, width) <= LONGEST_JPEG:
         return None
-    return f"The overlay is smaller than the scan: no side of a JPEG is longer than {JPEG_SIDE:,} pixels."
+    return f"the overlay is smaller than the scan: no side of a JPEG is longer than {LONGEST_JPEG:,} pixels"
 
 
-def _of_a_run(request: RenderRequest, pixels: FrameFile, labels: FrameFile) -> Iterator[RenderedFile]:
-    """Pictures of many frames."""
+def _drawings(
+    request: RenderRequest, pixels: FrameFile, labels: FrameFile, fullest: int
+) -> dict[str, Callable[[], RenderedFile]]:
+    """How each kind is made that may be missing; pictures of one frame show the one with most mask."""
     frame_ms = request.scan.frame_ms if request.scan else None
-    if "contact-sheet" in request.kinds:
-        yield _jpeg(request, "contact-sheet", contact_sheet(pixels, labels))
-    if "preview" in request.kinds:
-        path = _path(request, "preview", "webp")
-        write_preview(path, pixels, labels, frame_ms)
-        yield _recorded("preview", path)
-    if "video" in request.kinds:
-        path = _path(request, "video", "mp4")
-        write_video(path, pixels, labels, frame_ms)
-        yield _recorded("video", path)
+
+    def one_file(kind: str, extension: str, write: Callable[..., None]) -> RenderedFile:
+        path = _path(request, kind, extension)
+        write(path, pixels, labels, frame_ms)
+        return _recorded(kind, path)
+
+    def sheet() -> Image.Image:
+        return panel(pixels[fullest], labels[fullest], frame=fullest + 1, frames=len(labels))
+
+    found: dict[str, Callable[[], RenderedFile]] = {
+        "overlay": lambda: _jpeg(request, "overlay", _fitting(_overlay(pixels, labels, fullest))),
+        "panel": lambda: _jpeg(request, "panel", sheet()),
+    }
+    if len(labels) > 1:
+        found["contact-sheet"] = lambda: _jpeg(request, "contact-sheet", contact_sheet(pixels, labels))
+        found["preview"] = lambda: one_file("preview", "webp", write_preview)
+        found["video"] = lambda: one_file("video", "mp4", write_video)
+    if (probability := request.probability) is not None:
+        found["probability"] = lambda: _pages(request, "probability", FrameFile(probability), lambda frame: frame)
+    return found
+
+
+def _drawn(
+    request: RenderRequest, kind: str, draw: Callable[[], RenderedFile], files: list[RenderedFile]
+) -> str | None:
+    """Add a file; why there is none. A scan that is too large for a picture still has its mask."""
+    try:
+        files.append(draw())
+    except MemoryError:
+        for left in request.folder.glob(f"{request.stem}.{kind}.*"):
+            left.unlink()
+        return (
+            f"there is no {kind}: it needs more than the {request.memory_mib:,} MiB that a worker has "
+            "(limits.worker_memory_mib)"
+        )
+    except PictureTooLargeError as error:
+        return f"there is no {kind}: {error}"
+    return None
+
+
+def _overlay(pixels: FrameFile, labels: FrameFile, index: int) -> Image.Image:
+    """Of a large frame piece by piece: all that is computed for an overlay takes twenty times the frame's memory."""
+    height, width = labels.shape[1:]
+    rows = max(1, BAND // width)
+    if rows >= height:
+        return Image.fromarray(overlay(pixels[index], labels[index]))
+    scan, mask = pixels[index], labels[index]
+    picture = Image.new("RGB", (width, height))
+    for top, drawn in overlay_in_bands(height, width, lambda some: (scan[some], mask[some]), rows):
+        picture.paste(Image.fromarray(drawn), (0, top))
+    return picture
 
 
 def _is_format(request: RenderRequest, name: str) -> bool:
@@ -186,7 +228,7 @@ def _dicom_seg(request: RenderRequest, labels: FrameFile, files: list[RenderedFi
 def _mask(request: RenderRequest, labels: FrameFile) -> RenderedFile:
     if request.classes > 1:
         return _pages(request, "mask", labels, lambda frame: frame)
-    return _pages(request, "mask", labels, lambda frame: (frame != 0).astype(np.uint8) * np.uint8(255))
+    return _pages(request, "mask", labels, lambda frame: np.where(frame, np.uint8(255), np.uint8(0)))
 
 
 def _pages(
@@ -217,7 +259,9 @@ def _write_tiff(path: Path, frames: Iterable[NDArray[Any]], *, large: bool) -> N
 
 
 def _jpeg(request: RenderRequest, kind: str, picture: Image.Image) -> RenderedFile:
-    """With a colour for every pixel: the lines on a mask are thin and all colour."""
+    """With a colour for every pixel: the lines on a mask are thin and all colour. Raises `PictureTooLargeError`."""
+    if max(picture.size) > LONGEST_JPEG:
+        raise PictureTooLargeError(f"its longer side has more than {LONGEST_JPEG:,} pixels, which no JPEG may have")
     return _file(request, kind, "jpg", _encoded(picture, "JPEG", quality=JPEG_QUALITY, subsampling=0))
 
 

@@ -22,6 +22,10 @@ def most_unpacked(size: int) -> int:
     return min(MOST_MEMBER_BYTES, max(ROOM, RATIO * size))
 
 
+BYTES_PER_PIXEL = 8
+"""Bytes of a worker's memory that a pixel of colours, floats or 16 bits takes while it is decoded or drawn, at most."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeLimits:
     """``max_pixels`` of one frame, ``max_frames`` of a scan, ``max_bytes`` of all its decoded frames.
@@ -42,6 +46,19 @@ class DecodeLimits:
             raise InputError(
                 f"The scan is too large: {width} x {height} pixels, more than {self.max_pixels:,} in all.",
                 hint="Crop it or scale it down, or raise limits.max_pixels in the configuration.",
+            )
+
+    def check_memory(self, width: int, height: int, bytes_per_pixel: int) -> None:
+        """Raises `InputError` when a frame of this size needs more than a worker has.
+
+        ``bytes_per_pixel``: what is held at once of a pixel at least, while the frame is unpacked.
+        """
+        needed = -(-width * height * bytes_per_pixel // 2**20)
+        if needed > self.memory_mib:
+            raise InputError(
+                f"The scan is too large for a worker's memory: {width} x {height} pixels, of {bytes_per_pixel} bytes "
+                f"while they are unpacked, need at least {needed:,} MiB, and there are {self.memory_mib:,}.",
+                hint=f"Scale it down, or raise limits.worker_memory_mib in the configuration above {needed:,}.",
             )
 
     def check_frames(self, frames: int) -> None:

@@ -228,6 +228,7 @@ class NiftiScan:
         limits.check_frames(self.frames)
         limits.check_bytes(first * second * self.frames)
         kind = self._file.header.get_data_dtype()
+        limits.check_memory(first, second, kind.itemsize + 1)
         self.bit_depth = 8 if kind.names else kind.itemsize * 8
         self.told = Told(
             window=self._window(),

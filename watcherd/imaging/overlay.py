@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
 COLOURS = (
@@ -64,6 +66,22 @@ def overlay(
     edge = np.flatnonzero(ring)
     flat[edge] = np.array(COLOURS, np.uint8)[(ring.ravel()[edge] - 1) % len(COLOURS)]
     return drawn
+
+
+def overlay_in_bands(
+    height: int, width: int, read: Callable[[slice], tuple[NDArray[np.uint8], NDArray[np.uint8]]], rows: int
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """What `overlay` draws of a large scan, ``rows`` at a time with the number of the first: pixel for pixel the same.
+
+    ``read``: pixels and labels of some rows.
+    """
+    line = max(1, round(max(height, width) / PIXELS_PER_LINE))
+    reach = 2 * line + 1
+    """Rows to either side that a row depends on: outline, and halo around that."""
+    for top in range(0, height, rows):
+        first, last = max(0, top - reach), min(height, top + rows + reach)
+        drawn = overlay(*read(slice(first, last)), thickness=line)
+        yield top, drawn[top - first : min(height, top + rows) - first]
 
 
 def _around(labels: NDArray[np.uint8], found: NDArray[np.bool_], line: int) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 from watcherd.errors import InputError
 from watcherd.imaging.calibration import told_by_tags
 from watcherd.imaging.jpeg_inside import damage_inside
-from watcherd.imaging.scan import Pixels, Told, over_black, turned
+from watcherd.imaging.scan import Pixels, Told, bands, over_black, turned
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +47,9 @@ DEPTHS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I;16N": 16, "I": 32, "F
 
 AVIF_HEAD = 1 << 16
 """Bytes of an AVIF in which its configuration is looked for."""
+HELD = {"1": 2, "L": 2, "P": 4, "I": 8, "F": 8, "RGB": 7, "RGBA": 8}
+"""Bytes of a pixel that are held at once at least, by Pillow's mode: as Pillow has it, and as an array."""
+HELD_OTHERWISE = 4
 
 COARSE_LIMIT = 64
 """Of 16-bit colours Pillow hands out the upper 8 bits. Where these stay below this, most of the picture is lost."""
@@ -144,6 +147,11 @@ class PillowScan:
         mean = sum(durations) / len(durations) if known else self._frame_ms
         return Told(spacing_mm=self._spacing, frame_ms=mean)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the frame that was read last."""
+        return self._image.size
+
     def needs_tifffile(self) -> bool:
         """Whether Pillow would open this TIFF and lose some of it: low bytes of 16-bit colours, signs, the upper half
         of 32 bits, white that is zero in more than 8 bits, channels that are no colour, a volume's other slices, or the
@@ -175,6 +183,7 @@ class PillowScan:
         if self._image.tell() != self._pages[index]:
             self._image.seek(self._pages[index])
         self._limits.check_size(*self._image.size)
+        self._limits.check_memory(*self._image.size, HELD.get(self._image.mode, HELD_OTHERWISE))
         self._image.load()
         if self.format == "JPEG":
             self._check_inside()
@@ -236,6 +245,29 @@ def _orientation(image: Image.Image) -> int:
 
 def _numbers(image: Image.Image) -> Pixels:
     """A loaded frame as an array; palettes and colour models become RGB, transparency is laid over black."""
+    layers = _in_bands(image)
+    if image.mode == "LA":
+        return over_black(layers[..., 0], layers[..., 1])
+    return over_black(layers[..., :3], layers[..., 3]) if layers.ndim == 3 and layers.shape[2] == 4 else layers
+
+
+def _in_bands(image: Image.Image) -> Pixels:
+    """`_layers` of all rows. Pillow's way from a picture to an array holds two more copies of what it is given."""
+    pieces = list(bands(image.height, image.width))
+    if len(pieces) == 1:
+        return _layers(image)
+    found: Pixels | None = None
+    for rows in pieces:
+        layers = _layers(image.crop((0, rows.start, image.width, rows.stop)))
+        if found is None:
+            found = np.empty((image.height, *layers.shape[1:]), layers.dtype)
+        found[rows] = layers
+    assert found is not None
+    return found
+
+
+def _layers(image: Image.Image) -> Pixels:
+    """A picture as an array; with transparency as the last layer, where there is any."""
     mode = image.mode
     if mode == "1":
         return np.asarray(image, np.uint8) * np.uint8(255)
@@ -244,8 +276,7 @@ def _numbers(image: Image.Image) -> Pixels:
     if mode in ("I", "F") or mode.startswith("I;16"):
         return np.asarray(image)
     if mode == "LA":
-        layers = np.asarray(image)
-        return over_black(layers[..., 0], layers[..., 1])
+        return np.asarray(image)
     if mode == "LAB":
         image = (
             ImageCms.profileToProfile(
@@ -255,6 +286,5 @@ def _numbers(image: Image.Image) -> Pixels:
         )
         return np.asarray(image)
     if mode in ("RGBA", "RGBa", "La", "PA") or "transparency" in image.info:
-        layers = np.asarray(image.convert("RGBA"))
-        return over_black(layers[..., :3], layers[..., 3])
+        return np.asarray(image.convert("RGBA"))
     return np.asarray(image.convert("RGB"))

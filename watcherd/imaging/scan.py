@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from watcherd.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from watcherd.imaging.curves import Shown
 
@@ -65,6 +65,16 @@ class Scan(Protocol):
     def close(self) -> None: ...
 
 
+BAND = 1 << 20
+"""Pixels of a frame that are worked on together: what is computed of them takes several times their own memory."""
+
+
+def bands(height: int, width: int) -> Iterator[slice]:
+    """The rows of a frame in pieces of about `BAND` pixels; small frames whole."""
+    rows = max(1, BAND // max(1, width))
+    return (slice(top, min(height, top + rows)) for top in range(0, height, rows))
+
+
 def told_by(scan: Scan) -> Told:
     """What a file says about its pictures; nothing where its reader has no such attribute."""
     told: Told = getattr(scan, "told", Told())
@@ -97,8 +107,9 @@ def over_black(colours: Pixels, alpha: Pixels, *, multiplied: bool = False) -> P
     opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1
     if multiplied or (alpha == opaque).all() or not alpha.any():
         return colours
-    share = alpha.astype(np.float32) / opaque
-    if colours.ndim == 3:
-        share = share[..., np.newaxis]
-    laid = colours * share
-    return (np.rint(laid) if colours.dtype.kind in "iu" else laid).astype(colours.dtype)
+    laid = np.empty(colours.shape, colours.dtype)
+    for rows in bands(*alpha.shape):
+        share = alpha[rows].astype(np.float32) / opaque
+        values = colours[rows] * (share[..., np.newaxis] if colours.ndim == 3 else share)
+        laid[rows] = np.rint(values) if colours.dtype.kind in "iu" else values
+    return laid

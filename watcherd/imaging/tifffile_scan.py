@@ -86,6 +86,7 @@ class TifffileScan:
     def read(self, index: int) -> Pixels:
         if self._stack:
             page = self._pages[0]
+            self._check_memory(page)
             offset = self._file.series[0].dataoffset or 0
             kind = np.dtype(page.dtype).newbyteorder("<" if self._file.byteorder == "<" else ">")
             values: NDArray[Any] = np.fromfile(self._path, kind, page.size, offset=offset + index * page.nbytes)
@@ -93,11 +94,22 @@ class TifffileScan:
         else:
             page = self._pages[index]
             self._limits.check_size(page.imagewidth, page.imagelength)
+            self._check_memory(page)
             values = _unpacked(page)
         if page.imagedepth != 1 or values.dtype.kind not in "iubf":
             raise InputError("The TIFF holds volumes or complex numbers, no pictures.", hint="Save it as plain pages.")
         tag = page.tags.get(ORIENTATION)
         return turned(_bright_is_high(page, _channels_last(page, values)), int(tag.value) if tag else 1)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the first frame."""
+        return self._pages[0].imagewidth, self._pages[0].imagelength
+
+    def _check_memory(self, page: tifffile.TiffPage) -> None:
+        """A frame is held as it is stored, and as 8 bits."""
+        stored = np.dtype(page.dtype or np.uint8).itemsize * int(page.samplesperpixel)
+        self._limits.check_memory(page.imagewidth, page.imagelength, stored + 1)
 
     def close(self) -> None:
         self._handle.close()

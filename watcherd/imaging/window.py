@@ -7,12 +7,17 @@ conversions clip (``convert("L")`` turns everything from 256 up white), which wh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from watcherd.errors import InputError
+from watcherd.imaging.scan import bands
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import EllipsisType
 
 PERCENTILES = (0.1, 99.9)
 """The window's ends: the darkest and the brightest thousandth of a scan's values become plain black and white, so that
@@ -40,10 +45,13 @@ class Window:
 
     def apply(self, values: Numbers) -> NDArray[np.uint8]:
         """The values as 0 to 255, rounded, in the same shape. NaN becomes black, as missing pixels are."""
+        table = None
         if values.dtype == np.uint16 and values.size > 1 << 16:
-            table = self._scale(np.arange(1 << 16))
-            return np.take(table, values)  # faster than arithmetic
-        return self._scale(values)
+            table = self._scale(np.arange(1 << 16))  # faster than arithmetic
+        shown = np.empty(values.shape, np.uint8)
+        for rows in _pieces(values):
+            shown[rows] = self._scale(values[rows]) if table is None else np.take(table, values[rows])
+        return shown
 
     def _scale(self, values: Numbers) -> NDArray[np.uint8]:
         # halves first: the difference of two huge numbers may overflow, that of their halves cannot
@@ -57,6 +65,13 @@ class Showing(Protocol):
     """A `Window`, or what else makes 0 to 255 of values."""
 
     def apply(self, values: Numbers) -> NDArray[np.uint8]: ...
+
+
+def _pieces(values: Numbers) -> Iterable[slice | EllipsisType]:
+    """Rows that are worked on together; all of what has no rows."""
+    if values.ndim < 2 or not values.size:
+        return (...,)
+    return bands(values.shape[0], values.size // values.shape[0])
 
 
 class Survey:
@@ -85,10 +100,11 @@ class Survey:
         """Take in a frame of any integer or floating type. All frames of a scan have one type."""
         self._found = None
         self._of_8_bits &= frame.dtype == np.uint8
-        if frame.dtype.kind in "iub" and frame.dtype.itemsize <= 2:
-            self._count(frame)
-        else:
-            self._sample(frame)
+        for rows in _pieces(frame):
+            if frame.dtype.kind in "iub" and frame.dtype.itemsize <= 2:
+                self._count(frame[rows])
+            else:
+                self._sample(frame[rows], self._each * frame[rows].size / frame.size)
 
     def _count(self, frame: Numbers) -> None:
         info = np.iinfo(np.uint8 if frame.dtype == np.bool_ else frame.dtype)
@@ -96,14 +112,14 @@ class Survey:
         shifted = frame.ravel().astype(np.int64) - self._offset
         self._counts += np.bincount(shifted, minlength=1 << 16)
 
-    def _sample(self, frame: Numbers) -> None:
+    def _sample(self, frame: Numbers, most: float) -> None:
         if frame.dtype.kind in "iu":
             self._full = (float(np.iinfo(frame.dtype).min), float(np.iinfo(frame.dtype).max))
         finite = frame[np.isfinite(frame)]
         if finite.size:
             self._low = min(self._low, float(finite.min()))
             self._high = max(self._high, float(finite.max()))
-            self._samples.append(finite[:: finite.size // self._each + 1].astype(np.float64))
+            self._samples.append(finite[:: int(finite.size / most) + 1].astype(np.float64))
 
     def levels(self, shown: Showing) -> int:
         """How many of 256 levels the values between the `PERCENTILES` reach when they are ``shown``, from 1 on."""

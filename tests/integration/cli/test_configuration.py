@@ -62,6 +62,18 @@ def test_runs_that_the_model_cannot_follow_are_warned_of(
     assert "" == watcherd("config", "check").err
 
 
+def test_limits_of_which_one_lets_through_what_the_other_refuses_are_warned_of(
+    watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The defaults agree."""
+    assert "worker_memory_mib" not in watcherd("config", "check").err
+    monkeypatch.setenv("WATCHERD_LIMITS__MAX_PIXELS", "400000000")
+    said = watcherd("config", "check")
+    assert 0 == said.code
+    assert "colour pictures of that size need 3,052 MiB" in said.err
+    assert "set max_pixels to 268,435,456" in said.err
+
+
 @pytest.mark.parametrize("command", [("config", "check"), ("config", "check", "--json"), ("run", "--once")])
 @pytest.mark.parametrize(
     ("segmenter", "path", "words"),

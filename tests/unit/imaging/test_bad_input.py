@@ -182,7 +182,7 @@ def test_lack_of_memory_names_the_limit(tmp_path, monkeypatch):
 
     saved(tmp_path / "a.png")
     monkeypatch.setattr(module, "_store", no_memory)
-    assert "2048 MiB" in failure(tmp_path / "a.png").message
+    assert "2,048 MiB" in failure(tmp_path / "a.png").message
 
 
 LEAKS = (ValueError, SyntaxError, TypeError, NotImplementedError, RecursionError, KeyError, struct.error, OSError)

@@ -135,9 +135,51 @@ def test_lack_of_memory_names_the_limit(tmp_path, monkeypatch):
     def no_memory(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(encode, "overlay", no_memory)
-    with pytest.raises(InputError, match="2048 MiB"):
+    monkeypatch.setattr(encode, "_mask", no_memory)
+    with pytest.raises(InputError, match="The mask of 70 x 50 pixels needs more than the 2,048 MiB"):
         rendered(tmp_path, squares())
+
+
+def test_a_picture_for_which_there_is_no_memory_costs_that_picture(tmp_path, monkeypatch):
+    """The mask is delivered, and the note says what is missing and why."""
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    kinds = ("mask", "overlay", "panel")
+    monkeypatch.setattr(encode, "_overlay", no_memory)
+    result = rendered(tmp_path, squares()[:1], kinds=kinds)["all"]
+    assert ["mask", "panel"] == [file.kind for file in result.files]
+    words = "there is no overlay: it needs more than the 2,048 MiB that a worker has (limits.worker_memory_mib)"
+    assert words == result.note
+
+
+def test_a_picture_that_is_too_long_for_its_format_costs_that_picture(tmp_path, monkeypatch):
+    """It was called a full disk, and tried again and again."""
+    monkeypatch.setattr(encode, "LONGEST_JPEG", 60)
+    result = rendered(tmp_path, squares()[:1], kinds=("mask", "panel"))["all"]
+    assert ["mask"] == [file.kind for file in result.files]
+    assert "there is no panel: its longer side has more than 60 pixels" in str(result.note)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_an_overlay_in_pieces_is_the_same_to_the_pixel(monkeypatch, colour):
+    """Large scans are drawn piece by piece."""
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 255, (900, 1400, 3) if colour else (900, 1400), np.uint8)
+    labels = np.kron(rng.random((90, 140)) < 0.1, np.ones((10, 10))).astype(np.uint8)
+    labels[:, 700:] *= 2
+    whole = encode._overlay([pixels], Frames([labels]), 0)
+    monkeypatch.setattr(encode, "BAND", 1400 * 37)
+    assert np.array_equal(np.asarray(whole), np.asarray(encode._overlay([pixels], Frames([labels]), 0)))
+
+
+class Frames(list[np.ndarray]):
+    """Frames as `FrameFile` has them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self[0].shape)
 
 
 def test_a_mask_of_another_size_is_never_drawn(tmp_path):
