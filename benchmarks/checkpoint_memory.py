@@ -39,7 +39,7 @@ ALLOWED = 1.3
 """Times the checkpoint's size that the memory may reach, besides the largest tensor."""
 
 RANDOM = 2**22
-"""Random numbers that are drawn once, and put in over and over, turned by another number of places each time."""
+"""Random numbers that are drawn once, and put in over and over, each time from another place on."""
 
 LOOK_SECONDS = 0.002
 """How often the memory is looked at."""
@@ -136,9 +136,10 @@ def _fill(folder: Path) -> None:
     for number, (name, tensor) in enumerate(_writable(folder)):
         mean, deviation = spread(name, tuple(tensor.shape))
         flat = tensor.view(-1)
-        for begin in range(0, len(flat), RANDOM):
-            part = flat[begin : begin + RANDOM]
-            part.copy_(random.roll(7919 * number + begin)[: len(part)] * deviation + mean)
+        for begin in range(0, len(flat), RANDOM // 2):
+            part = flat[begin : begin + RANDOM // 2]
+            start = (7919 * number + begin // 3) % (RANDOM // 2)
+            part.copy_(random[start : start + len(part)] * deviation + mean)
 
 
 def _writable(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:

@@ -36,6 +36,8 @@ def inspect_model(
 
     if path is None:
         path, base, sam2, segmenter = _configured(load_config(config).model)
+    elif path.is_dir() and (base or sam2):
+        raise UsageError(f"{path} is a folder; --base and --sam2 are for a checkpoint, iter_*.pth.")
     found = inspection.inspect(path, base, sam2, segmenter or _guessed(path))
     if as_json:
         print_json(found.as_json())

@@ -189,7 +189,7 @@ def _file(path: Path, base: Path | None, sam2: Path | None) -> Inspection:
 
 def _checkpoint(path: Path, content: Mapping[Any, Any], base: Path | None, sam2: Path | None) -> Inspection:
     from watcherd.inference.segmenters.sa2va import run_notes
-    from watcherd.inference.segmenters.sa2va.trained import sha256, state_of
+    from watcherd.inference.segmenters.sa2va.trained import PARTS, exported_name, sha256, state_of
 
     weights = state_of(content, path)
     notes = run_notes.read(content.get("meta"))
@@ -207,6 +207,8 @@ def _checkpoint(path: Path, content: Mapping[Any, Any], base: Path | None, sam2:
         "special_tokens": list(notes.special_tokens) if notes.said else [],
     }
     found = Inspection(path=path, what="a training checkpoint of Sa2VA", holds=holds)
+    if not any(exported_name(name).startswith(PARTS) for name in weights):
+        return replace(found, what="a file of weights, none of which is a Sa2VA's", does="Nothing.")
     if notes.fault:
         found = replace(found, warning=f"{path.name}: {notes.fault}")
     if base is None:

@@ -69,6 +69,7 @@ def test_inspecting_says_the_revision_of_the_configured_model(
     assert 0 == code
     assert "iteration         20" in out
     assert 64 == said(capsys, "inspect-model", tmp_path / "gone")[0]
+    assert 64 == said(capsys, "inspect-model", parts.base, "--sam2", parts.sam2)[0]
 
 
 def test_paths_of_the_checkpoint_begin_where_the_configuration_lies(tmp_path: Path) -> None:

@@ -190,6 +190,17 @@ def test_a_file_that_names_something_else_is_refused_by_its_name(tmp_path: Path,
     assert "is not read" in caught.value.message
 
 
+def test_what_another_library_has_called_safe_is_refused_too(tmp_path: Path) -> None:
+    """torch's list of safe names is the whole process's, and anybody may add to it."""
+    path = tmp_path / "iter_1.pth"
+    torch.save({"state_dict": {"a": torch.ones(1)}, "where": os.getcwd}, path)
+    with (
+        torch.serialization.safe_globals([os.getcwd]),
+        pytest.raises(UnavailableError, match=r"is not read: posix\.getcwd"),
+    ):
+        pickled.read(path)
+
+
 def test_what_a_file_names_is_never_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even a name that is let through: a call of it makes an empty object of ours."""
     called: list[object] = []
@@ -456,6 +467,9 @@ def test_inspecting_tells_what_each_part_is(parts: Training, exported: dict[str,
     )
     assert whole.loaded_bytes == {"bfloat16": 2 * whole.parameters, "float32": 4 * whole.parameters}
     assert 20 == whole.holds["exported_from"]["iteration"]
+    other = tmp_path / "resnet.pth"
+    torch.save({"conv1.weight": torch.ones(2, 2)}, other)
+    assert "none of which is a Sa2VA's" in inspection.inspect(other).what
     broken = shutil.copytree(exported["zero3"], tmp_path / "broken")
     next(iter(broken.glob("model-00002*"))).unlink()
     assert "is not there" in inspection.inspect(broken, segmenter="sa2va").refused

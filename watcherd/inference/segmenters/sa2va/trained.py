@@ -34,6 +34,9 @@ VISION = "vision_model."
 TABLES = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
 """Tensors with a row for each word."""
 
+PARTS = (VISION, "language_model.", "mlp1.", "text_hidden_fcs.", SAM2)
+"""With what the names of an exported folder begin."""
+
 _BASE_TYPE = "internvl_chat"
 _HASHED_AT_ONCE = 2**22
 """Bytes that are read at a time to hash a file."""
