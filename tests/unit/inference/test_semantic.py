@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from tests.unit.inference.semantic_folders import BUILDERS, NAMES, SIDE, build, save, segformer, segformer_backbone
+from tests.weights_file import overwrite
 from watcherd.config import Model, Semantic
 from watcherd.errors import ConfigError, InputError, TransientError, UnavailableError
 from watcherd.inference import checks
@@ -381,12 +382,3 @@ def test_weights_overwritten_under_a_running_model_change_nothing(tmp_path: Path
     overwrite(folder / "model.safetensors")
     assert np.array_equal(before, answer(segmenter, picture(SIDE, SIDE)))
     assert revision != semantic.create(Model(segmenter="semantic", path=folder)).info().revision
-
-
-def overwrite(path: Path) -> None:
-    """Other numbers into the very same file, of which a running model may have mapped a part."""
-    content = bytearray(path.read_bytes())
-    start = 8 + int.from_bytes(content[:8], "little")
-    content[start:] = bytes(byte ^ 1 for byte in content[start:])
-    with path.open("r+b") as file:
-        file.write(content)

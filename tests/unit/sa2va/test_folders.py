@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from tests.sa2va_folder import DATA, fill, write_tokenizer, write_weights
 from tests.sa2va_tiny import tiny_config
+from tests.weights_file import overwrite
 from watcherd.config import Sa2va
 from watcherd.errors import ConfigError, UnavailableError
 from watcherd.inference.base import Placeable, Placement, RunSegmenter
@@ -145,15 +146,6 @@ def test_weights_overwritten_under_a_running_model_change_nothing(tmp_path: Path
     after = small.engine.network.state_dict()
     assert [] == [name for name in before if not torch.equal(before[name], after[name])]
     assert revision == small.info().revision != create(model_at(tmp_path)).info().revision
-
-
-def overwrite(path: Path) -> None:
-    """Other numbers into the very same file, of which a running model may have mapped a part."""
-    content = bytearray(path.read_bytes())
-    start = 8 + int.from_bytes(content[:8], "little")
-    content[start:] = bytes(byte ^ 1 for byte in content[start:])
-    with path.open("r+b") as file:
-        file.write(content)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
