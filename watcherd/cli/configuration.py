@@ -43,6 +43,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             "database": settings.state.database,
             "segmenter": settings.model.segmenter,
             "model": settings.model.path,
+            "checkpoint": settings.model.sa2va.checkpoint if settings.model.segmenter == "sa2va" else None,
             "profiles": ", ".join(settings.profiles),
         }
     )
