@@ -42,6 +42,7 @@ NOT_RUN = {
     r"watcherd top": "needs a terminal: tests/integration/cli/test_top.py",
     r"watcherd status --watch": "needs a terminal: tests/integration/cli/test_status.py",
     r"watcherd logs .*--follow": "goes on until somebody ends it: tests/integration/cli/test_logs.py",
+    r"watcherd (inspect|export)-model": "needs a checkpoint of gigabytes: tests/unit/cli/test_models.py",
     r"watcherd --install-completion": "writes into a home: tests/integration/cli/test_completion.py",
 }
 """How commands begin that cannot be run on any machine, and why."""

@@ -8,6 +8,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from tests.asides import aside
 from tests.integration.store.helpers import MODEL, NOW, OPTIONS, claim_one, start_run, succeed
 from watcherd.config import Config
 from watcherd.delivery import Delivery
@@ -36,7 +37,9 @@ def test_a_source_that_is_touched_all_the_time_stays_and_is_said_once(tmp_path: 
     )
     with Database.open(tmp_path / "watcherd.db") as database:
         pauses = Pauses(threading.Event())
-        delivery = Delivery(config, database, Outbox(tmp_path / "outbox"), pauses, cast("Any", Precedence()))
+        delivery = Delivery(
+            config, database, Outbox(tmp_path / "outbox"), pauses, cast("Any", Precedence()), aside(database)
+        )
         said: list[str] = []
         delivery._log = cast("Any", type("Log", (), {"warning": lambda _, event, **__: said.append(event)})())
         run_id = database.write(start_run)
