@@ -231,13 +231,14 @@ def test_the_size_of_a_jpeg_xl_is_read_from_its_header(size):
         (b"ObjectType = Image\nNDims = 2\n", "is MetaImage"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), "is HEIC"),
         (b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + b"\0\0\0\x08mdat", "is a video"),
-        (gzip.compress(b"about the run"), "is compressed with gzip, and what is in it is text"),
-        (gzip.compress(gzip.compress(raw(5, GREY, 255))), "is compressed with gzip"),
+        (gzip.compress(b"about the run", mtime=0), "is compressed with gzip, and what is in it is text"),
+        (gzip.compress(gzip.compress(raw(5, GREY, 255), mtime=0), mtime=0), "is compressed with gzip"),
         (pam(np.concatenate([RGB, RGB], -1), 255, "MANY"), "6 channels"),
         (imagecodecs.jpeg2k_encode(np.concatenate([RGB, RGB[..., :2]], -1), level=0), "5 channels"),
         (b"P2\n2 2\n255\n1 2 x 4\n", "no value"),
         (b"P5\n0 4\n255\n" + bytes(40), "no pixels"),
     ],
+    ids=["nrrd", "mha", "heic", "video", "text", "gzip twice", "6 channels", "5 channels", "no value", "no pixels"],
 )
 def test_what_is_not_read_is_named(tmp_path, content, words):
     (tmp_path / "a").write_bytes(content)
