@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from watcherd.names import show, unshow
+from watcherd.file_names import show, unshow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -23,11 +23,12 @@ from transformers.utils import logging
 from benchmarks.figure import Figure, slope
 from benchmarks.gpu_limits import copy_rates, matrix_rates, on_gpu, seconds_of, wait
 from watcherd.config import Model
-from watcherd.inference import batching, transfer
+from watcherd.inference import transfer
 from watcherd.inference.base import Frame, Placement
-from watcherd.inference.batching import Probe
+from watcherd.inference.replica import batching
+from watcherd.inference.replica.batching import Probe
+from watcherd.inference.replica.vram import Meter
 from watcherd.inference.segmenters.semantic.segmenter import SemanticSegmenter
-from watcherd.inference.vram import Meter
 from watcherd.job import Options
 
 if TYPE_CHECKING:

@@ -25,8 +25,9 @@ from PIL import Image
 
 from watcherd.config import Model
 from watcherd.imaging.worker import die_with_parent
-from watcherd.inference import host_memory, segmenters
+from watcherd.inference import segmenters
 from watcherd.inference.base import Frame, Placement
+from watcherd.inference.replica import host_memory
 from watcherd.job import Options
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
     python -m tools.configuration_page          # write it
     python -m tools.configuration_page --check  # 1 when it is not what it should be
 
-Keys, defaults and allowed values come from the models in `watcherd/config.py`, meanings from the comments of
-`config.toml` (or, where there is none, from the text below the key in `watcherd/config.py`), and what a reload applies
-from `watcherd.daemon.merged`.
+Keys, defaults and allowed values come from the models in `watcherd/config/tables.py`, meanings from the comments of
+`config.toml` (or, where there is none, from the text below the key in `watcherd/config/tables.py`), and what a reload
+applies from `watcherd.config.reload.merged`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from watcherd import config
-from watcherd.daemon import merged
+from watcherd.config.reload import merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ PROFILE = "profiles.NAME"
 HEAD = """\
 # Configuration
 
-<!-- Made by `python -m tools.configuration_page` from config.toml and watcherd/config.py; a test compares. -->
+<!-- Made by `python -m tools.configuration_page` from config.toml and watcherd/config/tables.py; a test compares. -->
 
 One TOML file. It is looked for at `--config`, `WATCHERD_CONFIG`, `./config.toml` and `/etc/watcherd/config.toml`, in
 this order. Relative paths are relative to it. Every key may be left out. A line such as
@@ -152,7 +152,7 @@ def comments() -> dict[str, str]:
 
 
 def texts_below_keys() -> dict[str, str]:
-    """What stands below keys in watcherd/config.py, by class and key."""
+    """What stands below keys in watcherd/config/tables.py, by class and key."""
     found = {}
     for node in ast.parse((ROOT / "watcherd" / "config.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):

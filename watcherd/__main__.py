@@ -5,7 +5,7 @@ import sys
 
 def main() -> None:
     """Run the command line."""
-    from watcherd.cli import run
+    from watcherd.cli.app import run
 
     sys.exit(run())
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from watcherd.names import storable
+from watcherd.file_names import storable
 
 
 class State(StrEnum):

@@ -25,8 +25,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from watcherd.errors import StoreError, TransientError, WatcherdError
+from watcherd.file_names import show, storable
 from watcherd.logs import get_logger
-from watcherd.names import show, storable
 from watcherd.pauses import StoppedError, is_passing
 from watcherd.store import UnreadableRowError, aside, stamp
 from watcherd.store.aside import Aside

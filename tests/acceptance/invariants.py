@@ -13,7 +13,7 @@ from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from watcherd.names import show, unshow
+from watcherd.file_names import show, unshow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

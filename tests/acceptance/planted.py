@@ -31,33 +31,36 @@ def fault(owner: Any, name: str, loop: str, seen: Callable[..., object]) -> None
 
 
 def plant() -> None:
-    from watcherd import delivery, hooks, pipeline, steering
+    from watcherd.delivery import promise
     from watcherd.inbox import ingest, sidecars
+    from watcherd.notify import hooks
     from watcherd.outbox import deliver
+    from watcherd.pipeline import stations
+    from watcherd.service import job_commands
 
     fault(ingest._Taking, "outcome", "intake", lambda taking: taking._path)
     fault(sidecars.Sidecars, "_asked", "sidecars", lambda _self, item, *_, **__: item.candidate.path)
-    fault(pipeline.Pipeline, "_decode", "decode", lambda _self, flight: flight.job.source)
-    fault(pipeline, "arrange", "runs", lambda flights: [flight.job.source for flight in flights])
-    fault(pipeline.Pipeline, "_render", "draw", lambda _self, flight, _segmented: flight.job.source)
-    fault(delivery.Delivery, "_promise", "stage", lambda _self, item, *_: item.flight.job.source)
+    fault(stations.Pipeline, "_decode", "decode", lambda _self, flight: flight.job.source)
+    fault(stations, "arrange", "runs", lambda flights: [flight.job.source for flight in flights])
+    fault(stations.Pipeline, "_render", "draw", lambda _self, flight, _segmented: flight.job.source)
+    fault(promise.Delivery, "_promise", "stage", lambda _self, item, *_: item.flight.job.source)
     fault(deliver.Outbox, "publish", "publish", lambda _self, files: files)
     fault(deliver.Outbox, "publish", "recover", lambda _self, files: files)
-    fault(delivery.Delivery, "_promise_name", "names", lambda _self, _connection, arrival, *_: arrival.source)
-    fault(delivery, "dispose", "dispose", lambda sources, **_: [source.path for source in sources])
+    fault(promise.Delivery, "_promise_name", "names", lambda _self, _connection, arrival, *_: arrival.source)
+    fault(promise, "dispose", "dispose", lambda sources, **_: [source.path for source in sources])
     fault(hooks.Hooks, "_call", "hooks", lambda _self, _call, record: record["source"])
-    real = steering.JobSteering.carry_out
+    real = job_commands.JobSteering.carry_out
 
     def carry_out(self: Any, command: Any) -> str:
         if command.verb == "prioritise":
             raise PlantedError(SAID)
         return real(self, command)
 
-    steering.JobSteering.carry_out = carry_out  # type: ignore[method-assign]
+    job_commands.JobSteering.carry_out = carry_out  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     plant()
-    from watcherd.cli import run
+    from watcherd.cli.app import run
 
     sys.exit(run(sys.argv[sys.argv.index("watcherd") + 1 :]))

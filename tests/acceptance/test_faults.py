@@ -22,7 +22,7 @@ import pytest
 
 from tests.acceptance.invariants import check_at_any_moment, check_invariants, documents
 from tests.acceptance.service import Service, broken, png
-from watcherd import steering
+from watcherd.state import mailbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,7 +174,7 @@ def test_while_the_history_cannot_be_written_everything_waits_and_nothing_gives_
     service.wait(lambda: service.log("intake_paused")[paused_before:], "the pause")
     replica = service.live()["replicas"][0]["pid"]
     os.kill(replica, signal.SIGKILL)
-    steering.send(service.state / "commands", "sweep", {})
+    mailbox.send(service.state / "commands", "sweep", {})
     drop_some(service)
     hits = faults.hits
     service.wait(lambda: faults.hits > hits + 5, "every part to have tried again")

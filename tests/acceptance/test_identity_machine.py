@@ -32,7 +32,7 @@ from PIL import Image
 
 from tests.acceptance.invariants import check_at_any_moment, documents
 from tests.acceptance.service import Service, png
-from watcherd import steering
+from watcherd.state import mailbox
 from watcherd.store import backup
 
 if TYPE_CHECKING:
@@ -147,25 +147,25 @@ class Masks(RuleBasedStateMachine):
     def change_the_profile(self, threshold: float) -> None:
         self.threshold = threshold
         self.configure()
-        steering.send(self.service.state / "commands", "reload", {})
+        mailbox.send(self.service.state / "commands", "reload", {})
 
     @rule()
     def pause(self) -> None:
         self.paused = True
-        steering.send(self.service.state / "commands", "pause", {})
+        mailbox.send(self.service.state / "commands", "pause", {})
 
     @precondition(lambda self: self.paused)
     @rule()
     def resume(self) -> None:
         self.paused = False
-        steering.send(self.service.state / "commands", "resume", {})
+        mailbox.send(self.service.state / "commands", "resume", {})
 
     @rule(data=st.data())
     def retry(self, data: st.DataObject) -> None:
         ids = [number for (number,) in self.service.rows("SELECT id FROM job WHERE finished_at IS NOT NULL")]
         if ids:
             chosen = data.draw(st.sampled_from(ids))
-            steering.send(self.service.state / "commands", "retry", {"jobs": [chosen]})
+            mailbox.send(self.service.state / "commands", "retry", {"jobs": [chosen]})
 
     @rule()
     def back_up(self) -> None:
@@ -180,7 +180,7 @@ class Masks(RuleBasedStateMachine):
         number = data.draw(st.integers(1, self.copies))
         self.service.stop()
         backup.restore(self.folder / f"copy-{number}.db", self.service.database, now=datetime.now(UTC))
-        steering.send(self.service.state / "commands", "resume", {})
+        mailbox.send(self.service.state / "commands", "resume", {})
         self.paused, self.restored = False, True
         self.start()
 

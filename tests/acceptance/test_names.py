@@ -11,7 +11,7 @@ import pytest
 
 from tests.acceptance.invariants import check_invariants, documents
 from tests.acceptance.service import Service, png
-from watcherd.names import show
+from watcherd.file_names import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,6 @@ import pytest
 
 from tests.acceptance.invariants import check_at_any_moment, check_invariants, documents, notes
 from tests.acceptance.service import Service, broken, marked_png, png
-from watcherd import steering
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,8 +178,8 @@ def test_whoever_asks_who_the_owner_is_does_not_keep_a_daemon_from_starting(tmp_
     with lock.open("w") as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)
         threading.Timer(0.1, lambda: fcntl.flock(asking, fcntl.LOCK_UN)).start()
-        with steering.sole_owner(lock):
-            assert steering.owner(lock) == os.getpid()
+        with lock.sole_owner(lock):
+            assert lock.owner(lock) == os.getpid()
 
 
 # --------------------------------------------------------------------------------------------------------- signals

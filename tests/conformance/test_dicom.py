@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from tests.conformance.dicom_kinds import KINDS, MEANT
-from watcherd.frames import FrameFile
+from watcherd.formats.npy_frames import FrameFile
 from watcherd.imaging.decode import DecodeLimits, decode
-from watcherd.imaging.dicom_scan import DicomScan
+from watcherd.imaging.readers.dicom_scan import DicomScan
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,10 +19,12 @@ from torch import nn
 from tests.unit.inference.fakes import Told
 from watcherd.config import Model
 from watcherd.errors import OutOfMemoryError, UnavailableError
-from watcherd.inference import batching, checks, devices, loading
+from watcherd.inference import checks, loading
 from watcherd.inference.base import Frame, Placement, Prediction
-from watcherd.inference.batching import FrameOutcome, Probe
-from watcherd.inference.vram import Meter
+from watcherd.inference.machine import devices
+from watcherd.inference.replica import batching
+from watcherd.inference.replica.batching import FrameOutcome, Probe
+from watcherd.inference.replica.vram import Meter
 from watcherd.job import Options
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import pydicom
 import pytest
 from pebble import ProcessPool
 
-from watcherd.completeness import ends_early
-from watcherd.dicom_structure import without_pictures
 from watcherd.errors import InputError
+from watcherd.formats.dicom import without_pictures
+from watcherd.formats.truncation import ends_early
 from watcherd.imaging.limits import DecodeLimits
 from watcherd.imaging.worker import start_worker, timed_decode
 

@@ -29,10 +29,11 @@ from tests.integration.store.helpers import (
     start_run,
     succeed,
 )
-from watcherd import config, exporter
+from watcherd import config
 from watcherd.errors import ConfigError
-from watcherd.exporter import Exporter, refuse_unusable
 from watcherd.job import ErrorClass
+from watcherd.notify import exporter
+from watcherd.notify.exporter import Exporter, refuse_unusable
 from watcherd.store import Database, StoreUnavailableError, backup, progress, queue
 from watcherd.store.connections import driver_of
 
@@ -59,7 +60,7 @@ STATUS: dict[str, Any] = {
     "model": {"segmenter": "vessel", "revision": "3", "dtype": "bfloat16"},
     "cards": [{"uuid": "GPU-1", "name": "Card", "used_mib": 1024, "total_mib": None}],
 }
-"""As `watcherd.daemon` says it of itself."""
+"""As `watcherd.service.daemon` says it of itself."""
 
 
 @dataclass

@@ -18,8 +18,8 @@ from tests.asides import aside
 from tests.integration.store.helpers import NOW, claim_one, enqueue, failure, later, scan, start_run, succeed
 from watcherd import config, pauses
 from watcherd.errors import ConfigError
-from watcherd.hooks import Hooks, environment, pause_after, refuse_unusable
 from watcherd.job import ErrorClass, State
+from watcherd.notify.hooks import Hooks, environment, pause_after, refuse_unusable
 from watcherd.pauses import Pauses
 from watcherd.retry import Decision
 from watcherd.store import Database, StoreUnavailableError, backup, history, queue

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 from tests.asides import aside
 from tests.integration.store.helpers import MODEL, NOW, OPTIONS, claim_one, start_run, succeed
 from watcherd.config import Config
-from watcherd.delivery import Delivery
+from watcherd.delivery.promise import Delivery
+from watcherd.new_files_first import Precedence
 from watcherd.outbox.deliver import Outbox
 from watcherd.pauses import Pauses
-from watcherd.precedence import Precedence
 from watcherd.store import Database, NewArrival, Signature, arrivals
 
 if TYPE_CHECKING:

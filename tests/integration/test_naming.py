@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.store.helpers import NOW, claim_one, enqueue, scan, staged, start_run
-from watcherd.naming import Names
+from watcherd.delivery.result_names import Names
 from watcherd.outbox.deliver import Outbox
 from watcherd.store import Database, Intent, leftovers, queue
 

@@ -15,9 +15,9 @@ from tests.integration.store.test_database import held
 from watcherd.config import build
 from watcherd.inbox.events import Hints
 from watcherd.inbox.spool import Spool
-from watcherd.intake import CLEAN_SECONDS, FEW, QUEUED_AT_ONCE, Intake
+from watcherd.intake.intake import CLEAN_SECONDS, FEW, QUEUED_AT_ONCE, Intake
+from watcherd.new_files_first import Precedence
 from watcherd.pauses import Pauses
-from watcherd.precedence import Precedence
 from watcherd.store import Database, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def test_a_file_does_not_wait_until_the_one_before_is_in_the_queue(taking: Takin
 
 def test_no_more_files_wait_for_the_database_than_a_batch(taking: Taking, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is slow must not fill the memory with what waits for it."""
-    monkeypatch.setattr("watcherd.intake.BATCH", 2)
+    monkeypatch.setattr("watcherd.intake.intake.BATCH", 2)
     release = held(taking.database)
     taking.drop("1.png", "2.png")
     taking.take()

@@ -77,7 +77,7 @@ def test_everything_of_the_tree_is_in_it_and_nothing_else(wheel: Path) -> None:
 def test_it_finds_its_own_migrations_and_units(installed: Path, tmp_path: Path) -> None:
     """Those inside the package, not those of a checkout beside it."""
     program = (
-        "import watcherd; from watcherd.cli import machine; from watcherd.store.migrate import migrations\n"
+        "import watcherd; from watcherd.install import machine; from watcherd.store.migrate import migrations\n"
         "from importlib.metadata import version\n"
         "for path in (watcherd.__file__, migrations(), machine.resource('systemd'), machine.resource('config.toml')):\n"
         "    print(path)\n"
@@ -96,7 +96,7 @@ def test_the_demo_runs_from_it(installed: Path, tmp_path: Path) -> None:
     delivers and records never imports a model library: they cost half a gigabyte, and their crashes are the
     replica's alone."""
     program = (
-        "import sys; from watcherd.cli import run\n"
+        "import sys; from watcherd.cli.app import run\n"
         "if __name__ == '__main__':\n"
         "    code = run(['demo', '--json'])\n"
         f"    assert not set({MODEL_LIBRARIES}) & set(sys.modules), 'the main process imported a model library'\n"
@@ -115,7 +115,7 @@ def test_the_demo_runs_from_it(installed: Path, tmp_path: Path) -> None:
 def test_the_command_line_and_the_daemon_import_no_model_library(installed: Path, tmp_path: Path) -> None:
     """They start in a moment, also on a machine where a model takes minutes; the command line spares numpy, too."""
     heavy = {*MODEL_LIBRARIES, "skimage", "scipy"}
-    assert set() == heavy & imported(installed, tmp_path, "import watcherd.cli, watcherd.daemon")
+    assert set() == heavy & imported(installed, tmp_path, "import watcherd.cli, watcherd.service.daemon")
     command_line = imported(installed, tmp_path, "import watcherd.cli")
     assert set() == {*heavy, "numpy", "PIL", "alembic"} & command_line
     assert set() == {"pydantic", "sqlalchemy", "numpy"} & imported(installed, tmp_path, "import watcherd.__main__")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from watcherd import daemon
 from watcherd.config import Config
-from watcherd.daemon import BEAT_SECONDS, HANG_SECONDS, Daemon
 from watcherd.inbox import mounts
+from watcherd.service import daemon
+from watcherd.service.daemon import BEAT_SECONDS, HANG_SECONDS, Daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable

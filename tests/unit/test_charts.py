@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from watcherd import charts
-from watcherd.charts import Bar, Dot, Series, Span
+from watcherd.report import charts
+from watcherd.report.charts import Bar, Dot, Series, Span
 
 START = datetime(2026, 1, 2, tzinfo=UTC)
 SPAN = Span(start=START, end=START + timedelta(hours=10))

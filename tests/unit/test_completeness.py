@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from watcherd.completeness import ends_early
+from watcherd.formats.truncation import ends_early
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (64, 48, 3), dtype=np.uint8)
 

@@ -15,7 +15,7 @@ import typer
 from pydantic import BaseModel
 
 from tools import configuration_page
-from watcherd.cli import app
+from watcherd.cli.app import app
 from watcherd.config import Config, Profile, build
 from watcherd.errors import WatcherdError
 from watcherd.job import ErrorClass, Fate, State

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from watcherd.evaluation import (
+from watcherd.evaluation.figures import (
     LEVELS,
     Histogram,
     Judged,

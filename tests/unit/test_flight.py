@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from watcherd.flight import Drawn
+from watcherd.flights import Drawn
 from watcherd.job import Options
 
 

@@ -6,9 +6,10 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
-from watcherd.flight import Flight
-from watcherd.frame_runs import arrange, as_frame, quiet_time
+from watcherd.flights import Flight
 from watcherd.job import Options
+from watcherd.pipeline.runs import arrange
+from watcherd.run_names import as_frame, quiet_time
 from watcherd.store import RunPlace
 
 RUNS = Options(group_frames=True)

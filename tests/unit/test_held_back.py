@@ -13,10 +13,10 @@ from tests.asides import aside
 from watcherd.config import build
 from watcherd.inbox.values import Candidate
 from watcherd.inbox.values import Signature as Seen
-from watcherd.intake import Intake
+from watcherd.intake.intake import Intake
 from watcherd.job import Options
+from watcherd.new_files_first import Precedence
 from watcherd.pauses import Pauses
-from watcherd.precedence import Precedence
 from watcherd.store import NewArrival, Signature
 
 if TYPE_CHECKING:

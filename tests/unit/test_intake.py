@@ -14,9 +14,9 @@ from tests.asides import aside
 from watcherd.config import Config, build
 from watcherd.errors import StoreError
 from watcherd.inbox.sweep import Chunk
-from watcherd.intake import CLEAN_SECONDS, Intake
+from watcherd.intake.intake import CLEAN_SECONDS, Intake
+from watcherd.new_files_first import Precedence
 from watcherd.pauses import Pauses
-from watcherd.precedence import Precedence
 from watcherd.store import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def test_a_history_that_cannot_be_read_for_a_while_pauses_the_intake(
         queued=lambda: None,
         stopping=stopping,
     )
-    monkeypatch.setattr("watcherd.intake.RETRY_SECONDS", 0)
+    monkeypatch.setattr("watcherd.intake.intake.RETRY_SECONDS", 0)
     if not passing:
         with pytest.raises(StoreError, match="makes no sense"):
             intake._turn()
@@ -220,8 +220,8 @@ def test_a_sweep_that_was_cut_short_is_made_again_at_once(
             raise errors.pop()
         found.append(each)
 
-    monkeypatch.setattr("watcherd.intake.RETRY_SECONDS", 0)
-    monkeypatch.setattr("watcherd.intake.sweep", swept)
+    monkeypatch.setattr("watcherd.intake.intake.RETRY_SECONDS", 0)
+    monkeypatch.setattr("watcherd.intake.intake.sweep", swept)
     for name, stand_in in {
         "_look_through": look_through,
         "_take_settled": lambda: None,

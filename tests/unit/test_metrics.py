@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from watcherd import metrics
 from watcherd.job import ErrorClass
-from watcherd.metrics import BUCKETS, METRICS, STAGES, Histogram, Tally
+from watcherd.notify import metrics
+from watcherd.notify.metrics import BUCKETS, METRICS, STAGES, Histogram, Tally
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "monitoring.md").read_text()

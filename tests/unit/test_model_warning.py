@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from watcherd.daemon import Daemon
 from watcherd.inference.base import ModelInfo
 from watcherd.inference.messages import Ready
+from watcherd.service.daemon import Daemon
 
 
 @pytest.mark.parametrize("warning", ["", "it was trained on another base"])

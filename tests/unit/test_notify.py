@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from watcherd import notify
-from watcherd.notify import Notifier
+from watcherd.notify import systemd
+from watcherd.notify.systemd import Notifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,7 @@ def test_without_a_manager_nothing_happens() -> None:
 
 def test_a_full_queue_costs_a_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A manager that reads nothing delays the daemon by the time limit, not for ever."""
-    monkeypatch.setattr(notify, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(systemd, "SEND_SECONDS", 0.05)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
         notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")})

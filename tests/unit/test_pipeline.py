@@ -13,10 +13,10 @@ import pytest
 
 from tests.asides import aside
 from watcherd.config import Config
-from watcherd.flight import Flight
+from watcherd.flights import Flight
+from watcherd.new_files_first import Precedence
 from watcherd.pauses import Pauses
-from watcherd.pipeline import BATCHES_UNDER_WAY, Pipeline
-from watcherd.precedence import Precedence
+from watcherd.pipeline.stations import BATCHES_UNDER_WAY, Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,13 +11,13 @@ import pytest
 from tests.asides import aside
 from tests.unit.test_pipeline import pipeline
 from watcherd.config import Config
-from watcherd.delivery import Delivery
-from watcherd.precedence import LONGEST, Precedence
+from watcherd.delivery.promise import Delivery
+from watcherd.new_files_first import LONGEST, Precedence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from watcherd.pipeline import Pipeline
+    from watcherd.pipeline.stations import Pipeline
 
 NOTHING = cast("Any", None)
 
@@ -41,7 +41,7 @@ def test_nobody_waits_for_nobody(standing: Precedence) -> None:
 
 
 def test_others_wait_while_somebody_goes_first(monkeypatch: pytest.MonkeyPatch, standing: Precedence) -> None:
-    monkeypatch.setattr("watcherd.precedence.LONGEST", 30.0)
+    monkeypatch.setattr("watcherd.new_files_first.LONGEST", 30.0)
     with standing.first():
         thread = threading.Thread(target=standing.give_way, daemon=True)
         thread.start()

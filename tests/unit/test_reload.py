@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from watcherd.config import Config
-from watcherd.daemon import merged
+from watcherd.config.reload import merged
 
 
 def with_value(table: str, key: str, value: Any) -> Config:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from watcherd.report import Facts, column_width, figures, full_hour, percentiles, reasons
+from watcherd.report.figures import Facts, column_width, figures, full_hour, percentiles, reasons
 from watcherd.store.summary import Period, Sample
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from watcherd import daemon
+from watcherd.service import daemon
 
 NOBODY = 65534
 

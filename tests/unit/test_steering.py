@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from watcherd import steering
 from watcherd.errors import BusyError, UnavailableError, UsageError
-from watcherd.steering import Command, carry_out_all, owner, send, sole_owner, waiting
+from watcherd.state import lock as state_lock
+from watcherd.state.lock import owner, sole_owner
+from watcherd.state.mailbox import Command, carry_out_all, send, waiting
 from watcherd.store import Database
 
 if TYPE_CHECKING:
@@ -108,11 +109,11 @@ def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
 
 def test_a_second_owner_hears_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its pid; and when that one is gone, even killed, the lock is free."""
-    monkeypatch.setattr(steering, "LOCK_TRIES", 1)
-    monkeypatch.setattr(steering, "LOCK_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(state_lock, "LOCK_TRIES", 1)
+    monkeypatch.setattr(state_lock, "LOCK_PAUSE_SECONDS", 0)
     lock = tmp_path / "state" / "lock"
     program = (
-        "import sys, time; from pathlib import Path; from watcherd.steering import sole_owner\n"
+        "import sys, time; from pathlib import Path; from watcherd.service.job_commands import sole_owner\n"
         f"with sole_owner(Path({str(lock)!r})): print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as first:

@@ -16,9 +16,10 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from watcherd import config, logs
-from watcherd.cli import machine, service, units
-from watcherd.cli.units import Names, Service
+from watcherd.cli import install_service
 from watcherd.errors import UsageError
+from watcherd.install import machine, units
+from watcherd.install.units import Names, Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -308,7 +309,7 @@ def test_usual_folders_are_accepted() -> None:
 def test_names_that_an_instance_cannot_have_are_refused(instance: str) -> None:
     """They would be no file's name, or that of the service without a name."""
     with pytest.raises(UsageError, match="cannot be the name of a service"):
-        service._names(instance)
+        install_service._names(instance)
 
 
 def test_an_interpreter_that_the_service_cannot_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,8 +351,8 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> typer.Typer:
     monkeypatch.setattr(machine, "check_interpreter", lambda program: None)
     monkeypatch.setattr(machine, "systemd_version", lambda: 252)
     app = typer.Typer()
-    app.command("install-service")(service.install_service)
-    app.command("uninstall-service")(service.uninstall_service)
+    app.command("install-service")(install_service.install_service)
+    app.command("uninstall-service")(install_service.uninstall_service)
     return app
 
 

@@ -13,8 +13,9 @@ import typer
 
 from watcherd import config as configuration
 from watcherd import logs
-from watcherd.cli.common import JsonOption, duration, print_json, print_table
+from watcherd.cli.common import JsonOption, print_json, print_table
 from watcherd.errors import UnavailableError
+from watcherd.status.units import duration
 from watcherd.store import Filter, history, reader
 
 PICTURES = (".png", ".jpg")
@@ -32,7 +33,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Segment a few bundled scans and show where their masks are."""
-    from watcherd.daemon import Daemon
+    from watcherd.service.daemon import Daemon
 
     folder = folder.absolute()
     settings = _prepare(folder)

@@ -8,8 +8,8 @@ import typer
 
 from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json
 from watcherd.cli.steer import steered
-from watcherd.doctor import examine
 from watcherd.errors import WatcherdError
+from watcherd.status.doctor import examine
 
 MARKS = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
 COLOURS = {"ok": None, "warning": typer.colors.YELLOW, "error": typer.colors.RED}

@@ -16,10 +16,10 @@ from typing import BinaryIO
 
 from watcherd.config import Config
 from watcherd.errors import UnavailableError, UsageError
+from watcherd.file_names import insert, show
 from watcherd.files import rename_new, sync_folder
 from watcherd.inbox.sweep import IgnoreList
-from watcherd.names import insert, show
-from watcherd.steering import who_may
+from watcherd.state.lock import who_may
 
 MOST_ALIKE = 10_000
 """Names of one kind (``a.png``, ``a-2.png``, ...) that are tried."""

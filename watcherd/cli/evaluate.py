@@ -16,9 +16,9 @@ from watcherd.cli.common import ConfigOption, JsonOption, for_spreadsheets, load
 from watcherd.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from watcherd.cli.judging import Pair, Report
-    from watcherd.cli.trial import Segmented
-    from watcherd.evaluation import Bin, Judged, Point
+    from watcherd.evaluation.figures import Bin, Judged, Point
+    from watcherd.evaluation.judging import Pair, Report
+    from watcherd.service.trial import Segmented
 
 WORST = 5
 """So many of the worst scans are drawn."""
@@ -41,8 +41,8 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Compare the configured model's masks with drawn ones: Dice, IoU, precision, recall, and a sweep of thresholds."""
-    from watcherd import evaluation
-    from watcherd.cli import judging, trial
+    from watcherd.evaluation import figures, judging
+    from watcherd.service import trial
 
     settings = load_config(config)
     chosen = None if threshold == "sweep" else _number(threshold)
@@ -56,8 +56,8 @@ def evaluate(
         if report.pixels is None:
             raise InputError("Not one scan could be judged.", hint="\n".join(report.problems))
         report.threshold = chosen if chosen is not None else _threshold(settings, profile)
-        points = evaluation.sweep(report.sweeps) if chosen is None else []
-        bins = evaluation.reliability(report.pixels)
+        points = figures.sweep(report.sweeps) if chosen is None else []
+        bins = figures.reliability(report.pixels)
         files = _write(out, report, points, bins, Path(folder))
     if as_json:
         print_json(_as_json(report, points, bins, files))
@@ -92,8 +92,8 @@ def _write(
     out: Path, report: Report, points: Sequence[Point], bins: Sequence[Bin], folder: Path
 ) -> dict[str, Path | list[Path]]:
     """The table, both plots, and the worst scans in three colours."""
-    from watcherd import plots
-    from watcherd.evaluation import worst
+    from watcherd.evaluation import plots
+    from watcherd.evaluation.figures import worst
 
     out.mkdir(parents=True, exist_ok=True)
     _write_csv(out / "scores.csv", report.judged)
@@ -114,7 +114,7 @@ def _write(
 
 
 def _write_csv(path: Path, judged: Sequence[Judged]) -> None:
-    from watcherd.evaluation import FIGURES
+    from watcherd.evaluation.figures import FIGURES
 
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -130,9 +130,9 @@ def _draw(path: Path, one: Judged, pair: tuple[Pair, Segmented], folder: Path) -
     """Of a run the frame in which most is wrong."""
     import numpy as np
 
-    from watcherd.cli import judging
-    from watcherd.frames import FrameFile
-    from watcherd.imaging.agreement import agreement
+    from watcherd.evaluation import judging
+    from watcherd.evaluation.agreement import agreement
+    from watcherd.formats.npy_frames import FrameFile
     from watcherd.imaging.decode import DecodeLimits, decode
 
     decode(pair[0].image, folder / "scan.npy", DecodeLimits())
@@ -150,34 +150,34 @@ def _draw(path: Path, one: Judged, pair: tuple[Pair, Segmented], folder: Path) -
 def _as_json(
     report: Report, points: Sequence[Point], bins: Sequence[Bin], files: Mapping[str, Path | list[Path]]
 ) -> dict[str, Any]:
-    from watcherd import evaluation
+    from watcherd.evaluation import figures
 
     return {
         "model": report.model,
         "threshold": report.threshold,
         "scans": [{"name": one.name, **one.score.figures(), **asdict(one.score)} for one in report.judged],
-        "summary": evaluation.summary(report.judged),
-        "worst": [one.name for one in evaluation.worst(report.judged, WORST)],
+        "summary": figures.summary(report.judged),
+        "worst": [one.name for one in figures.worst(report.judged, WORST)],
         "sweep": [asdict(point) for point in points],
-        "best": asdict(evaluation.best(points)) if points else None,
+        "best": asdict(figures.best(points)) if points else None,
         "reliability": [asdict(one) for one in bins],
-        "calibration_error": evaluation.calibration_error(bins),
+        "calibration_error": figures.calibration_error(bins),
         "problems": report.problems,
         "files": {name: list(map(str, path)) if isinstance(path, list) else str(path) for name, path in files.items()},
     }
 
 
 def _show(report: Report, points: Sequence[Point], bins: Sequence[Bin], files: Mapping[str, Path | list[Path]]) -> None:
-    from watcherd import evaluation
-    from watcherd.evaluation import FIGURES
+    from watcherd.evaluation import figures
+    from watcherd.evaluation.figures import FIGURES
 
-    ordered = evaluation.worst(report.judged, len(report.judged))
+    ordered = figures.worst(report.judged, len(report.judged))
     rows = [(one.name, *(f"{value:.4f}" for value in one.score.figures().values())) for one in ordered]
-    summary = evaluation.summary(report.judged)
+    summary = figures.summary(report.judged)
     rows += [(what, *(f"{summary[name][what]:.4f}" for name in FIGURES)) for what in ("mean", "median")]
     print_table(("scan", *FIGURES), rows, right=FIGURES)
     if points:
-        best = evaluation.best(points)
+        best = figures.best(points)
         typer.echo("\nMeans of the probability maps alone, without the model's own clean-up")
         lines = [
             (
@@ -190,6 +190,6 @@ def _show(report: Report, points: Sequence[Point], bins: Sequence[Bin], files: M
         print_table(("threshold", *FIGURES, ""), lines, right=("threshold", *FIGURES))
     typer.echo(f"\n{len(report.judged)} scans, {report.model}, masks at threshold {report.threshold:g}")
     typer.echo(
-        f"Probabilities are off by {evaluation.calibration_error(bins):.3f} in the mean (see {files['reliability']})"
+        f"Probabilities are off by {figures.calibration_error(bins):.3f} in the mean (see {files['reliability']})"
     )
     typer.echo(f"{files['scores']}, {files['plot']}, and the worst in {Path(str(files['scores'])).parent / 'worst'}")

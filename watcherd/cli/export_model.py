@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from watcherd.cli.common import JsonOption, print_json, size
+from watcherd.cli.common import JsonOption, print_json
+from watcherd.status.units import size
 
 
 def export_model(

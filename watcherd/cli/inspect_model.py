@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_fields, print_json, size
+from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_fields, print_json
 from watcherd.cli.plan import guess_segmenter
 from watcherd.errors import UsageError
+from watcherd.status.units import size
 
 if TYPE_CHECKING:
     from watcherd.config import Model

@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 import typer
 
-from watcherd import steering
 from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json
 from watcherd.errors import UnavailableError
 from watcherd.outbox.owner import Owner, Ownership, owner_of
+from watcherd.state import lock
 
 outbox_app = typer.Typer(help="The outbox, which belongs to one service.", no_args_is_help=True)
 
@@ -33,7 +33,7 @@ def take_over(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Own an outbox whose owner is gone for good; results in it stay. Only while neither service runs."""
     settings = load_config(config)
     root = settings.outbox.path
-    with steering.sole_owner(settings.state.lock):
+    with lock.sole_owner(settings.state.lock):
         ours = Owner.here(settings.state.path)
         try:
             with Ownership(root, ours) as ownership:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from watcherd.config import Config
-    from watcherd.inference.devices import Device
-    from watcherd.inference.placement import Plan, PlannedReplica
+    from watcherd.inference.machine.devices import Device
+    from watcherd.inference.pool.placement import Plan, PlannedReplica
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 SEMANTIC = ("ForSemanticSegmentation", "ForUniversalSegmentation", "ForInstanceSegmentation")
@@ -37,7 +37,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show which GPUs would carry which replica of the model, and why."""
-    from watcherd.inference import devices, placement
+    from watcherd.inference.machine import devices
+    from watcherd.inference.pool import placement
 
     settings = _settings(_base(config, model), model, segmenter, dtype, per_replica)
     inventory = (

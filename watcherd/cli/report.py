@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from watcherd import files
-from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json, size
-from watcherd.cli.history import parse_time
-from watcherd.cli.report_page import page
+from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json
+from watcherd.cli.jobs import parse_time
 from watcherd.errors import UnavailableError, UsageError
-from watcherd.report import figures, full_hour, gather
+from watcherd.report.figures import figures, full_hour, gather
+from watcherd.report.page import page
+from watcherd.status.units import size
 from watcherd.store import reader, summary
 from watcherd.store.summary import Period
 

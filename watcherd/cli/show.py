@@ -16,23 +16,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from watcherd.cli.common import (
-    STAGES,
-    STATE_COLOURS,
-    ConfigOption,
-    JsonOption,
-    duration,
-    gib,
-    load_config,
-    local,
-    print_json,
-    took,
-)
-from watcherd.cli.common import size as bytes_of
+from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json
 from watcherd.errors import UnavailableError, UsageError
+from watcherd.file_names import show as shown_name
+from watcherd.file_names import unshow
 from watcherd.job import Fate
-from watcherd.names import show as shown_name
-from watcherd.names import unshow
+from watcherd.status.units import STAGES, STATE_COLOURS, duration, gib, local, took
+from watcherd.status.units import size as bytes_of
 from watcherd.store import Filter, figures, history, identity, overview, reader
 
 MOST_NAMED = 8

@@ -14,10 +14,10 @@ from rich.live import Live
 from rich.text import Text
 
 from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json
-from watcherd.cli.overview import gather
-from watcherd.cli.screen import plain_lines, status_screen
 from watcherd.config import Config
 from watcherd.errors import UsageError, WatcherdError
+from watcherd.status.moment import gather
+from watcherd.status.screen import plain_lines, status_screen
 
 
 def status(

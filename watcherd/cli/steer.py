@@ -11,13 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from watcherd import config as configuration
-from watcherd import housekeeping, steering
 from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json
 from watcherd.config import Config
 from watcherd.errors import ConfigError, StoreError, UnavailableError, UsageError, WatcherdError
 from watcherd.inbox.spool import Spool
 from watcherd.job import ErrorClass, State
-from watcherd.steering import Command, JobSteering
+from watcherd.service.backups import back_up
+from watcherd.service.job_commands import JobSteering
+from watcherd.state import lock, mailbox
+from watcherd.state.mailbox import Command
 from watcherd.store import Database, Filter, backup, history, reader, runs
 
 PATIENCE_SECONDS = 30.0
@@ -98,7 +100,7 @@ def prune(
     """
     settings = load_config(config)
     outcome = steered(settings, "prune", {"trust_clock": trust_clock} if trust_clock else {})
-    copy = housekeeping.back_up(settings)
+    copy = back_up(settings)
     findings = backup.check(copy)
     if as_json:
         print_json({"outcome": outcome, "backup": str(copy), "findings": findings})
@@ -116,7 +118,7 @@ def _reload_rejected(path: Path, *, as_json: bool) -> None:
         settings = configuration.build({"state": state}, base=path.parent)
     except (ValueError, OSError, ConfigError):
         return
-    if steering.owner(settings.state.lock) is not None:
+    if lock.owner(settings.state.lock) is not None:
         _steer(settings, "reload", {}, as_json=as_json, needs_daemon=True)
 
 
@@ -147,7 +149,7 @@ def _steer(
 
 def steered(settings: Config, verb: str, arguments: Mapping[str, Any], *, needs_daemon: bool = False) -> str:
     """Have it done: by the daemon, or while none runs by ourselves under its lock."""
-    if steering.owner(settings.state.lock) is not None:
+    if lock.owner(settings.state.lock) is not None:
         return _by_daemon(settings, verb, arguments)
     if needs_daemon:
         raise UnavailableError("watcherd is not running.", hint="Start it with systemctl start watcherd.")
@@ -155,7 +157,7 @@ def steered(settings: Config, verb: str, arguments: Mapping[str, Any], *, needs_
 
 
 def _by_ourselves(settings: Config, command: Command) -> str:
-    with steering.sole_owner(settings.state.lock), Database.open(settings.state.database) as database:
+    with lock.sole_owner(settings.state.lock), Database.open(settings.state.database) as database:
         spool = Spool(settings.state.spool)
         spool.prepare()
         return JobSteering(settings, database, spool).carry_out(command)
@@ -163,7 +165,7 @@ def _by_ourselves(settings: Config, command: Command) -> str:
 
 def _by_daemon(settings: Config, verb: str, arguments: Mapping[str, Any]) -> str:
     """Leave the command and wait for what the daemon records of it."""
-    command_id = steering.send(settings.state.commands, verb, arguments)
+    command_id = mailbox.send(settings.state.commands, verb, arguments)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         with reader(settings.state.database) as connection:

@@ -14,13 +14,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from watcherd import live
-from watcherd.cli.common import ConfigOption, JsonOption, duration, load_config, print_json
+from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json
 from watcherd.cli.dropping import check_inbox, check_sources, drop, place_in_inbox
 from watcherd.config import Config
 from watcherd.errors import BusyError, InputError, StoreError, UnavailableError
+from watcherd.file_names import show, unshow
 from watcherd.job import FINISHED, Fate, State
-from watcherd.names import show, unshow
+from watcherd.state import live
+from watcherd.status.units import duration
 from watcherd.store import overview, reader
 
 POLL_SECONDS = 0.25

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from watcherd.cli.common import ConfigOption, load_config
-from watcherd.cli.overview import gather
 from watcherd.errors import UsageError
+from watcherd.status.moment import gather
 
 
 def top(

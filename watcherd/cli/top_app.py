@@ -17,13 +17,13 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Static
 
-from watcherd.cli import screen, verdict
-from watcherd.cli.common import AMBER, duration, took, when
-from watcherd.cli.overview import gather, seconds_since
 from watcherd.cli.show import story_screen, tell
 from watcherd.cli.steer import steered
 from watcherd.config import Config
 from watcherd.errors import WatcherdError
+from watcherd.status import screen, words
+from watcherd.status.moment import gather, seconds_since
+from watcherd.status.units import AMBER, duration, took, when
 from watcherd.store import overview, reader
 
 NEXT = 50
@@ -120,18 +120,18 @@ class Top(App[None]):
             self.call_from_thread(self._show, moment)
 
     def _show_trouble(self, error: WatcherdError) -> None:
-        notice = verdict.Notice(tone="bad", text=error.message, todo=error.hint)
+        notice = words.Notice(tone="bad", text=error.message, todo=error.hint)
         self.query_one("#head", Static).update(screen.notice_line(notice))
 
     def _show(self, moment: Moment) -> None:
         self._moment = moment
         answer, daemon = moment.answer, moment.answer["daemon"]
-        said = (verdict.headline(answer, moment.now), *verdict.notices(answer))
+        said = (words.headline(answer, moment.now), *words.notices(answer))
         self.query_one("#head", Static).update(Group(*map(screen.notice_line, said)))
         self.query_one("#figures", Static).update(figures(answer, moment.now))
         self.query_one("#replica-lines", Static).update(screen.replica_table(daemon))
         self.query_one("#gauges", Static).update(screen.gauge_table(daemon))
-        self.query_one("#replicas").display = bool(verdict.replicas(daemon))
+        self.query_one("#replicas").display = bool(words.replicas(daemon))
         self._show_jobs(moment)
 
     def _show_jobs(self, moment: Moment) -> None:
@@ -222,7 +222,7 @@ class Details(ModalScreen[None]):
 
 def figures(answer: Mapping[str, Any], now: datetime) -> Text:
     """What waits, what was done, how fast, and when it will be done."""
-    facts = verdict.facts(answer, now)
+    facts = words.facts(answer, now)
     done = f"today {facts['today']}" if "today" in facts else ""
     work = " · ".join(filter(None, [facts["jobs"], done]))
     pace = [f"{answer['per_minute']:g} a minute", f"backlog {facts['backlog']}" if "backlog" in facts else ""]

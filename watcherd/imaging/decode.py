@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from watcherd.completeness import ends_early
 from watcherd.errors import InputError, JobError
-from watcherd.frames import write_frames
-from watcherd.imaging.curves import inverted, of_frame
+from watcherd.formats.npy_frames import write_frames
+from watcherd.formats.sniff import describe, image_format
+from watcherd.formats.truncation import ends_early
 from watcherd.imaging.limits import DecodeLimits
-from watcherd.imaging.pillow_scan import PillowScan
-from watcherd.imaging.scan import TruncatedError, bands, tags_of, told_by
-from watcherd.imaging.sniff import describe, image_format
+from watcherd.imaging.readers.curves import inverted, of_frame
+from watcherd.imaging.readers.pillow_scan import PillowScan
+from watcherd.imaging.readers.scan import TruncatedError, bands, tags_of, told_by
+from watcherd.imaging.readers.window import LEVELS_ENOUGH, Survey, Window
 from watcherd.imaging.values import Decoded
-from watcherd.imaging.window import LEVELS_ENOUGH, Survey, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from watcherd.imaging.curves import Shown
-    from watcherd.imaging.scan import Pixels, Scan, Told
+    from watcherd.imaging.readers.curves import Shown
+    from watcherd.imaging.readers.scan import Pixels, Scan, Told
 
     Reader = Callable[[Path, DecodeLimits], Scan]
 
@@ -136,49 +136,49 @@ def _tried(reader: Reader, source: Path, limits: DecodeLimits) -> Scan:
 
 
 def _with_tifffile(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.tifffile_scan import TifffileScan  # rarely needed, and slow to import
+    from watcherd.imaging.readers.tifffile_scan import TifffileScan  # rarely needed, and slow to import
 
     return TifffileScan(source, limits)
 
 
 def _with_dicom(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.dicom_scan import DicomScan  # slow to import
+    from watcherd.imaging.readers.dicom_scan import DicomScan  # slow to import
 
     return DicomScan(source, limits)
 
 
 def _with_nifti(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.nifti_scan import NiftiScan  # slow to import
+    from watcherd.imaging.readers.nifti_scan import NiftiScan  # slow to import
 
     return NiftiScan(source, limits)
 
 
 def _with_pnm(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.pnm_scan import PnmScan
+    from watcherd.imaging.readers.pnm_scan import PnmScan
 
     return PnmScan(source, limits)
 
 
 def _with_jpeg_2000(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.codec_scan import Jpeg2000Scan
+    from watcherd.imaging.readers.codec_scan import Jpeg2000Scan
 
     return Jpeg2000Scan(source, limits)
 
 
 def _with_jpeg_xl(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.codec_scan import JpegXlScan
+    from watcherd.imaging.readers.codec_scan import JpegXlScan
 
     return JpegXlScan(source, limits)
 
 
 def _with_gzip(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.gzip_scan import GzipScan
+    from watcherd.imaging.readers.gzip_scan import GzipScan
 
     return GzipScan(source, limits, _member)
 
 
 def _with_zip(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.zip_scan import ZipScan
+    from watcherd.imaging.readers.zip_scan import ZipScan
 
     return ZipScan(source, limits, _member)
 

@@ -15,15 +15,15 @@ import numpy as np
 from PIL import Image
 
 from watcherd.errors import InputError, TransientError
-from watcherd.frames import FrameFile
-from watcherd.imaging.measures import measure_frames
-from watcherd.imaging.overlay import overlay, overlay_in_bands
-from watcherd.imaging.preview import write_preview
-from watcherd.imaging.scan import BAND
-from watcherd.imaging.sheets import contact_sheet, panel
+from watcherd.formats.npy_frames import FrameFile
+from watcherd.imaging.readers.scan import BAND
+from watcherd.imaging.results.measures import measure_frames
+from watcherd.imaging.results.overlay import overlay, overlay_in_bands
+from watcherd.imaging.results.preview import write_preview
+from watcherd.imaging.results.sheets import contact_sheet, panel
+from watcherd.imaging.results.video import write_video
 from watcherd.imaging.values import KINDS, Rendered, RenderedFile, RenderRequest
 from watcherd.imaging.verified import verified
-from watcherd.imaging.video import write_video
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -194,7 +194,7 @@ def _source(request: RenderRequest) -> AbstractContextManager[Path]:
 
 def _nifti_mask(request: RenderRequest, labels: FrameFile) -> RenderedFile:
     """In place of pages: who works with volumes needs the source's geometry."""
-    from watcherd.imaging.nifti_mask import write_nifti_mask  # slow to import, and most scans are pictures
+    from watcherd.imaging.results.nifti_mask import write_nifti_mask  # slow to import, and most scans are pictures
 
     path = _path(request, "mask", "nii.gz")
     with _source(request) as source:
@@ -204,7 +204,7 @@ def _nifti_mask(request: RenderRequest, labels: FrameFile) -> RenderedFile:
 
 def _dicom_seg(request: RenderRequest, labels: FrameFile, files: list[RenderedFile]) -> str | None:
     """Add a DICOM segmentation to ``files``; why there is none. A missing extra must not cost the mask."""
-    from watcherd.imaging.dicom_seg import CannotSegmentError, write_dicom_seg  # slow to import
+    from watcherd.imaging.results.dicom_seg import CannotSegmentError, write_dicom_seg  # slow to import
 
     path = _path(request, "dicom-seg", "dcm")
     try:

@@ -16,7 +16,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from watcherd import names
+from watcherd import file_names
 from watcherd.crash_points import crash_point
 from watcherd.files import rename_new, sync_filesystem
 from watcherd.inbox.folders import VANISHED, OpenFolders, open_root, split
@@ -99,7 +99,7 @@ def dispose(sources: Sequence[Source], *, inbox: Path, archive: Path) -> list[Di
 def _reason(error: OSError) -> str:
     what = f"{error.strerror or error}"
     name = error.filename
-    where = f" ({names.show(os.fsencode(name))})" if isinstance(name, str | bytes) else ""
+    where = f" ({file_names.show(os.fsencode(name))})" if isinstance(name, str | bytes) else ""
     hint = {
         errno.EACCES: "; the service's user needs write permission for the inbox's folder and the archive",
         errno.EPERM: "; the service's user needs write permission for the inbox's folder and the archive",
@@ -140,7 +140,7 @@ class _Disposer:
     def dispose(self, source: Source) -> Disposal:
         crash_point("dispose.begun")
         try:
-            names.check_relative(source.path)
+            file_names.check_relative(source.path)
             return self._dispose(source)
         except (OSError, ValueError) as error:
             reason = _reason(error) if isinstance(error, OSError) else str(error)
@@ -296,7 +296,7 @@ def _aside(source: Source) -> bytes:
 def _put_back(here: int, name: bytes, there: int, wanted: bytes) -> None:
     """Give a file that is not ours the name it was found under, or one like it if that has been taken meanwhile."""
     for number in range(1, MOST_NAMES):
-        back = wanted if number == 1 else names.insert(wanted, b"-%d" % number)
+        back = wanted if number == 1 else file_names.insert(wanted, b"-%d" % number)
         with contextlib.suppress(FileExistsError):
             rename_new(name, back, source_fd=here, target_fd=there)
             return
@@ -315,11 +315,11 @@ def _archive_names(source: Source) -> Iterator[bytes]:
 
 
 def _names_like(name: bytes, sha256: str) -> Iterator[bytes]:
-    digits = sha256[: names.HASH_DIGITS].encode()
+    digits = sha256[: file_names.HASH_DIGITS].encode()
     yield name
-    yield names.insert(name, b"-" + digits)
+    yield file_names.insert(name, b"-" + digits)
     for number in range(2, MOST_NAMES):
-        yield names.insert(name, b"-%s-%d" % (digits, number))
+        yield file_names.insert(name, b"-%s-%d" % (digits, number))
 
 
 def _is_same(parent: int, name: bytes, status: os.stat_result, source: Source) -> bool:

@@ -11,7 +11,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Self
 
-from watcherd.names import check_relative
+from watcherd.file_names import check_relative
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,10 +14,10 @@ import signal
 import stat
 from typing import TYPE_CHECKING, BinaryIO
 
-from watcherd.completeness import ends_early
 from watcherd.crash_points import crash_point
-from watcherd.dicom_structure import without_pictures
 from watcherd.errors import TransientError
+from watcherd.formats.dicom import without_pictures
+from watcherd.formats.truncation import ends_early
 from watcherd.inbox.durable import Durable
 from watcherd.inbox.folders import VANISHED, OpenFolders, split
 from watcherd.inbox.litter import is_probe

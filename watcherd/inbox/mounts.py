@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from watcherd.errors import ConfigError
-from watcherd.names import show
+from watcherd.file_names import show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

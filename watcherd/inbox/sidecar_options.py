@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from watcherd.config import Profile
+from watcherd.file_names import storable
 from watcherd.job import Options
-from watcherd.names import storable
 
 KEYS = tuple(each.name for each in fields(Options) if each.name in Profile.model_fields)
 """What a sidecar may override: what a profile may."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from watcherd.inference.base import Mark, Placement
-    from watcherd.inference.devices import Device
+    from watcherd.inference.machine.devices import Device
 
 SHOWN = 8
 """Names that an error lists before it only counts."""

@@ -15,8 +15,8 @@ import numpy as np
 
 from watcherd.errors import UnavailableError, WatcherdError
 from watcherd.inference.base import AsyncSegmenter, Frame
-from watcherd.inference.devices import MIB
 from watcherd.inference.faults import give_back_memory, is_memory_error
+from watcherd.inference.machine.devices import MIB
 from watcherd.job import Options
 
 if TYPE_CHECKING:

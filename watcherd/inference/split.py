@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from watcherd.inference.devices import GIB
 from watcherd.inference.loading import device_of, torch_dtype
+from watcherd.inference.machine.devices import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

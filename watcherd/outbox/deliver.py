@@ -17,7 +17,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from watcherd import names
+from watcherd import file_names
 from watcherd.crash_points import crash_point
 from watcherd.errors import WatcherdError
 from watcherd.files import rename_new, sync_filesystem
@@ -147,7 +147,7 @@ class Outbox:
 
     def plain_stem(self, source: bytes) -> bytes:
         """The name that a scan's results have as long as nobody else's have it."""
-        return names.result_stem(source, len(LONGEST_SUFFIX))
+        return file_names.result_stem(source, len(LONGEST_SUFFIX))
 
     def stem(
         self,
@@ -165,7 +165,7 @@ class Outbox:
         """
         plain = self.plain_stem(source)
         flat = _flat(plain, sha256)
-        for candidates in (_candidates(plain, names.with_hash(plain, sha256)), _candidates(flat)):
+        for candidates in (_candidates(plain, file_names.with_hash(plain, sha256)), _candidates(flat)):
             for stem in candidates:
                 places = [place(path) for path in self.paths(stem, needed)]
                 if "blocked" in places or self._is_ours(stem):
@@ -174,7 +174,7 @@ class Outbox:
                     return stem
         blocked = next(path for path in self.paths(flat, needed) if place(path) == "blocked")
         raise NoPlaceError(
-            f"The results cannot lie in the outbox: {names.show(os.path.dirname(blocked))!r} is no folder there.",
+            f"The results cannot lie in the outbox: {file_names.show(os.path.dirname(blocked))!r} is no folder there.",
             hint="Move what has its name out of the way; then it is tried again.",
         )
 
@@ -375,7 +375,7 @@ def _suffixes(kind: str) -> tuple[str, ...]:
 
 def _flat(plain: bytes, sha256: str) -> bytes:
     """The name of results that cannot lie in their scan's folders: beside these, short, and with the hash."""
-    return names.with_hash(names.cut(plain.rpartition(b"/")[2], FLAT_BYTES), sha256)
+    return file_names.with_hash(file_names.cut(plain.rpartition(b"/")[2], FLAT_BYTES), sha256)
 
 
 def _candidates(*first: bytes) -> Iterable[bytes]:

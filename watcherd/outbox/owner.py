@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from watcherd.errors import BusyError, UnavailableError
+from watcherd.file_names import show
 from watcherd.files import write_durably
-from watcherd.names import show
 from watcherd.outbox.deliver import STAGING
 
 if TYPE_CHECKING:

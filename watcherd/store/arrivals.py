@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from watcherd.file_names import show
 from watcherd.job import MAY_PASS, ErrorClass, Fate, Options, State
-from watcherd.names import show
 from watcherd.store import queue
 from watcherd.store.records import Disposal, Enqueued, Identity, ModelIdentity, NewArrival, Signature, stamp
 from watcherd.store.statements import last_id, one_by_one, select_in

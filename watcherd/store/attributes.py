@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from watcherd.names import storable
+from watcherd.file_names import storable
 from watcherd.store.statements import one_by_one
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from watcherd.file_names import show
 from watcherd.job import State
-from watcherd.names import show
 from watcherd.store.records import ArrivalInfo, Intent, Output, Signature, stamp
 from watcherd.store.statements import one_by_one, select_in
 

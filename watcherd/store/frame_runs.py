@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from watcherd.frame_names import frame_name
-from watcherd.names import show
+from watcherd.file_names import show
+from watcherd.run_names import frame_name
 from watcherd.store.records import RunPlace, moment, stamp
 from watcherd.store.statements import select_in
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from watcherd.frame_names import FrameName
+    from watcherd.run_names import FrameName
 
 AGAIN = timedelta(seconds=1)
 """A run whose other files are being taken is looked at again so much later."""

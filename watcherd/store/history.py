@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from watcherd.file_names import show, without_addition
 from watcherd.job import ErrorClass, Fate, State
-from watcherd.names import show, without_addition
 from watcherd.store.records import stamp
 from watcherd.store.statements import select_in
 from watcherd.store.tables import NOT_SUCCEEDED

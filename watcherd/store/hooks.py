@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from watcherd.names import storable
+from watcherd.file_names import storable
 from watcherd.store.records import stamp
 from watcherd.store.statements import one_by_one
 

@@ -16,9 +16,9 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from watcherd.frame_names import frame_name
+from watcherd.file_names import show
 from watcherd.job import MAY_PASS, ErrorClass, Options, State
-from watcherd.names import show
+from watcherd.run_names import frame_name
 from watcherd.store import unreadable
 from watcherd.store.frame_runs import CLAIMABLE
 from watcherd.store.records import ModelIdentity, stamp

@@ -17,8 +17,8 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import StaleJobError
+from watcherd.file_names import storable
 from watcherd.job import ErrorClass, Options, State
-from watcherd.names import storable
 from watcherd.retry import after_daemon_death, pause_after_loss
 from watcherd.store import attributes, deliveries, figures, frame_runs, identity, unreadable
 from watcherd.store.frame_runs import CLAIMABLE, Hold

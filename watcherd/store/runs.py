@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from watcherd.names import storable
+from watcherd.file_names import storable
 from watcherd.store.records import ModelIdentity, milliseconds, stamp
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from watcherd.file_names import storable
 from watcherd.job import Options
-from watcherd.names import storable
 from watcherd.store.connections import driver_of
 from watcherd.store.records import stamp
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.acceptance.service import Service, broken, marked_png, png
 from watcherd import config
-from watcherd.cli import run
+from watcherd.cli.app import run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from watcherd.cli import run
+from watcherd.cli.app import run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from tests.integration.store.helpers import damage_quietly
-from watcherd import steering
+from watcherd.state import lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ def test_check_finds_wrong_sums(watcherd: CommandLine) -> None:
 
 def test_a_backup_is_named_by_the_time_or_by_the_person(watcherd: CommandLine) -> None:
     """Either is a whole history by itself; also while a daemon runs."""
-    with steering.sole_owner(watcherd.config.state.lock):
+    with lock.sole_owner(watcherd.config.state.lock):
         named = watcherd.folder / "copy of today.db"
         assert {"backup": str(named)} == watcherd("db", "backup", str(named), "--json").json
         assert not (watcherd.config.state.path / "backups").exists()
@@ -111,7 +111,7 @@ def test_a_database_in_use_is_not_replaced(watcherd: CommandLine) -> None:
     """Restore and upgrade need the daemon to be down: exit code 75, with its pid."""
     copy = watcherd.folder / "copy.db"
     watcherd("db", "backup", str(copy))
-    with steering.sole_owner(watcherd.config.state.lock):
+    with lock.sole_owner(watcherd.config.state.lock):
         for command in (["restore", str(copy)], ["upgrade"]):
             said = watcherd("db", *command)
             assert 75 == said.code

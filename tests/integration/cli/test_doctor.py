@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration.store.helpers import damage_quietly
-from watcherd import doctor, steering
+from watcherd.state import lock
+from watcherd.status import doctor
 
 if TYPE_CHECKING:
     from tests.integration.cli.conftest import CommandLine
@@ -156,7 +157,7 @@ def test_a_running_daemons_new_copies_are_not_called_orphans(watcherd: CommandLi
     orphan = watcherd.config.state.spool / ORPHAN[:2] / ORPHAN
     orphan.parent.mkdir(exist_ok=True)
     orphan.write_bytes(b"on its way")
-    with steering.sole_owner(watcherd.config.state.lock):
+    with lock.sole_owner(watcherd.config.state.lock):
         assert [] == wrong(watcherd, "--repair")
     assert orphan.exists()
 
@@ -195,6 +196,6 @@ def test_jobs_under_way_when_the_daemon_died_are_named(watcherd: CommandLine) ->
 
 def test_little_room_and_a_wrong_clock_are_found(watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A twentieth of the disk free is little."""
-    monkeypatch.setattr("watcherd.doctor.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1000, 990, 10))  # type: ignore[attr-defined]
+    monkeypatch.setattr("watcherd.status.doctor.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1000, 990, 10))  # type: ignore[attr-defined]
     levels = {(finding.check, finding.level) for finding in doctor.examine(watcherd.config)}
     assert ("space", "warning") in levels

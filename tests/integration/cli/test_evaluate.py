@@ -14,7 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from watcherd.imaging.agreement import COLOURS, agreement
+from watcherd.evaluation.agreement import COLOURS, agreement
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,7 @@ from tests.integration.store.test_history import DEVICE, PROMISED
 from tests.terminal import on_a_terminal
 from watcherd.cli.common import for_spreadsheets
 from watcherd.cli.evaluate import _write_csv
-from watcherd.cli.history import _print_csv, job_table
+from watcherd.cli.jobs import _print_csv, job_table
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from watcherd.cli.journal import journal_matches
+from watcherd.cli.logs import journal_matches
 
 if TYPE_CHECKING:
     from tests.integration.cli.conftest import CommandLine
@@ -79,7 +79,7 @@ def test_without_any_journal_too(watcherd: CommandLine, monkeypatch: pytest.Monk
 def test_following_ends_with_the_job(watcherd: CommandLine, journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes meanwhile is shown once; a job that has ended is not waited for."""
     assert 3 == len(watcherd("logs", "refused.png", "--follow").out.splitlines())
-    monkeypatch.setattr("watcherd.cli.journal.FOLLOW_SECONDS", 0.05)
+    monkeypatch.setattr("watcherd.cli.logs.FOLLOW_SECONDS", 0.05)
     assert 0 == watcherd("retry", "--state", "failed", "--error-class", "input").code
     job = watcherd.job("refused.png")
     timer = threading.Timer(0.3, cancel, [watcherd.config.state.database, job])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from watcherd import housekeeping
 from watcherd.inbox.spool import Spool
+from watcherd.service import prune as housekeeping
 from watcherd.store import Database, runs
 from watcherd.wall_clock import Reading
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks import long_history
-from watcherd.report import LISTED, full_hour, gather
+from watcherd.report.figures import LISTED, full_hour, gather
 from watcherd.store import Database, reader, summary
 from watcherd.store.summary import Period
 

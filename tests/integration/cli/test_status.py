@@ -17,8 +17,8 @@ import pytest
 from rich.console import Console
 
 from tests.terminal import on_a_terminal
-from watcherd import steering
 from watcherd.cli.status import _picture
+from watcherd.state import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +80,7 @@ def test_a_killed_daemon_is_not_taken_for_a_running_one(watcherd: CommandLine) -
 
 def test_a_running_daemon_shows_what_holds_it_up(watcherd: CommandLine) -> None:
     """Replicas with their restarts and stages, an inbox that is away, pauses with their reasons, a person's pause."""
-    with steering.sole_owner(watcherd.config.state.lock):
+    with lock.sole_owner(watcherd.config.state.lock):
         write_live(watcherd, os.getpid())
         said = watcherd("status")
         answer = watcherd("status", "--json").json
@@ -101,7 +101,7 @@ def test_a_running_daemon_shows_what_holds_it_up(watcherd: CommandLine) -> None:
 def test_a_daemon_that_has_written_nothing_yet_is_starting(watcherd: CommandLine) -> None:
     """What an earlier one wrote is not shown as its own."""
     write_live(watcherd, 1)
-    with steering.sole_owner(watcherd.config.state.lock):
+    with lock.sole_owner(watcherd.config.state.lock):
         assert f"watcherd is starting, pid {os.getpid()}." in watcherd("status").out
 
 
@@ -112,7 +112,7 @@ def test_the_backlog_is_estimated_from_the_rate(watcherd: CommandLine) -> None:
     assert (2, 0.2, 600) == (said["jobs"]["queued"], said["per_minute"], said["backlog_seconds"])
     assert said["oldest_queued"]
     assert "backlog   waits until watcherd runs" in watcherd("status").out
-    with steering.sole_owner(watcherd.config.state.lock):
+    with lock.sole_owner(watcherd.config.state.lock):
         write_live(watcherd, os.getpid(), held=False, paused={}, started_at="2026-01-02T03:04:05+00:00")
         assert "backlog   done in about 10 min" in watcherd("status").out
         write_live(watcherd, os.getpid())
@@ -193,11 +193,11 @@ def as_nobody(folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_who_may_only_read_sees_all_of_it(open_to_all: Path) -> None:
     """With a daemon and without; nothing is written by looking."""
-    lock = open_to_all / "state" / "watcherd.lock"
+    lock_file = open_to_all / "state" / "watcherd.lock"
     answer = as_nobody(open_to_all)
     assert (0, "") == (answer.returncode, answer.stderr)
     assert "watcherd is not running" in answer.stdout
-    with steering.sole_owner(lock):
+    with lock.sole_owner(lock_file):
         answer = as_nobody(open_to_all)
     assert (0, "") == (answer.returncode, answer.stderr)
     assert f"watcherd is starting, pid {os.getpid()}" in answer.stdout

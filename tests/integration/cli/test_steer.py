@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from watcherd import steering
 from watcherd.outbox.deliver import hash_file
+from watcherd.service import job_commands
+from watcherd.state import lock, mailbox
 
 if TYPE_CHECKING:
     from tests.integration.cli.conftest import CommandLine
@@ -57,7 +58,7 @@ def test_of_several_the_lost_ones_are_named_and_the_others_done_again(watcherd: 
 
 def test_a_command_names_no_more_jobs_than_it_may(watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is too much is refused as a whole, with the figures."""
-    monkeypatch.setattr(steering, "MOST_JOBS", 1)
+    monkeypatch.setattr(job_commands, "MOST_JOBS", 1)
     answer = watcherd("retry", "--state", "failed")
     assert 64 == answer.code
     assert "2 jobs are more than the 1 that one command may name" in answer.err
@@ -122,11 +123,11 @@ def test_a_command_waits_for_a_daemon_that_does_not_answer(
     """It is left for the daemon, and the person hears that it is not done yet."""
     monkeypatch.setattr("watcherd.cli.steer.PATIENCE_SECONDS", 0.0)
     config = watcherd.config
-    with steering.sole_owner(config.state.lock):
+    with lock.sole_owner(config.state.lock):
         answer = watcherd("cancel", str(watcherd.job("a.png")))
     assert 69 == answer.code
     assert "has not answered" in answer.err
-    ((_, command),) = steering.waiting(config.state.commands)
+    ((_, command),) = mailbox.waiting(config.state.commands)
     assert command is not None
     assert "cancel" == command.verb
 
@@ -136,7 +137,7 @@ def test_who_may_not_write_the_folder_of_commands_may_not_steer(watcherd: Comman
     """Permissions are the state folder's."""
     config = watcherd.config
     config.state.commands.chmod(0o500)
-    with steering.sole_owner(config.state.lock):
+    with lock.sole_owner(config.state.lock):
         answer = watcherd("pause")
     assert 69 == answer.code
     assert "as the service's user or as root" in answer.err
@@ -146,7 +147,7 @@ def test_a_folder_of_commands_that_is_gone_is_said_so(watcherd: CommandLine) -> 
     """Whatever is wrong with it, the person hears where the command should have gone."""
     config = watcherd.config
     shutil.rmtree(config.state.commands)
-    with steering.sole_owner(config.state.lock):
+    with lock.sole_owner(config.state.lock):
         answer = watcherd("pause")
     assert 69 == answer.code
     assert str(config.state.commands) in answer.err

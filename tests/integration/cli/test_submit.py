@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.acceptance.service import png
-from watcherd import steering
+from watcherd.state import lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +94,7 @@ def test_an_inbox_that_is_offline_is_left_alone(watcherd: CommandLine, scans: li
     """What lies below an unmounted share would be hidden when it is back."""
     live = {"pid": os.getpid(), "phase": "running", "inbox": {"online": False, "reason": "nothing is mounted there"}}
     (watcherd.config.state.path / "status.json").write_text(json.dumps(live))
-    with steering.sole_owner(watcherd.config.state.lock):
+    with lock.sole_owner(watcherd.config.state.lock):
         answer = watcherd("submit", *scans)
     assert (69, "") == (answer.code, answer.out)
     assert "offline: nothing is mounted there" in answer.err

@@ -15,10 +15,10 @@ from textual.widgets import DataTable, Static
 
 from tests.integration.cli.test_status import LIVE
 from tests.terminal import on_a_terminal
-from watcherd import steering
-from watcherd.cli.common import when
 from watcherd.cli.top_app import Details, Moment, Top, rows_of, scan_cell, shortened
 from watcherd.errors import StoreError, UnavailableError
+from watcherd.state import lock
+from watcherd.status.units import when
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -94,7 +94,7 @@ def test_it_shows_what_holds_the_daemon_up(watcherd: CommandLine) -> None:
         assert "loading" in words(app, "#replica-lines")
         assert app.query_one(DataTable).virtual_size.width <= 80
 
-    with steering.sole_owner(watcherd.config.state.lock):
+    with lock.sole_owner(watcherd.config.state.lock):
         on_screen(app, act)
 
 
@@ -174,7 +174,7 @@ def test_pause_is_resume_when_it_is_paused(watcherd: CommandLine, monkeypatch: p
             await pilot.press("p")
             await settle(pilot)
 
-    with steering.sole_owner(watcherd.config.state.lock):
+    with lock.sole_owner(watcherd.config.state.lock):
         on_screen(app, act)
     assert ["pause", "resume"] == sent
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer
 
-from watcherd.cli import app, run
+from watcherd.cli.app import app, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ from tests.integration.store.helpers import MODEL, NOW, start_run
 from watcherd.config import build
 from watcherd.inbox.dispose import archived_names
 from watcherd.inbox.spool import Spool
+from watcherd.intake.refetch import Refetch
 from watcherd.job import Options
-from watcherd.refetch import Refetch
 from watcherd.store import Database, NewArrival, Signature, arrivals
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from watcherd.config import Log, Model
-from watcherd.inference import pool as pool_module
 from watcherd.inference.base import Placement
 from watcherd.inference.fake import VARIABLE, marked
 from watcherd.inference.messages import LoadFailed, NotSegmented, Outcome, Ready, ReplicaSpec, Segmented, WorkItem
-from watcherd.inference.pool import Died, Phase, ReplicaPool
+from watcherd.inference.pool import pool as pool_module
+from watcherd.inference.pool.pool import Died, Phase, ReplicaPool
 from watcherd.job import ErrorClass, Options
 
 PATIENCE = 60.0

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.test_docs import EVERY_COMMAND
 from watcherd import errors
-from watcherd.cli.verdict import PHASES
+from watcherd.status.words import PHASES
 
 PAGE = Path(__file__).parents[3] / "docs" / "cli.md"
 TEXT = PAGE.read_text()

@@ -9,10 +9,10 @@ import pytest
 
 from tests import sa2va_training as training
 from tests.sa2va_tiny import TRUNK
-from watcherd.cli import run
+from watcherd.cli.app import run
 from watcherd.config import Model, build
-from watcherd.doctor import _model
 from watcherd.inference.segmenters import create
+from watcherd.status.doctor import _model
 
 if TYPE_CHECKING:
     from pathlib import Path

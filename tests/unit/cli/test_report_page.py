@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.unit.test_report import NOON, PERIOD, done, facts, failed, listed
-from watcherd.cli.report_page import POLICY, page
-from watcherd.cli.report_style import STYLE
-from watcherd.report import figures
+from watcherd.report.figures import figures
+from watcherd.report.page import POLICY, page
+from watcherd.report.style import STYLE
 from watcherd.store.summary import Sample
 
 HOSTILE = "\"'><script src=//evil>alert(1)</script><img src=x onerror=alert(1)>&amp;.png"

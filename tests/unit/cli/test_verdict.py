@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from tests.unit.cli.moments import NOW, ago, answer, card, daemon, replica
-from watcherd.cli import screen, verdict
+from watcherd.status import screen
+from watcherd.status import words as verdict
 
 INBOX = daemon()["inbox"]
 DOWN = replica(1, "down", restarts=2, last_error="killed by SIGKILL")

@@ -47,12 +47,12 @@ from tests.unit.imaging.dicoms import (
     report,
     without_meta,
 )
-from watcherd.completeness import ends_early
-from watcherd.dicom_structure import MOST_ELEMENTS, Outline, looks_like_dicom, outline, without_pictures
 from watcherd.errors import InputError
-from watcherd.frames import FrameFile
+from watcherd.formats.dicom import MOST_ELEMENTS, Outline, looks_like_dicom, outline, without_pictures
+from watcherd.formats.npy_frames import FrameFile
+from watcherd.formats.truncation import ends_early
 from watcherd.imaging.decode import Decoded, DecodeLimits, TruncatedError, decode
-from watcherd.imaging.dicom_scan import DicomScan
+from watcherd.imaging.readers.dicom_scan import DicomScan
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.imaging.dicoms import ANGIOGRAPHY, NAME, SECONDARY_CAPTURE, cine, compressed, content, dataset, dicom
 from tests.unit.imaging.seg_readers import check_seg
-from watcherd.frames import write_frames
+from watcherd.formats.npy_frames import write_frames
 from watcherd.imaging.decode import DecodeLimits, decode
 from watcherd.imaging.encode import Rendered, RenderRequest, render
 
@@ -205,7 +205,7 @@ def test_lack_of_memory_costs_the_segmentation_only(tmp_path, monkeypatch):
     def no_memory(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("watcherd.imaging.dicom_seg._identity", no_memory)
+    monkeypatch.setattr("watcherd.imaging.results.dicom_seg._identity", no_memory)
     result = rendered(tmp_path, dicom(SCAN), marked(1, 32, 24))
     assert ["mask"] == [file.kind for file in result.files]
     assert "limits.worker_memory_mib" in str(result.note)

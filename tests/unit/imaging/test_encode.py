@@ -11,10 +11,10 @@ import tifffile
 from PIL import Image
 
 from watcherd.errors import InputError, TransientError
-from watcherd.frames import FrameFile
+from watcherd.formats.npy_frames import FrameFile
 from watcherd.imaging import encode
 from watcherd.imaging.encode import Rendered, RenderRequest, render
-from watcherd.imaging.preview import LONGEST_SIDE, MOST_FRAMES
+from watcherd.imaging.results.preview import LONGEST_SIDE, MOST_FRAMES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,11 +16,11 @@ from tests.unit.imaging import dicoms
 from tests.unit.imaging.test_bad_input import failure
 from tests.unit.imaging.test_stacks import decoded
 from tests.unit.imaging.test_zip import zipped
-from watcherd.completeness import ends_early
 from watcherd.errors import InputError
+from watcherd.formats.truncation import ends_early
 from watcherd.imaging import limits
-from watcherd.imaging.codec_scan import jxl_size
 from watcherd.imaging.decode import DecodeLimits, TruncatedError
+from watcherd.imaging.readers.codec_scan import jxl_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

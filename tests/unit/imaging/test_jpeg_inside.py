@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.unit.imaging.test_bad_input import failure
 from watcherd.imaging.decode import DecodeLimits, decode
-from watcherd.imaging.jpeg_inside import damage_inside
+from watcherd.imaging.readers.jpeg_inside import damage_inside
 
 if TYPE_CHECKING:
     from pathlib import Path

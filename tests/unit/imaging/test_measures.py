@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from watcherd.imaging import measures
-from watcherd.imaging.measures import FrameMeasures, measure, measure_frames
+from watcherd.imaging.results import measures
+from watcherd.imaging.results.measures import FrameMeasures, measure, measure_frames
 
 
 def bar(height: int, width: int, *, shape: tuple[int, int] = (100, 200)) -> np.ndarray:

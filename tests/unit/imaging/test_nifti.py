@@ -12,12 +12,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from watcherd.completeness import ends_early
 from watcherd.errors import InputError
-from watcherd.frames import FrameFile, write_frames
+from watcherd.formats.npy_frames import FrameFile, write_frames
+from watcherd.formats.truncation import ends_early
 from watcherd.imaging.decode import Decoded, DecodeLimits, TruncatedError, decode
 from watcherd.imaging.encode import RenderRequest, render
-from watcherd.imaging.nifti_scan import Turn, turn_of
+from watcherd.imaging.readers.nifti_scan import Turn, turn_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from watcherd.imaging.overlay import COLOURS, grown, overlay
+from watcherd.imaging.results.overlay import COLOURS, grown, overlay
 
 LABELS = np.zeros((60, 80), np.uint8)
 LABELS[20:40, 30:50] = 1

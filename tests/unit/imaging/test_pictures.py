@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from watcherd.errors import InputError
-from watcherd.frames import FrameFile
-from watcherd.imaging import preview, sheets, video
+from watcherd.formats.npy_frames import FrameFile
 from watcherd.imaging.decode import Decoded
 from watcherd.imaging.encode import RenderRequest, render
-from watcherd.imaging.views import numbered, overlay_of, scan_of
+from watcherd.imaging.results import preview, sheets, video
+from watcherd.imaging.results.views import numbered, overlay_of, scan_of
 
 if TYPE_CHECKING:
     from pathlib import Path

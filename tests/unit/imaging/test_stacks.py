@@ -10,8 +10,8 @@ import tifffile
 from PIL import Image
 
 from tests.unit.imaging.test_bad_input import failure
-from watcherd.imaging import calibration
 from watcherd.imaging.decode import Decoded, DecodeLimits, decode
+from watcherd.imaging.readers import calibration
 
 ROWS, COLUMNS = np.mgrid[0:40, 0:60]
 RAMP = (COLUMNS * 4).astype(np.uint8)

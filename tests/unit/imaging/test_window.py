@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from watcherd.imaging.window import Survey, Window
+from watcherd.imaging.readers.window import Survey, Window
 
 
 def window_of(*frames: np.ndarray) -> Window:

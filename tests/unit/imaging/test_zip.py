@@ -15,8 +15,8 @@ from PIL import Image
 from tests.unit.imaging.dicoms import content as dicom
 from tests.unit.imaging.dicoms import dataset
 from tests.unit.imaging.test_bad_input import failure
-from watcherd.imaging import zip_scan
 from watcherd.imaging.decode import Decoded, DecodeLimits, TruncatedError, decode
+from watcherd.imaging.readers import zip_scan
 
 if TYPE_CHECKING:
     from pathlib import Path

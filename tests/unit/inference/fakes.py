@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from watcherd.inference.base import Frame, Golden, Mark, ModelInfo, Pending, Placement, Prediction
-from watcherd.inference.batching import Probe
 from watcherd.inference.messages import BatchEnded
-from watcherd.inference.vram import Meter
-from watcherd.inference.work import Said, Work
+from watcherd.inference.replica.batching import Probe
+from watcherd.inference.replica.vram import Meter
+from watcherd.inference.replica.work import Said, Work
 from watcherd.job import Options
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import torch
 
 from tests.unit.inference.fakes import Told, frame
 from watcherd.errors import InputError, JobError, OutOfMemoryError, TransientError
-from watcherd.inference import batching
 from watcherd.inference.base import Frame, Prediction
-from watcherd.inference.batching import FrameOutcome, Probe
-from watcherd.inference.vram import Meter
+from watcherd.inference.replica import batching
+from watcherd.inference.replica.batching import FrameOutcome, Probe
+from watcherd.inference.replica.vram import Meter
 from watcherd.job import Options
 
 if TYPE_CHECKING:

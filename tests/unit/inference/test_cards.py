@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from watcherd.inference.cards import STALE_SECONDS, Card, Cards
-from watcherd.inference.devices import MIB
+from watcherd.inference.machine.cards import STALE_SECONDS, Card, Cards
+from watcherd.inference.machine.devices import MIB
 
 UUID = "GPU-aaaa"
 

@@ -10,8 +10,8 @@ import pynvml
 import pytest
 
 from watcherd.errors import ConfigError, UnavailableError, UsageError
-from watcherd.inference import devices
-from watcherd.inference.devices import GIB, inventory, parse_inventory, wait_released
+from watcherd.inference.machine import devices
+from watcherd.inference.machine.devices import GIB, inventory, parse_inventory, wait_released
 
 UUIDS = ("GPU-aaaa", "GPU-abbb", "GPU-cccc")
 

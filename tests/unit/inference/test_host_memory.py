@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from watcherd.inference import host_memory
-from watcherd.inference.replica import REST_SECONDS, _Worker
+from watcherd.inference.replica import host_memory
+from watcherd.inference.replica.process import REST_SECONDS, _Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +98,7 @@ def test_a_replica_keeps_memory_at_work_and_gives_it_back_at_rest(
     seen: list[str] = []
     monkeypatch.setattr(host_memory, "keep_freed", lambda: seen.append("keep"))
     monkeypatch.setattr(host_memory, "give_back", lambda: seen.append("give back"))
-    monkeypatch.setattr("watcherd.inference.work.Work", Idle)
+    monkeypatch.setattr("watcherd.inference.replica.work.Work", Idle)
     worker = object.__new__(_Worker)
     worker._connection = cast("Any", Line(seen, at_once=at_once))
     worker._segmenter = worker._probe = worker._meter = cast("Any", None)  # type: ignore[assignment]

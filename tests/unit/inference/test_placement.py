@@ -12,9 +12,9 @@ from torch import nn
 
 from tests.unit.inference.shapes import EightBillion, eight_billion
 from watcherd.errors import UnavailableError
-from watcherd.inference.devices import GIB, Device, parse_inventory
 from watcherd.inference.loading import resolve_dtype
-from watcherd.inference.placement import SAFETY_GIB, Plan, plan
+from watcherd.inference.machine.devices import GIB, Device, parse_inventory
+from watcherd.inference.pool.placement import SAFETY_GIB, Plan, plan
 from watcherd.inference.split import ModelSizes, split_over
 
 BF16 = ModelSizes(eight_billion(), dtype="bfloat16", no_split=EightBillion.no_split)

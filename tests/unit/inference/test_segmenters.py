@@ -14,7 +14,7 @@ from watcherd.errors import ConfigError, UnavailableError
 from watcherd.inference import segmenters
 from watcherd.inference.base import Placement, RunSegmenter
 from watcherd.inference.messages import ReplicaSpec
-from watcherd.inference.replica import _Worker
+from watcherd.inference.replica.process import _Worker
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from watcherd.inference import vram
-from watcherd.inference.vram import Meter
+from watcherd.inference.replica import vram
+from watcherd.inference.replica.vram import Meter
 
 
 def test_a_cpu_has_one_entry_without_figures() -> None:
@@ -44,7 +44,9 @@ def test_the_hosts_peak_is_that_of_the_batch_not_of_the_process() -> None:
 
 def test_where_the_peak_cannot_be_reset_it_is_that_of_the_process() -> None:
     """And never that of whoever started it, which is what getrusage(2) tells at first."""
-    refused = "from pathlib import Path; import watcherd.inference.vram as v; v.CLEAR_REFS = Path('/nowhere/clear')\n"
+    refused = (
+        "from pathlib import Path; import watcherd.inference.replica.vram as v\nv.CLEAR_REFS = Path('/nowhere/clear')\n"
+    )
     answer = subprocess.run([sys.executable, "-c", refused + FRESH], capture_output=True, text=True, check=True).stdout
     with_large, without = map(float, answer.split())
     assert without == pytest.approx(with_large, abs=2)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from tests.unit.inference.fakes import Slow, Told, answers
-from watcherd.frames import FrameFile
+from watcherd.formats.npy_frames import FrameFile
 from watcherd.inference.base import Frame, Prediction
-from watcherd.inference.batching import Probe
 from watcherd.inference.messages import BatchEnded, NotSegmented, Outcome, Segmented, WorkItem
-from watcherd.inference.vram import Meter
-from watcherd.inference.work import Said, Work
+from watcherd.inference.replica.batching import Probe
+from watcherd.inference.replica.vram import Meter
+from watcherd.inference.replica.work import Said, Work
 from watcherd.job import ErrorClass, Options
 
 if TYPE_CHECKING:

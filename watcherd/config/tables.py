@@ -1,0 +1,386 @@
+"""The tables of the configuration: their keys, defaults and bounds. Frozen."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from watcherd.formats.dicom_tags import check_keywords
+from watcherd.job import Decode, Options
+
+Output = Literal["mask", "overlay", "panel", "contact-sheet", "preview", "video", "probability", "dicom-seg"]
+Disposal = Literal["archive", "keep", "delete"]
+HookEvent = Literal["succeeded", "failed", "quarantined", "cancelled"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+IGNORED_NAMES = (
+    ".*", "._*", ".DS_Store", "Thumbs.db", "desktop.ini", "@eaDir", "*.part", "*.partial", "*.filepart",
+    "*.crdownload", "*.tmp", "~$*", ".syncthing.*", "~syncthing~*", "#recycle", ".Trash*",
+)  # fmt: skip
+"""Names of files on their way and of other programs' own files (docs/concepts.md)."""
+
+
+class Section(BaseModel):
+    """A table of the file: its keys are all there are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Inbox(Section):
+    """Where scans come in."""
+
+    path: Path = Path("inbox")
+    settle_seconds: Annotated[float, Field(ge=0)] = 2.0
+    """How long a file must not change before it is taken."""
+    settle_limit_seconds: Seconds = 3600.0
+    """A file that is preallocated, truncated or open for writing is waited for as long as this."""
+    sweep_seconds: Literal["auto"] | Seconds = "auto"
+    """auto: 60 on local file systems, 3 on network ones."""
+    events: bool = True
+    """Listen to the kernel's file events; the sweeps find every file without them, only later."""
+    on_success: Disposal = "archive"
+    on_failure: Disposal = "archive"
+    archive_path: Path = Path("archive")
+    run_quiet_seconds: Seconds = 10.0
+    """Frames that come as single files (``group_frames``) wait for one another until none has come for this long."""
+    ignore: tuple[str, ...] = IGNORED_NAMES
+    """Names that are never scans, as shell patterns."""
+
+
+class Outbox(Section):
+    """Where results go."""
+
+    path: Path = Path("outbox")
+    outputs: tuple[Output, ...] = ("mask", "overlay")
+    layout: Literal["per-kind", "per-scan"] = "per-kind"
+    measures: bool = True
+    """Measure masks: pieces, length and widths (docs/measures.md)."""
+
+
+class StateFolder(Section):
+    """The folder that holds the database, the spool and the run files; local, and private to watcherd."""
+
+    path: Path = Path("state")
+
+    @property
+    def database(self) -> Path:
+        return self.path / "watcherd.db"
+
+    @property
+    def spool(self) -> Path:
+        return self.path / "spool"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "watcherd.lock"
+
+    @property
+    def commands(self) -> Path:
+        """Where other processes leave commands for the daemon."""
+        return self.path / "commands"
+
+    @property
+    def cache(self) -> Path:
+        """What may be deleted at any time: measured reserves, golden answers."""
+        return self.path / "cache"
+
+
+class Sa2va(Section):
+    """What is said to a Sa2VA model."""
+
+    prompt: str = "Please segment the blood vessel."
+    draft: str = "Sure, [SEG]."
+    """The answer that the model is expected to give."""
+    decode: Decode = "verify"
+    max_new_tokens: Positive = 2048
+    checkpoint: Path | None = None
+    """A checkpoint of a training run (``iter_*.pth``); ``model.path`` is then the model that it began with."""
+    sam2: Path | None = None
+    """SAM2's own file (``sam2_hiera_large.pt``), for a checkpoint whose base holds no SAM2."""
+
+    @field_validator("checkpoint", "sam2", mode="before")
+    @classmethod
+    def _none_when_empty(cls, value: object) -> object:
+        return None if value == "" else value
+
+
+class Semantic(Section):
+    """How a Hugging Face segmentation model is run."""
+
+    classes: tuple[str, ...] = ()
+    """Names of the classes that become label values 1, 2, ...; empty: every class but the background."""
+    background: tuple[str, ...] = ("background", "other")
+    """Names of classes that are no finding."""
+    window: Annotated[int, Field(ge=0)] = 0
+    """Side of the sliding window in pixels; 0: the model's own input size."""
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    larger: Literal["tile", "shrink"] = "tile"
+    """Scans larger than the window: seen window by window at their own scale, or shrunk to it as a whole."""
+
+
+class Model(Section):
+    """What makes the masks."""
+
+    segmenter: str = "vessel"
+    path: Path | None = None
+    """A Hugging Face model folder; empty for segmenters that need none."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threshold: Fraction = 0.5
+    tta: bool = False
+    """Average over flips (test-time augmentation)."""
+    batch: Literal["auto"] | Positive = "auto"
+    """Frames in one batch; auto: found by the probe at the first start, 2 on a CPU."""
+    compile: bool = False
+    """torch.compile the encoders of fixed shape, where a golden check passes."""
+    sa2va: Sa2va = Sa2va()
+    semantic: Semantic = Semantic()
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _none_when_empty(cls, value: object) -> object:
+        return None if value == "" else value
+
+
+class Devices(Section):
+    """Which devices carry the model."""
+
+    use: Literal["auto", "cpu"] | tuple[int | str, ...] = "auto"
+    """auto: every GPU, else the CPU; or a list of GPU indexes or UUIDs."""
+    max_memory_gib: Annotated[float, Field(ge=0)] = 0
+    """Per GPU; 0: all but a safety margin."""
+    reserve_gib: Annotated[float, Field(ge=0)] = 0
+    """Kept free for activations on each device; 0: what the probe measured."""
+    per_replica: Literal["auto"] | Positive = "auto"
+    replicas: Literal["auto"] | Positive = "auto"
+    """auto: as many as fit on GPUs, 1 on a CPU."""
+    allow_offload: bool = False
+    """Let a model that does not fit spill into host memory; slow, and never silent."""
+    load_seconds: Seconds = 1800.0
+    """A replica that loads longer than this is killed."""
+    batch_seconds: Seconds = 300.0
+    """A batch that computes longer than this is killed, with its stack in the log."""
+
+
+class Limits(Section):
+    """What one scan may cost."""
+
+    max_pixels: Positive = 200_000_000
+    """Pixels of one frame; larger ones fail as bad input."""
+    max_frames: Positive = 2000
+    decode_seconds: Seconds = 60.0
+    worker_memory_mib: Positive = 2048
+    """Memory of one imaging worker (address space)."""
+    workers: Literal["auto"] | Positive = "auto"
+    """Imaging workers; auto: as many as cores, 2 to 16."""
+    min_free_mib: Annotated[int, Field(ge=0)] = 256
+    """Intake pauses while the state folder or the outbox has less room than this."""
+    stop_seconds: Seconds = 60.0
+    """How long a stop waits for the batches that are being computed."""
+
+
+class Privacy(Section):
+    """File names often hold patients' names."""
+
+    names: Literal["shown", "hidden"] = "shown"
+    dicom_tags: tuple[str, ...] = ()
+    """Keywords of DICOM attributes that results and history may repeat; all others stay in the scan."""
+
+    @field_validator("dicom_tags")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_keywords(value)
+        return value
+
+
+class Log(Section):
+    """What is logged and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    """auto: console on a terminal, JSON otherwise."""
+
+
+class Retention(Section):
+    """What ``watcherd prune`` takes away; 0 keeps for ever."""
+
+    archive_days: Annotated[float, Field(ge=0)] = 0
+    archive_gib: Annotated[float, Field(ge=0)] = 0
+    spool_days: Annotated[float, Field(ge=0)] = 30
+    """Copies of failed scans, kept for a retry."""
+    history_days: Annotated[float, Field(ge=0)] = 0
+    backups: Positive = 7
+
+
+class Metrics(Section):
+    """Figures for Prometheus (docs/monitoring.md); nothing is counted while there is neither a file nor a port."""
+
+    file: Path | None = None
+    """For node_exporter's textfile collector: a name that ends in ``.prom``; empty: none."""
+    port: Annotated[int, Field(ge=0, lt=65536)] = 0
+    """Served on 127.0.0.1 alone; 0: not at all."""
+    interval_seconds: Seconds = 15.0
+    """Between two writes of the file."""
+
+    @field_validator("file", mode="before")
+    @classmethod
+    def _none_when_empty(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("file")
+    @classmethod
+    def _named_as_collected(cls, value: Path | None) -> Path | None:
+        if value is not None and value.suffix != ".prom":
+            raise ValueError('a name that ends in .prom, or node_exporter does not read it; "" for none')
+        return value
+
+
+class Hooks(Section):
+    """What is called after a job has ended (docs/hooks.md)."""
+
+    command: tuple[str, ...] = ()
+    """A program and its arguments. A name with a slash in it is a path, relative to this file; one without is searched
+    for in PATH."""
+    url: str = ""
+    """Where the job's JSON is posted to; empty: nowhere."""
+    headers: dict[str, SecretStr] = {}
+    """Sent along with it, for example Authorization; never shown."""
+    events: tuple[HookEvent, ...] = ("succeeded", "failed", "quarantined")
+    """The states in which a job has ended that are told."""
+    timeout_seconds: Seconds = 30.0
+    """A call that takes longer is ended, and counts as failed."""
+    tries: Positive = 8
+    """A call that failed so often is given up; the pauses between them grow from 10 seconds to an hour."""
+    at_once: Positive = 4
+    """So many calls at most run at a time."""
+
+    @field_validator("command")
+    @classmethod
+    def _names_a_program(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value and not value[0].strip():
+            raise ValueError('a program and its arguments, ["notify", "--quiet"]; [] for none')
+        if any("\0" in word for word in value):
+            raise ValueError("words without NUL")
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_posted_to(cls, value: str) -> str:
+        if not value:
+            return value
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or not value.isascii() or not value.isprintable() or " " in value:
+            raise ValueError('an address such as "https://host/path"; "" for none')
+        if parts.username is not None:
+            raise ValueError('an address without a password in it: hooks.headers is the place, {Authorization = "…"}')
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _can_be_sent(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, content in value.items():
+            plain = re.fullmatch(r"[\t\x20-\x7e]*", content.get_secret_value())
+            if not plain or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+                raise ValueError(f"names and values of HTTP headers, in ASCII and on one line, which {name!r} is not")
+        return value
+
+
+class Profile(Section):
+    """Settings for the scans under one folder of the inbox; what is left out is as for all."""
+
+    folder: str
+    threshold: Fraction | None = None
+    outputs: tuple[Output, ...] | None = None
+    prompt: str | None = None
+    draft: str | None = None
+    decode: Decode | None = None
+    no_mask: Literal["fail", "empty"] | None = None
+    tta: bool | None = None
+    group_frames: bool | None = None
+    kind: Literal["auto", "fundus", "xray"] | None = None
+
+    @field_validator("folder")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        parts = Path(value).parts
+        if not parts or Path(value).is_absolute() or ".." in parts:
+            raise ValueError('a folder below the inbox, for example "coronary"')
+        return str(Path(*parts))
+
+
+class Config(BaseSettings):
+    """The whole configuration. `load` is the way to make one."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="WATCHERD_", env_nested_delimiter="__")
+
+    inbox: Inbox = Inbox()
+    outbox: Outbox = Outbox()
+    state: StateFolder = StateFolder()
+    model: Model = Model()
+    devices: Devices = Devices()
+    limits: Limits = Limits()
+    privacy: Privacy = Privacy()
+    log: Log = Log()
+    retention: Retention = Retention()
+    metrics: Metrics = Metrics()
+    hooks: Hooks = Hooks()
+    profiles: dict[str, Profile] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings passes all by name
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _profiles_apart(self) -> Self:
+        folders: dict[str, str] = {}
+        for name, profile in self.profiles.items():
+            if profile.folder in folders:
+                raise ValueError(
+                    f"profiles.{name}.folder = {profile.folder!r} is also that of {folders[profile.folder]}"
+                )
+            folders[profile.folder] = f"profiles.{name}"
+        return self
+
+    def profile_of(self, source: str) -> tuple[str, Profile | None]:
+        """The name and the settings for a path below the inbox: those of its deepest matching folder."""
+        parts = Path(source).parts[:-1]
+        best: tuple[str, Profile | None] = ("default", None)
+        depth = 0
+        for name, profile in self.profiles.items():
+            folder = Path(profile.folder).parts
+            if len(folder) > depth and parts[: len(folder)] == folder:
+                best, depth = (name, profile), len(folder)
+        return best
+
+    def options_for(self, source: str) -> Options:
+        """The options that a scan at this path below the inbox is frozen with."""
+        name, profile = self.profile_of(source)
+        chosen = profile.model_dump(exclude_none=True, exclude={"folder"}) if profile else {}
+        speaks = self.model.segmenter == "sa2va"
+        values: dict[str, Any] = {
+            "threshold": self.model.threshold,
+            "outputs": self.outbox.outputs,
+            "prompt": self.model.sa2va.prompt if speaks else "",
+            "draft": self.model.sa2va.draft if speaks else "",
+            "decode": self.model.sa2va.decode,
+            "tta": self.model.tta,
+        } | chosen
+        values["outputs"] = tuple(sorted(set(values["outputs"])))
+        return Options(profile=name, **values)

@@ -1,0 +1,174 @@
+"""A job under way, and the ways in which it comes back from a station."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from watcherd.file_names import storable
+from watcherd.store import Answer, ClaimedJob, DeviceUse, FrameMeasure, Measured, ModelIdentity
+
+if TYPE_CHECKING:
+    from watcherd.errors import JobError
+    from watcherd.imaging.values import Decoded, Rendered
+    from watcherd.inference.messages import DeviceUse as MeasuredUse
+    from watcherd.inference.messages import NotSegmented, Segmented
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a frame stood among the frames that were segmented in one go.
+
+    ``name``: the run's, with ``#`` for the number. ``frame``: the number in the file's name. ``position``: from 1;
+    ``frames``: of how many.
+    """
+
+    name: str
+    frame: int
+    position: int
+    frames: int
+
+    def record(self, *, followed: bool) -> dict[str, Any]:
+        """As it stands in the result's JSON. ``followed``: with the model's memory from frame to frame."""
+        return {
+            "name": self.name,
+            "frame": self.frame,
+            "position": self.position,
+            "frames": self.frames,
+            "followed": followed,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplicaRecord:
+    """A replica as the history knows it: its row, and the model that it has loaded."""
+
+    id: int | None
+    model: ModelIdentity
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A claimed job, with what has come of it so far. ``render_ms`` and ``decode_ms``: time in the worker.
+
+    ``replica``: which one answered. ``fetched``: its bytes were fetched anew, for its copy was missing or damaged.
+    ``place``: of a frame in its run; ``together``: the name of the run with whose other frames it is followed;
+    ``note``: what the record has to say of that. ``stem``: what its files in the run folder are called; no other flight
+    has the same, for a job that went back to the queue may be claimed before its last flight is cleared away.
+    """
+
+    job: ClaimedJob
+    decoded: Decoded | None = None
+    decode_ms: int | None = None
+    replica: ReplicaRecord | None = None
+    answer: Segmented | NotSegmented | None = None
+    render_ms: int | None = None
+    renders: int = 0
+    fetched: bool = False
+    place: Place | None = None
+    together: str = ""
+    note: str = ""
+    number: int = field(default_factory=count().__next__)
+
+    @property
+    def id(self) -> int:
+        """The job's id."""
+        return self.job.id
+
+    @property
+    def model(self) -> ModelIdentity:
+        """What the record names: the model of the replica that answered, and before that the one it is meant for."""
+        return self.replica.model if self.replica else self.job.model
+
+    @property
+    def stem(self) -> str:
+        """Of its files in the run folder."""
+        return f"{self.id}-{self.number}"
+
+    def measured(self) -> Measured:
+        """What was measured so far."""
+        decoded, answer, replica = self.decoded, self.answer, self.replica
+        return Measured(
+            replica_id=replica.id if replica else None,
+            computed_by=replica.model if replica and replica.model != self.job.model else None,
+            decode_ms=self.decode_ms,
+            inference_ms=round(answer.inference_ms) if answer and answer.inference_ms is not None else None,
+            render_ms=self.render_ms,
+            batch_size=answer.batch_size if answer else None,
+            host_peak_rss_mib=answer.host_peak_rss_mib if answer else None,
+            devices=tuple(map(_use, answer.devices)) if answer else (),
+            width=decoded.width if decoded else None,
+            height=decoded.height if decoded else None,
+            frames=decoded.frames if decoded else None,
+            format=decoded.format if decoded else None,
+        )
+
+
+def _use(use: MeasuredUse) -> DeviceUse:
+    """The replica's figures as the store keeps them."""
+    return DeviceUse(
+        device=use.device,
+        name=use.name,
+        vram_before_mib=use.vram_before_mib,
+        vram_peak_allocated_mib=use.vram_peak_allocated_mib,
+        vram_peak_reserved_mib=use.vram_peak_reserved_mib,
+        nvml_used_mib=use.nvml_used_mib,
+        nvml_process_mib=use.nvml_process_mib,
+    )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A scan's results are drawn and staged."""
+
+    flight: Flight
+    rendered: Rendered
+    segmented: Segmented
+
+    @cached_property
+    def measured(self) -> Measured:
+        """What was measured."""
+        return self.flight.measured()
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What the configuration asks for of the scan's DICOM attributes."""
+        return self.flight.decoded.tags if self.flight.decoded else {}
+
+    @property
+    def of_the_scan(self) -> str:
+        """What the record has to say of the scan itself."""
+        return self.flight.decoded.note if self.flight.decoded else ""
+
+    @cached_property
+    def answer(self) -> Answer:
+        """What the model said."""
+        said = self.segmented
+        return Answer(
+            answer=storable(said.answer) if said.answer else said.answer,
+            decode=said.decode,
+            note=storable("; ".join(filter(None, (said.note, self.of_the_scan, self.rendered.note)))) or None,
+            threshold=self.flight.job.options.threshold,
+            mask_fraction=round(self.rendered.mask_fraction, 6),
+        )
+
+    @cached_property
+    def measures(self) -> tuple[FrameMeasure, ...]:
+        """What the masks come to."""
+        names = FrameMeasure.__slots__
+        return tuple(FrameMeasure(**{name: getattr(one, name) for name in names}) for one in self.rendered.measures)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Something went wrong with a scan. ``alone``: it was the only one that the failing process worked on.
+
+    ``drawn``: its results were drawn, and could not be promised: to draw them again would not help.
+    """
+
+    flight: Flight
+    error: JobError
+    alone: bool = False
+    drawn: bool = False

@@ -1,0 +1,104 @@
+"""What the replicas' GPUs hold at this moment, for the screens: asked of the driver by a thread of its own.
+
+The driver of a card that fell off the bus may never answer. Then this thread hangs and nothing else does, and the
+figures become unknown rather than old.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pynvml
+
+from watcherd.inference.machine.devices import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+LOOK_SECONDS = 5.0
+STALE_SECONDS = 30.0
+"""A driver that has not answered for so long is not believed any more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """One GPU. ``index``: as ``nvidia-smi`` counts. Memory is in MiB, None where the driver does not say.
+
+    ``processes``: what each process holds, by pid; the driver leaves out those of other containers.
+    """
+
+    uuid: str
+    index: int | None = None
+    name: str | None = None
+    used_mib: int | None = None
+    total_mib: int | None = None
+    processes: Mapping[int, int | None]
+
+
+class Cards:
+    """Looks at these GPUs every few seconds, from `start` on; without any it does nothing."""
+
+    def __init__(self, uuids: Iterable[str], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._uuids = tuple(dict.fromkeys(uuids))
+        self._clock = clock
+        self._looked_at = clock()
+        self._latest = tuple(Card(uuid=uuid, processes={}) for uuid in self._uuids)
+
+    def start(self) -> None:
+        """Begin to look."""
+        if self._uuids:
+            threading.Thread(target=self._keep_looking, name="cards", daemon=True).start()
+
+    @property
+    def latest(self) -> tuple[Card, ...]:
+        """The cards as they were seen last; without figures when that is too long ago."""
+        if self._clock() - self._looked_at <= STALE_SECONDS:
+            return self._latest
+        return tuple(replace(card, used_mib=None, processes={}) for card in self._latest)
+
+    def look(self) -> None:
+        """Ask the driver now."""
+        self._latest = tuple(_look_at(uuid) for uuid in self._uuids)
+        self._looked_at = self._clock()
+
+    def _keep_looking(self) -> None:
+        _open_driver()  # and leave it open: opening it anew takes tens of milliseconds
+        while True:
+            self.look()
+            time.sleep(LOOK_SECONDS)
+
+
+def _open_driver() -> None:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return
+
+
+def _look_at(uuid: str) -> Card:
+    nothing = Card(uuid=uuid, processes={})
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        card = Card(
+            uuid=uuid,
+            index=int(pynvml.nvmlDeviceGetIndex(handle)),
+            name=str(pynvml.nvmlDeviceGetName(handle)),
+            used_mib=memory.used // MIB,
+            total_mib=memory.total // MIB,
+            processes={},
+        )
+    except pynvml.NVMLError:
+        return nothing
+    try:
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except pynvml.NVMLError:
+        return card
+    return replace(card, processes={item.pid: _mib(item.usedGpuMemory) for item in processes})
+
+
+def _mib(used: int | None) -> int | None:
+    return None if used is None else used // MIB

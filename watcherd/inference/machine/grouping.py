@@ -1,0 +1,98 @@
+"""Which GPUs of a machine go together to carry one replica each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from watcherd.inference.machine.devices import Device
+
+SAME_CARD_GIB = 0.25
+"""Cards whose room differs by less are of one kind."""
+MAX_PER_REPLICA = 16
+"""GPUs in the largest machines; a model that needs more is no candidate for one process."""
+
+Fits = Callable[[Sequence[float]], bool]
+"""Whether a replica fits on devices with so many GiB for weights each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """A GPU and the GiB that weights may take on it."""
+
+    device: Device
+    room: float
+
+    @property
+    def kind(self) -> int:
+        """Equal for cards with about the same room."""
+        return round(self.room / SAME_CARD_GIB)
+
+
+def gather(cards: Sequence[Card], per_replica: Literal["auto"] | int, fits: Fits) -> list[tuple[Card, ...]]:
+    """Disjoint groups of cards that each carry a replica: as many of the smallest size as there are, then larger."""
+    fits = _remembered(fits)
+    left = sorted(cards, key=lambda card: (-card.kind, card.device.index))
+    groups: list[tuple[Card, ...]] = []
+    for size in range(1, MAX_PER_REPLICA + 1) if per_replica == "auto" else [per_replica]:
+        found = _groups_of(size, left, fits)
+        groups += found
+        taken = {card.device.uuid for group in found for card in group}
+        left = [card for card in left if card.device.uuid not in taken]
+    return sorted(groups, key=lambda group: group[0].device.index)
+
+
+def _remembered(fits: Fits) -> Fits:
+    """Equal rooms are asked about again and again, and the answer takes a while."""
+    known: dict[tuple[float, ...], bool] = {}
+
+    def answer(rooms: Sequence[float]) -> bool:
+        key = tuple(rooms)
+        if key not in known:
+            known[key] = fits(key)
+        return known[key]
+
+    return answer
+
+
+def _groups_of(size: int, cards: Sequence[Card], fits: Fits) -> list[tuple[Card, ...]]:
+    """As many groups of ``size`` cards as can be found; of like cards only, where that gives as many.
+
+    ``cards``: the largest first, and like ones by index.
+    """
+    if len(cards) < size or not fits([card.room for card in cards[:size]]):
+        return []
+    alike: list[tuple[Card, ...]] = []
+    for _, same in groupby(cards, key=lambda card: card.kind):
+        alike += _pair_off(size, list(same), fits)
+    taken = {card.device.uuid for group in alike for card in group}
+    alike += _pair_off(size, [card for card in cards if card.device.uuid not in taken], fits)
+    mixed = _pair_off(size, list(cards), fits)
+    return mixed if len(mixed) > len(alike) else alike
+
+
+def _pair_off(size: int, cards: Sequence[Card], fits: Fits) -> list[tuple[Card, ...]]:
+    """Give the largest card the smallest companions that do; for pairs this finds as many groups as there can be."""
+    groups: list[tuple[Card, ...]] = []
+    left = list(cards)
+    while len(left) >= size:
+        largest, *others = left
+        left = others
+        for candidate in range(len(others) - size + 1, -1, -1):
+            if fits([card.room for card in (largest, *others[candidate : candidate + size - 1])]):
+                start = _nearest(others, candidate, size - 1)
+                groups.append((largest, *others[start : start + size - 1]))
+                left = others[:start] + others[start + size - 1 :]
+                break
+    return groups
+
+
+def _nearest(cards: Sequence[Card], start: int, size: int) -> int:
+    """Of runs of like cards the one with the lowest indexes: neighbours are often linked."""
+    kinds = [card.kind for card in cards]
+    while start > 0 and kinds[start - 1 : start - 1 + size] == kinds[start : start + size]:
+        start -= 1
+    return start

@@ -1,0 +1,105 @@
+"""The commands that change jobs: retry, cancel, prioritise, pause, prune, repair."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from watcherd.errors import UsageError
+from watcherd.intake.refetch import Refetch
+from watcherd.service.prune import prune
+from watcherd.service.repair import repair
+from watcherd.state.mailbox import PAUSED_SINCE
+from watcherd.store import Database, aside, identity, runs
+from watcherd.store import queue as jobs
+from watcherd.store.records import stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from watcherd.config import Config
+    from watcherd.inbox.spool import Spool
+    from watcherd.state.mailbox import Command
+
+MOST_JOBS = 100_000
+
+
+class JobSteering:
+    """The commands that change jobs; for the daemon and for a command line that holds its lock."""
+
+    def __init__(self, config: Config, database: Database, spool: Spool) -> None:
+        self._config = config
+        self._database = database
+        self._spool = spool
+        self._refetch = Refetch(config, database, spool)
+
+    def carry_out(self, command: Command) -> str:
+        """Do it; what was done, in words. Raises `UsageError` for what cannot be done."""
+        ids = self._current(_ids(command.arguments.get("jobs", [])))
+        now = datetime.now(UTC)
+        if command.verb == "pause":
+            self._database.write(lambda c: runs.set_setting(c, PAUSED_SINCE, stamp(now)))
+            return "paused: nothing new is begun until `watcherd resume`"
+        if command.verb == "resume":
+            self._database.write(lambda c: runs.set_setting(c, PAUSED_SINCE, None))
+            return "resumed"
+        if command.verb == "retry":
+            return self._retry(ids, now)
+        if command.verb == "cancel":
+            return _done("cancelled", ids, self._database.write(lambda c: jobs.cancel(c, ids, now=now)), "waiting")
+        if command.verb == "prioritise":
+            priority = int(command.arguments.get("priority", 0))
+            moved = self._database.write(lambda c: jobs.prioritise(c, ids, priority, now=now))
+            return _done(f"given priority {priority}", ids, moved, "waiting")
+        if command.verb == "prune":
+            trusted = bool(command.arguments.get("trust_clock", False))
+            return f"pruned: {prune(self._config, self._database, self._spool, trust_clock=trusted)}"
+        if command.verb == "repair":
+            return repair(str(command.arguments.get("what")), self._config, self._database, now)
+        raise UsageError(f"There is no command {command.verb!r}.", hint="The daemon may be of another version.")
+
+    def _retry(self, ids: Sequence[int], now: datetime) -> str:
+        """Ask for ended jobs again; a scan whose copy is gone is fetched from the archive."""
+        released = self._database.write(lambda c: aside.forget_jobs(c, ids))
+        lost = [job_id for job_id in ids if not self._has_bytes(job_id)]
+        moved = self._database.write(
+            lambda c: jobs.ask_again(c, [job_id for job_id in ids if job_id not in lost], now=now)
+        )
+        if lost:
+            others = f" Queued again: {len(moved)}." if moved else ""
+            raise UsageError(
+                f"The bytes of job {', '.join(map(str, lost))} are neither in the spool nor in the archive or the "
+                f"inbox.{others}",
+                hint="Drop the scan into the inbox again.",
+            )
+        going_on = [job_id for job_id in released if job_id not in moved]
+        words = _done("queued again", [job_id for job_id in ids if job_id not in going_on], moved, "ended")
+        return words + (f"; what was set aside is tried again: {', '.join(map(str, going_on))}" if going_on else "")
+
+    def _has_bytes(self, job_id: int) -> bool:
+        with self._database.reader() as connection:
+            if connection.exec_driver_sql("SELECT 1 FROM job WHERE id = ?", (job_id,)).scalar() is None:
+                raise UsageError(f"There is no job {job_id}.", hint="See `watcherd jobs`.")
+        return self._refetch.bring_back(job_id)
+
+    def _current(self, ids: Sequence[int]) -> list[int]:
+        """The jobs that these numbers stand for: some were joined with others."""
+        with self._database.reader() as connection:
+            return list(dict.fromkeys(identity.current(connection, job_id) for job_id in ids))
+
+
+def _ids(values: Any) -> list[int]:
+    if not isinstance(values, list) or not all(isinstance(i, int) for i in values):
+        raise UsageError("A command names its jobs by their numbers.")
+    if len(values) > MOST_JOBS:
+        raise UsageError(
+            f"{len(values):,} jobs are more than the {MOST_JOBS:,} that one command may name.",
+            hint="Name fewer, for example those of one --error-class.",
+        )
+    return values
+
+
+def _done(what: str, asked: Sequence[int], moved: Sequence[int], condition: str) -> str:
+    rest = [job_id for job_id in asked if job_id not in set(moved)]
+    words = f"{len(moved)} {what}"
+    return words + (f"; not {condition}, so left alone: {', '.join(map(str, rest))}" if rest else "")
