@@ -154,7 +154,7 @@ def comments() -> dict[str, str]:
 def texts_below_keys() -> dict[str, str]:
     """What stands below keys in watcherd/config/tables.py, by class and key."""
     found = {}
-    for node in ast.parse((ROOT / "watcherd" / "config.py").read_text(encoding="utf-8")).body:
+    for node in ast.parse((ROOT / "watcherd" / "config" / "tables.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
             for key, text in zip(node.body, node.body[1:], strict=False):
                 if (

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from watcherd.pauses import Pauses
-    from watcherd.store import Database
+    from watcherd.store import Connection, Database
 
 T = TypeVar("T")
 
@@ -184,7 +184,7 @@ class SetAside:
             self._log.error("left_alone", kind=loop, job_id=named.job_id, source=named.item, reason=item.error)
         self._held[named.key] = item
 
-        def work(connection: Any) -> None:
+        def work(connection: Connection) -> None:
             aside.keep(connection, named.key, item)
             aside.tell(connection, item, run_id=self._run_id, now=datetime.now(UTC))
 
@@ -299,7 +299,7 @@ class SetAside:
         else:
             self._log.warning("set_aside_again", attempt=item.times, **said)
 
-        def work(connection: Any) -> None:
+        def work(connection: Connection) -> None:
             aside.keep(connection, named.key, item)
             aside.tell(connection, item, run_id=self._run_id, now=datetime.now(UTC))
 

@@ -159,7 +159,7 @@ def test_video_without_its_library_stops_the_start(tmp_path: Path, monkeypatch: 
     for sections in ({"outbox": {"outputs": ["video"]}}, {"profiles": {"x": {"folder": "x", "outputs": ["video"]}}}):
         build(tmp_path, **sections)
         with monkeypatch.context() as without:
-            without.setattr(config, "find_spec", lambda _: None)
+            without.setattr("watcherd.config.toml_file.find_spec", lambda _: None)
             with pytest.raises(ConfigError, match=r"\.outputs = \['video'\]: video needs PyAV") as caught:
                 build(tmp_path, **sections)
         assert "watcherd[video]" in caught.value.hint

@@ -89,7 +89,7 @@ def test_a_reader_never_believes_half_a_document(tmp_path: Path, monkeypatch: py
 def test_a_daemon_that_was_stopped_is_not_shown_as_running(tmp_path: Path) -> None:
     """SIGSTOP: it holds its lock and says nothing new."""
     program = (
-        "import sys, pathlib, time; from watcherd.service.job_commands import sole_owner\n"
+        "import sys, pathlib, time; from watcherd.state.lock import sole_owner\n"
         "with sole_owner(pathlib.Path(sys.argv[1])):\n    print(flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program, tmp_path / "lock"], stdout=subprocess.PIPE) as process:

@@ -113,7 +113,7 @@ def test_a_second_owner_hears_of_the_first(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(state_lock, "LOCK_PAUSE_SECONDS", 0)
     lock = tmp_path / "state" / "lock"
     program = (
-        "import sys, time; from pathlib import Path; from watcherd.service.job_commands import sole_owner\n"
+        "import sys, time; from pathlib import Path; from watcherd.state.lock import sole_owner\n"
         f"with sole_owner(Path({str(lock)!r})): print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as first:

@@ -23,7 +23,7 @@ from watcherd.file_names import unshow
 from watcherd.job import Fate
 from watcherd.status.units import STAGES, STATE_COLOURS, duration, gib, local, took
 from watcherd.status.units import size as bytes_of
-from watcherd.store import Filter, figures, history, identity, overview, reader
+from watcherd.store import Connection, Filter, figures, history, identity, overview, reader
 
 MOST_NAMED = 8
 """Jobs that are named when a name fits several."""
@@ -74,7 +74,7 @@ def _plain(screen: RenderableType) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines()).rstrip()
 
 
-def find(connection: Any, wanted: str) -> int:
+def find(connection: Connection, wanted: str) -> int:
     """The job of this number, or of the scan of this name. Raises `UsageError` when there is none, or several."""
     if wanted.isdecimal():
         number = identity.current(connection, int(wanted))
@@ -107,7 +107,7 @@ def _as_stored(name: str) -> str:
     return name if name.isprintable() else shown_name(os.fsencode(name))
 
 
-def tell(connection: Any, job_id: int) -> dict[str, Any]:
+def tell(connection: Connection, job_id: int) -> dict[str, Any]:
     """All that the history knows of a job."""
     record = history.job(connection, job_id)
     if record is None:

@@ -22,7 +22,7 @@ from watcherd.file_names import show, unshow
 from watcherd.job import FINISHED, Fate, State
 from watcherd.state import live
 from watcherd.status.units import duration
-from watcherd.store import overview, reader
+from watcherd.store import Connection, overview, reader
 
 POLL_SECONDS = 0.25
 PATIENCE_SECONDS = 10.0
@@ -169,7 +169,7 @@ def _lies_in(inbox: Path, source: str) -> bool:
     return os.path.lexists(inbox / os.fsdecode(unshow(source)))
 
 
-def _update(connection: Any, scan: Scan, row: Mapping[str, Any] | None, outbox: Path) -> None:
+def _update(connection: Connection, scan: Scan, row: Mapping[str, Any] | None, outbox: Path) -> None:
     if row is None:
         return
     scan["job"] = row["job_id"]

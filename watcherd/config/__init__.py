@@ -1,6 +1,5 @@
 """The configuration: its tables, how it is read, and what a reload applies."""
 
-from watcherd.config.load import SEARCHED, build, find, load
 from watcherd.config.reload import merged
 from watcherd.config.tables import (
     IGNORED_NAMES,
@@ -27,6 +26,7 @@ from watcherd.config.tables import (
     Semantic,
     StateFolder,
 )
+from watcherd.config.toml_file import SEARCHED, build, find, load
 
 __all__ = [
     "IGNORED_NAMES",

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from watcherd.new_files_first import Precedence
     from watcherd.pauses import Pauses
     from watcherd.set_aside import Named, SetAside
-    from watcherd.store import ArrivalInfo, Claim, ClaimedJob, Database
+    from watcherd.store import ArrivalInfo, Claim, ClaimedJob, Connection, Database
 
 T = TypeVar("T")
 
@@ -200,7 +200,7 @@ class Delivery:
         crash_point("stage.synced")
         return promises
 
-    def _names(self, connection: Any, wanted: Sequence[tuple[int, bytes]], kinds: Sequence[str]) -> Names:
+    def _names(self, connection: Connection, wanted: Sequence[tuple[int, bytes]], kinds: Sequence[str]) -> Names:
         """Names for these arrivals (id and path below the inbox), with what gives way to them taken away."""
         given = Names(connection, self._outbox, wanted, kinds)
         self._remove_earlier(
@@ -253,11 +253,13 @@ class Delivery:
             stem, [Staged(kind=kind, path=path, suffix=suffix, sha256=digest, bytes=len(content))]
         )[0]
 
-    def _begin(self, rows: Sequence[StagedJob], connection: Any) -> None:
+    def _begin(self, rows: Sequence[StagedJob], connection: Connection) -> None:
         jobs.begin_delivery(connection, rows, now=datetime.now(UTC))
         crash_point("deliver.begun")
 
-    def _bring(self, named: Sequence[Named], files: Sequence[Sequence[Promise]], record: Callable[[Any], None]) -> None:
+    def _bring(
+        self, named: Sequence[Named], files: Sequence[Sequence[Promise]], record: Callable[[Connection], None]
+    ) -> None:
         """Give what was promised its names, and ``record`` that.
 
         The results of one job that cannot appear as promised are computed again, and get another name then. Raises
@@ -275,7 +277,7 @@ class Delivery:
         self._record(record)
         crash_point("record.committed")
 
-    def _record(self, record: Callable[[Any], None]) -> None:
+    def _record(self, record: Callable[[Connection], None]) -> None:
         self._precedence.give_way()
         self._store(record)
 
@@ -283,12 +285,12 @@ class Delivery:
         with self._set_aside.marked("publish" if named[0].arrival_id is None else "names", named):
             self._outbox.publish(intents)
 
-    def _ask_again(self, named: Named, record: Callable[[Any], None], error: Exception) -> None:
+    def _ask_again(self, named: Named, record: Callable[[Connection], None], error: Exception) -> None:
         job_id = named.job_id
         assert job_id is not None
         self._log.error("results_lost_so_asked_again", job_id=job_id, error=str(error))
 
-        def work(connection: Any) -> None:
+        def work(connection: Connection) -> None:
             record(connection)
             jobs.ask_again(connection, [job_id], now=datetime.now(UTC), by_person=False)
 
@@ -334,7 +336,7 @@ class Delivery:
         if not given:
             return
 
-        def begin(connection: Any) -> None:
+        def begin(connection: Connection) -> None:
             for arrival, promise in given:
                 deliveries.begin_redelivery(connection, arrival.id, promise)
             crash_point("deliver.begun")
@@ -365,7 +367,7 @@ class Delivery:
         return promises
 
     def _promise_name(
-        self, connection: Any, arrival: ArrivalInfo, given: Names, record: dict[str, Any], beside: str | None
+        self, connection: Connection, arrival: ArrivalInfo, given: Names, record: dict[str, Any], beside: str | None
     ) -> list[Promise] | None:
         """The results for one more name; None when those that it shares are gone from the outbox."""
         folder = self._outbox.staging(arrival.job_id, -arrival.id)
@@ -390,7 +392,7 @@ class Delivery:
         )
         return list(map(_promise, [*intents, self._stage_text(folder, stem, "result", document)]))
 
-    def _copies(self, connection: Any, arrival: ArrivalInfo, folder: Path) -> list[Staged] | None:
+    def _copies(self, connection: Connection, arrival: ArrivalInfo, folder: Path) -> list[Staged] | None:
         first = leftovers.first_arrival(connection, arrival.job_id)
         staged = []
         for output in deliveries.outputs_of(connection, first):
@@ -432,7 +434,7 @@ class Delivery:
         ]
         beside = self._dispose_sidecars(sources, disposals)
 
-        def record(connection: Any) -> None:
+        def record(connection: Connection) -> None:
             arrivals.record_disposal(connection, rows, now=datetime.now(UTC))
             arrivals.record_sidecars(connection, beside, now=datetime.now(UTC))
 
@@ -511,7 +513,7 @@ class Delivery:
                 names.append((arrival, [output.intent for output in outputs if output.state == "intended"]))
             return jobs.delivering_jobs(connection), names
 
-    def _read(self, work: Callable[[Any], T]) -> T:
+    def _read(self, work: Callable[[Connection], T]) -> T:
         """Read, and while the database cannot be read pause and try again."""
 
         def read() -> T:
@@ -520,17 +522,17 @@ class Delivery:
 
         return self._pauses.until_possible("state", read)
 
-    def _store(self, work: Callable[[Any], Any]) -> Any:
+    def _store(self, work: Callable[[Connection], Any]) -> Any:
         """Write, and while the database cannot be written pause and try again."""
         return self._pauses.until_possible("state", lambda: self._database.write(work))
 
 
-def _finish(claims: Sequence[Claim], connection: Any) -> None:
+def _finish(claims: Sequence[Claim], connection: Connection) -> None:
     jobs.finish_delivery(connection, claims, now=datetime.now(UTC))
     crash_point("record.begun")
 
 
-def _finish_names(arrival_ids: Sequence[int], connection: Any) -> None:
+def _finish_names(arrival_ids: Sequence[int], connection: Connection) -> None:
     deliveries.finish_redelivery(connection, arrival_ids, now=datetime.now(UTC))
 
 

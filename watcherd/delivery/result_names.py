@@ -6,7 +6,7 @@ One `Names` serves one batch. It asks the books once for all of the batch's like
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from watcherd.store import leftovers
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from watcherd.outbox.deliver import Outbox, Place
-    from watcherd.store import Output
+    from watcherd.store import Connection, Output
 
 
 LONGEST_PATH = 4096
@@ -28,7 +28,7 @@ class Names:
     """
 
     def __init__(
-        self, connection: Any, outbox: Outbox, wanted: Sequence[tuple[int, bytes]], kinds: Sequence[str]
+        self, connection: Connection, outbox: Outbox, wanted: Sequence[tuple[int, bytes]], kinds: Sequence[str]
     ) -> None:
         self._connection = connection
         self._outbox = outbox

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from watcherd.job import Options
     from watcherd.new_files_first import Precedence
     from watcherd.set_aside import SetAside
+    from watcherd.store import Connection
 
 PRESENCE_SECONDS = 2.0
 """Between two looks whether the inbox is still the folder that it was."""
@@ -650,7 +651,7 @@ class Intake:
             new = [self._held_back(arrival) for arrival in new]
         sidecars = self._overrides.used(item.path for item in taken)
 
-        def work(connection: Any, which: Sequence[NewArrival] = new) -> list[Enqueued]:
+        def work(connection: Connection, which: Sequence[NewArrival] = new) -> list[Enqueued]:
             result = arrivals.enqueue(connection, which, model=model, run_id=self._run_id, now=now)
             if sidecars:
                 arrivals.ignored(connection, sidecars, run_id=self._run_id, now=now)
@@ -717,7 +718,7 @@ class Intake:
         self._cleaning = self._cleaning or any(enqueued.duplicate for _, enqueued in results)
         self._queued()
 
-    def _store(self, work: Callable[[Any], Any]) -> Any:
+    def _store(self, work: Callable[[Connection], Any]) -> Any:
         """Write, and while the database cannot be written pause and try again."""
         return self._pauses.until_possible("state", lambda: self._database.write(work))
 

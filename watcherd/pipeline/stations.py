@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from watcherd.pauses import Pauses
     from watcherd.retry import Decision
     from watcherd.set_aside import Named, SetAside
-    from watcherd.store import Claim, ClaimedJob, Database, InUse
+    from watcherd.store import Claim, ClaimedJob, Connection, Database, InUse
 
 T = TypeVar("T")
 
@@ -186,7 +186,7 @@ class Pipeline:
         self._precedence.give_way()
         limit, in_use, hold = self._batch_limit(), self.in_use(), self.hold_frames()
 
-        def work(connection: Any) -> tuple[list[ClaimedJob], datetime | None]:
+        def work(connection: Connection) -> tuple[list[ClaimedJob], datetime | None]:
             now = datetime.now(UTC)
             claimed = jobs.claim(connection, run_id=self._run_id, limit=limit, now=now, in_use=in_use, hold=hold)
             crash_point("claim.begun")
@@ -522,7 +522,7 @@ class Pipeline:
         self._render(flight, answer)
         return True
 
-    def _record_failure(self, connection: Any, flight: Flight, failure: Failure, decision: Decision) -> None:
+    def _record_failure(self, connection: Connection, flight: Flight, failure: Failure, decision: Decision) -> None:
         now, claim, measured = datetime.now(UTC), flight.job.claim, flight.measured()
         if decision.state is State.QUEUED:
             jobs.retry_later(connection, claim, failure, decision, now=now, measured=measured)
@@ -587,7 +587,7 @@ class Pipeline:
                 return  # the history cannot be written: the next start finds these jobs running, and queues them
         self._land(flights)
 
-    def _store(self, work: Callable[[Any], Any]) -> Any:
+    def _store(self, work: Callable[[Connection], Any]) -> Any:
         """Write, and while the database cannot be written pause and try again."""
         return self._pauses.until_possible("state", lambda: self._database.write(work))
 
@@ -612,7 +612,7 @@ def _refusal(reason: str) -> Future[Any]:
     return future
 
 
-def _give_back(claim: Claim, connection: Any) -> None:
+def _give_back(claim: Claim, connection: Connection) -> None:
     jobs.release(connection, [claim], now=datetime.now(UTC))
 
 

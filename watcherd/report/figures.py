@@ -18,8 +18,7 @@ from watcherd.store import moment, summary
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Connection
-
+    from watcherd.store import Connection
     from watcherd.store.summary import Period, Row, Sample
 
 STAGES = ("queue", "decode", "inference", "render", "total")

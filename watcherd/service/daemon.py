@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from watcherd.inference.messages import Outcome, Ready
     from watcherd.inference.pool.placement import Plan
     from watcherd.inference.pool.pool import Died
+    from watcherd.store import Connection
 
 T = TypeVar("T")
 
@@ -431,7 +432,7 @@ class Daemon:
         seconds, self._clock_set_by = self._clock_set_by, 0.0
         longest = self._longest_wait()
 
-        def work(connection: Any) -> None:
+        def work(connection: Connection) -> None:
             waits.move(connection, seconds)
             waits.bound(connection, now=datetime.now(UTC), longest=longest)
 
@@ -573,7 +574,7 @@ class Daemon:
         if number in self._replica_ids:
             self._note(lambda c: runs.end_replica(c, self._replica_ids[number], "stopped", now=datetime.now(UTC)))
 
-    def _note(self, work: Callable[[Any], Any]) -> Any:
+    def _note(self, work: Callable[[Connection], Any]) -> Any:
         """Write about a replica, and wait for a disk that refuses; None when the daemon stops before it gives way."""
         try:
             return self._pauses.until_possible("state", lambda: self._database.write(work))

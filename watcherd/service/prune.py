@@ -18,11 +18,9 @@ from watcherd.wall_clock import Belief, Reading, believed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection
-
     from watcherd.config import Config
     from watcherd.inbox.spool import Spool
-    from watcherd.store import Database
+    from watcherd.store import Connection, Database
 
 JOBS_AT_ONCE = 20_000
 """So many jobs leave the history in one go of the daemon; the next night goes on."""

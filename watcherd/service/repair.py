@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from watcherd.config import Config
-    from watcherd.store import ArrivalInfo, Database, Intent
+    from watcherd.store import ArrivalInfo, Connection, Database, Intent
 
 SHOWN = 5
 """So many items are named; of others the number is said."""
@@ -40,7 +40,7 @@ def in_short(items: Sequence[str]) -> str:
     return "; ".join(items[:SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
 
 
-def _release(connection: Any) -> list[str]:
+def _release(connection: Connection) -> list[str]:
     found = aside.everything(connection)
     aside.forget(connection, found)
     return [f"{item.item} is tried again" for item in found.values()]
@@ -49,7 +49,7 @@ def _release(connection: Any) -> list[str]:
 Promised = tuple["Claim | ArrivalInfo", list["Intent"]]
 
 
-def broken_promises(connection: Any, config: Config) -> Iterator[tuple[Claim | ArrivalInfo, str]]:
+def broken_promises(connection: Connection, config: Config) -> Iterator[tuple[Claim | ArrivalInfo, str]]:
     """Jobs and arrivals whose promised results cannot be brought, and why."""
     outbox = Outbox(config.outbox.path, layout=config.outbox.layout)
     promised: list[Promised] = [(claim, files) for claim, files in queue.delivering_jobs(connection)]
@@ -73,7 +73,7 @@ def _obstacle(outbox: Outbox, path: bytes, file: Intent) -> str:
     return "" if file.staged.exists() else f"{show(file.final)} is gone from staging"
 
 
-def _ask_again(connection: Any, config: Config, now: datetime) -> list[str]:
+def _ask_again(connection: Connection, config: Config, now: datetime) -> list[str]:
     done = []
     for owner, reason in list(broken_promises(connection, config)):
         if isinstance(owner, Claim):

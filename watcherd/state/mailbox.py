@@ -21,6 +21,8 @@ from watcherd.store import Database, runs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from watcherd.store import Connection
+
 PAUSED_SINCE = "paused_since"
 """The setting that keeps a person's pause, with its time: it outlives the daemon."""
 
@@ -73,7 +75,7 @@ def carry_out_all(folder: Path, database: Database, carry_out: Callable[[Command
 
 
 def _carry_out(command: Command, database: Database, carry_out: Callable[[Command], str]) -> None:
-    def receive(connection: Any) -> bool:
+    def receive(connection: Connection) -> bool:
         return runs.receive_command(
             connection, command.id, command.verb, dict(command.arguments), now=datetime.now(UTC)
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from watcherd.errors import WatcherdError
 from watcherd.file_names import show
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from watcherd.config import Config
+    from watcherd.store import Connection
 
 LOW_SHARE = 0.05
 HOOK_DAYS = 7
@@ -227,7 +228,7 @@ def _database(config: Config) -> Iterator[Finding]:
 Mend = Callable[[str], str] | None
 
 
-def _rows(connection: Any, mend: Mend) -> Iterator[Finding]:
+def _rows(connection: Connection, mend: Mend) -> Iterator[Finding]:
     """Rows that cannot be read as what they should be."""
     rows = [str(row) for row in unreadable.found(connection)]
     if rows:
@@ -240,7 +241,7 @@ def _rows(connection: Any, mend: Mend) -> Iterator[Finding]:
         )
 
 
-def _set_aside(connection: Any, mend: Mend) -> Iterator[Finding]:
+def _set_aside(connection: Connection, mend: Mend) -> Iterator[Finding]:
     """Items that could not be handled; nothing is said where there are none."""
     for left_alone in (True, False):
         items = [item for item in aside.everything(connection).values() if item.left_alone == left_alone]
@@ -259,7 +260,7 @@ def _set_aside(connection: Any, mend: Mend) -> Iterator[Finding]:
         )
 
 
-def _promises(config: Config, connection: Any, mend: Mend) -> Iterator[Finding]:
+def _promises(config: Config, connection: Connection, mend: Mend) -> Iterator[Finding]:
     """Results that were promised names which they cannot get; a running service sees to that by itself."""
     if read_live(config.state.path, config.state.lock) is not None:
         return
@@ -274,7 +275,7 @@ def _promises(config: Config, connection: Any, mend: Mend) -> Iterator[Finding]:
         )
 
 
-def _fates(connection: Any) -> Iterator[Finding]:
+def _fates(connection: Connection) -> Iterator[Finding]:
     """Every arrival has one fate, and the fates add up to the arrivals."""
     fates, arrivals = history.fates(connection), history.arrivals_in_all(connection)
     total = sum(fates.values())
@@ -287,7 +288,7 @@ def _fates(connection: Any) -> Iterator[Finding]:
     )
 
 
-def _spool(config: Config, connection: Any) -> Iterator[Finding]:
+def _spool(config: Config, connection: Connection) -> Iterator[Finding]:
     """Each scan with work to do has its copy; each copy belongs to a scan."""
     spool = Spool(config.state.spool)
     needed = leftovers.needed_copies(connection)
@@ -323,7 +324,7 @@ def _remove_all(paths: list[Path]) -> str:
     return f"removed {len(paths)} copies"
 
 
-def _results(config: Config, connection: Any) -> Iterator[Finding]:
+def _results(config: Config, connection: Connection) -> Iterator[Finding]:
     """The newest results are there, with the hashes that were recorded."""
     root = os.fsencode(config.outbox.path)
     missing, changed = [], []
@@ -348,7 +349,7 @@ def _results(config: Config, connection: Any) -> Iterator[Finding]:
         yield Finding(check="results", level="ok", text=f"the newest {looked_at} results are as they were delivered")
 
 
-def _unknown(config: Config, connection: Any) -> Iterator[Finding]:
+def _unknown(config: Config, connection: Connection) -> Iterator[Finding]:
     """After another database was set aside: what lies in outbox and archive that the history does not know."""
     aside = sorted(config.state.path.glob(f"{config.state.database.name}.aside-*[0-9]"))
     if not aside:
@@ -389,7 +390,7 @@ def _files_below(root: bytes) -> Iterator[bytes]:
         )
 
 
-def _hooks(config: Config, connection: Any) -> Iterator[Finding]:
+def _hooks(config: Config, connection: Connection) -> Iterator[Finding]:
     """Calls that were given up lately; nothing is said where there are no hooks and never were."""
     given_up = hooks.given_up(connection, since=datetime.now(UTC) - timedelta(days=HOOK_DAYS))
     if given_up:
@@ -405,7 +406,7 @@ def _hooks(config: Config, connection: Any) -> Iterator[Finding]:
         yield Finding(check="hooks", level="ok", text=f"{hooks.waiting(connection)} calls wait")
 
 
-def _stuck(config: Config, connection: Any) -> Iterator[Finding]:
+def _stuck(config: Config, connection: Connection) -> Iterator[Finding]:
     counts = history.counts(connection)
     alive = read_live(config.state.path, config.state.lock)
     busy = counts[State.RUNNING] + counts[State.DELIVERING]

@@ -19,6 +19,7 @@ from watcherd.store import aside, history, moment, overview, reader, runs
 
 if TYPE_CHECKING:
     from watcherd.config import Config
+    from watcherd.store import Connection
 
 RATE_MINUTES = 10.0
 SHORTEST_RATE = 1.0
@@ -75,7 +76,7 @@ def rate_minutes(daemon: dict[str, Any] | None, now: datetime) -> float:
     return min(RATE_MINUTES, max(SHORTEST_RATE, up))
 
 
-def _last_run(connection: Any) -> dict[str, Any] | None:
+def _last_run(connection: Connection) -> dict[str, Any] | None:
     """The daemon's last run; ``rebooted``: the machine was started anew since it began."""
     last = next(iter(history.runs(connection, 1)), None)
     if last is None:

@@ -44,6 +44,8 @@ A scan's way through it: `enqueue` → `claim` → `begin_delivery` (names and h
 `record_disposal`. After a crash: `requeue_interrupted`, `delivering_jobs`, `arrivals_promised`.
 """
 
+from sqlalchemy import Connection
+
 from watcherd.store.connections import CorruptDatabaseError, StoreUnavailableError, UnreadableRowError, reader
 from watcherd.store.database import Database, Turn
 from watcherd.store.frame_runs import Hold
@@ -75,6 +77,7 @@ __all__ = [
     "ArrivalInfo",
     "Claim",
     "ClaimedJob",
+    "Connection",
     "CorruptDatabaseError",
     "Database",
     "DeviceUse",

@@ -20,7 +20,7 @@ TAKING = """
 import json, resource
 from pathlib import Path
 import numpy as np
-from watcherd.inference import host_memory
+from watcherd.inference.replica import host_memory
 
 def taken():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -23,7 +23,7 @@ def test_a_cpu_has_one_entry_without_figures() -> None:
 
 FRESH = """
 import numpy as np
-from watcherd.inference.vram import Meter
+from watcherd.inference.replica.vram import Meter
 meter = Meter(("cpu",))
 meter.before()
 large = np.ones(60 * 2**20, np.uint8)
