@@ -2,7 +2,7 @@
 
 All parts of the daemon share one interpreter, and often two cores. Under a backlog they are never idle, and a file that
 comes then has to wait its turn at each of the hundred steps that queue it, 3 ms of work that take 100. Whoever is in no
-hurry asks `Precedence.give_way` before each scan, and lets such a file pass.
+hurry asks `NewFilesFirst.give_way` before each scan, and lets such a file pass.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LONGEST = 0.1
 """Seconds that others wait at most: what takes longer is held up itself, by a disk or a share."""
 
 
-class Precedence:
+class NewFilesFirst:
     """Who goes first at the moment. Shared by all threads."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:

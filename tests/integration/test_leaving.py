@@ -12,7 +12,7 @@ from tests.asides import aside
 from tests.integration.store.helpers import MODEL, NOW, OPTIONS, claim_one, start_run, succeed
 from watcherd.config import Config
 from watcherd.delivery.promise import Delivery
-from watcherd.new_files_first import Precedence
+from watcherd.new_files_first import NewFilesFirst
 from watcherd.outbox.deliver import Outbox
 from watcherd.pauses import Pauses
 from watcherd.store import Database, NewArrival, Signature, arrivals
@@ -38,7 +38,7 @@ def test_a_source_that_is_touched_all_the_time_stays_and_is_said_once(tmp_path: 
     with Database.open(tmp_path / "watcherd.db") as database:
         pauses = Pauses(threading.Event())
         delivery = Delivery(
-            config, database, Outbox(tmp_path / "outbox"), pauses, cast("Any", Precedence()), aside(database)
+            config, database, Outbox(tmp_path / "outbox"), pauses, cast("Any", NewFilesFirst()), aside(database)
         )
         said: list[str] = []
         delivery._log = cast("Any", type("Log", (), {"warning": lambda _, event, **__: said.append(event)})())

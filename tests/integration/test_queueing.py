@@ -16,7 +16,7 @@ from watcherd.config import build
 from watcherd.inbox.events import Hints
 from watcherd.inbox.spool import Spool
 from watcherd.intake.intake import CLEAN_SECONDS, FEW, QUEUED_AT_ONCE, Intake
-from watcherd.new_files_first import Precedence
+from watcherd.new_files_first import NewFilesFirst
 from watcherd.pauses import Pauses
 from watcherd.store import Database, StoreUnavailableError
 
@@ -51,7 +51,7 @@ class Taking:
         config.outbox.path.mkdir()
         config.state.path.mkdir()
         self.inbox, self.now = config.inbox.path, 100.0
-        self.precedence = Precedence()
+        self.new_files_first = NewFilesFirst()
         self.database = Database.open(config.state.database)
         self.run_id = self.database.write(start_run)
         self.spool = Spool(config.state.spool)
@@ -61,7 +61,7 @@ class Taking:
             self.database,
             self.spool,
             Pauses(threading.Event()),
-            self.precedence,
+            self.new_files_first,
             aside(self.database),
             run_id=self.run_id,
             model=lambda: MODEL,
@@ -234,7 +234,7 @@ def test_a_few_files_go_before_the_work_on_what_is_queued(
         step = getattr(taking.intake, name)
 
         def watching(*arguments: Any, **named: Any) -> Any:
-            seen[name] = taking.precedence.is_taken
+            seen[name] = taking.new_files_first.is_taken
             return step(*arguments, **named)
 
         monkeypatch.setattr(taking.intake, name, watching)
@@ -245,10 +245,10 @@ def test_a_few_files_go_before_the_work_on_what_is_queued(
     taking.drop(*(f"{number}.png" for number in range(files)))
     taking.take()
     assert {"_look_at": first, "_copy": first, "_enqueue": first} == seen
-    assert first == taking.precedence.is_taken, "they are not in the queue yet"
+    assert first == taking.new_files_first.is_taken, "they are not in the queue yet"
     release.set()
     taking.finish()
-    assert not taking.precedence.is_taken
+    assert not taking.new_files_first.is_taken
 
 
 def test_a_file_that_an_event_tells_of_is_looked_at_before_other_work(
@@ -256,11 +256,11 @@ def test_a_file_that_an_event_tells_of_is_looked_at_before_other_work(
 ) -> None:
     """Its settle time begins with the look."""
     looked: list[bool] = []
-    monkeypatch.setattr(taking.intake, "_look_at", lambda *_, **__: looked.append(taking.precedence.is_taken))
+    monkeypatch.setattr(taking.intake, "_look_at", lambda *_, **__: looked.append(taking.new_files_first.is_taken))
     monkeypatch.setattr(taking.intake._events, "fetch", lambda: Hints(paths=(b"scan.png",)))
     taking.intake._notice()
     assert [True] == looked
-    assert not taking.precedence.is_taken
+    assert not taking.new_files_first.is_taken
 
 
 def test_a_copy_stays_whose_bytes_are_on_their_way_into_the_queue_again(taking: Taking) -> None:

@@ -15,7 +15,7 @@ from watcherd.inbox.values import Candidate
 from watcherd.inbox.values import Signature as Seen
 from watcherd.intake.intake import Intake
 from watcherd.job import Options
-from watcherd.new_files_first import Precedence
+from watcherd.new_files_first import NewFilesFirst
 from watcherd.pauses import Pauses
 from watcherd.store import NewArrival, Signature
 
@@ -37,7 +37,7 @@ def intake(tmp_path: Path) -> Intake:
         NOTHING,
         NOTHING,
         Pauses(threading.Event()),
-        Precedence(),
+        NewFilesFirst(),
         aside(),
         run_id=1,
         model=NOTHING,

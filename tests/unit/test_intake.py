@@ -15,7 +15,7 @@ from watcherd.config import Config, build
 from watcherd.errors import StoreError
 from watcherd.inbox.sweep import Chunk
 from watcherd.intake.intake import CLEAN_SECONDS, Intake
-from watcherd.new_files_first import Precedence
+from watcherd.new_files_first import NewFilesFirst
 from watcherd.pauses import Pauses
 from watcherd.store import StoreUnavailableError
 
@@ -61,7 +61,7 @@ class Cleaning:
             cast("Any", self.books),
             cast("Any", self.copies),
             Pauses(threading.Event()),
-            Precedence(),
+            NewFilesFirst(),
             aside(),
             run_id=1,
             model=cast("Any", None),
@@ -167,7 +167,7 @@ def test_a_history_that_cannot_be_read_for_a_while_pauses_the_intake(
         cast("Any", ShyBooks(error)),
         nothing,
         pauses,
-        Precedence(),
+        NewFilesFirst(),
         aside(),
         run_id=1,
         model=nothing,
@@ -201,7 +201,7 @@ def test_a_sweep_that_was_cut_short_is_made_again_at_once(
         cast("Any", ShyBooks(StoreError(""))),
         nothing,
         Pauses(stopping),
-        Precedence(),
+        NewFilesFirst(),
         aside(),
         run_id=1,
         model=nothing,

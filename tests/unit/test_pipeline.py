@@ -14,7 +14,7 @@ import pytest
 from tests.asides import aside
 from watcherd.config import Config
 from watcherd.flights import Flight
-from watcherd.new_files_first import Precedence
+from watcherd.new_files_first import NewFilesFirst
 from watcherd.pauses import Pauses
 from watcherd.pipeline.stations import BATCHES_UNDER_WAY, Pipeline
 
@@ -37,7 +37,7 @@ class OneReplica:
         return [None]
 
 
-def pipeline(scratch: Path = Path(), precedence: Any = None) -> Pipeline:
+def pipeline(scratch: Path = Path(), new_files_first: Any = None) -> Pipeline:
     nothing = cast("Any", None)
     return Pipeline(
         Config(),
@@ -46,7 +46,7 @@ def pipeline(scratch: Path = Path(), precedence: Any = None) -> Pipeline:
         lambda: cast("Any", OneReplica()),
         nothing,
         nothing,
-        precedence or Precedence(),
+        new_files_first or NewFilesFirst(),
         aside(),
         run_id=1,
         scratch=scratch,

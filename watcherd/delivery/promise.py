@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from watcherd.config import Config
     from watcherd.flights import Drawn
     from watcherd.inbox.dispose import Disposal
-    from watcherd.new_files_first import Precedence
+    from watcherd.new_files_first import NewFilesFirst
     from watcherd.pauses import Pauses
     from watcherd.set_aside import Named, SetAside
     from watcherd.store import ArrivalInfo, Claim, ClaimedJob, Connection, Database
@@ -87,14 +87,14 @@ class Delivery:
         database: Database,
         outbox: Outbox,
         pauses: Pauses,
-        precedence: Precedence,
+        new_files_first: NewFilesFirst,
         set_aside: SetAside,
     ) -> None:
         self._config = config
         self._database = database
         self._outbox = outbox
         self._pauses = pauses
-        self._precedence = precedence
+        self._new_files_first = new_files_first
         self._set_aside = set_aside
         self._log = get_logger()
         self._stuck: set[bytes] = set()
@@ -212,7 +212,7 @@ class Delivery:
         self, item: Drawn, given: Names, record: dict[str, Any], finished_at: str, beside: str | None = None
     ) -> list[Promise]:
         """A succeeded job's result files with their final names, the JSON last. ``beside``: said of the name."""
-        self._precedence.give_way()
+        self._new_files_first.give_way()
         job, measured, answer = item.flight.job, item.measured, item.answer
         stem = given.choose(job.path, job.sha256, [*(file.kind for file in item.rendered.files), "result"])
         staged = [
@@ -278,7 +278,7 @@ class Delivery:
         crash_point("record.committed")
 
     def _record(self, record: Callable[[Connection], None]) -> None:
-        self._precedence.give_way()
+        self._new_files_first.give_way()
         self._store(record)
 
     def _rename(self, named: Sequence[Named], intents: Sequence[Sequence[Intent]]) -> None:
@@ -408,7 +408,7 @@ class Delivery:
 
     def _dispose(self, ended: Sequence[ArrivalInfo]) -> None:
         crash_point("dispose.begun")
-        self._precedence.give_way()
+        self._new_files_first.give_way()
         inbox = self._config.inbox
         sources = [
             Source(

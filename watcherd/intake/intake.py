@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from watcherd.config import Config
     from watcherd.inbox.spool import Spool
     from watcherd.job import Options
-    from watcherd.new_files_first import Precedence
+    from watcherd.new_files_first import NewFilesFirst
     from watcherd.set_aside import SetAside
     from watcherd.store import Connection
 
@@ -100,7 +100,7 @@ class Intake:
         database: Database,
         spool: Spool,
         pauses: Pauses,
-        precedence: Precedence,
+        new_files_first: NewFilesFirst,
         set_aside: SetAside,
         *,
         run_id: int,
@@ -115,7 +115,7 @@ class Intake:
         self._database = database
         self._spool = spool
         self._pauses = pauses
-        self._precedence = precedence
+        self._new_files_first = new_files_first
         self._set_aside = set_aside
         self._run_id = run_id
         self._model = model
@@ -385,7 +385,7 @@ class Intake:
 
     def _ahead(self, files: int) -> AbstractContextManager[None]:
         """While so many files are looked at or taken: a few go before all other work of the daemon."""
-        return self._precedence.first() if 0 < files <= FEW else nullcontext()
+        return self._new_files_first.first() if 0 < files <= FEW else nullcontext()
 
     def _look_again(self, due: Iterable[bytes]) -> None:
         """Look whether files, and what lies beside them, are as they were."""
@@ -661,7 +661,7 @@ class Intake:
         few = len(new) <= FEW
         begun = self._database.submit(work, turn=Turn.SOON if few else Turn.LATER)
         if few:
-            self._precedence.until(begun)
+            self._new_files_first.until(begun)
         begun.add_done_callback(lambda _: self._wake.set())
         return _Queueing(taken=taken, new=new, work=work, begun=[begun])
 

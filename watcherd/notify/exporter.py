@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import ConfigError, StoreError, UnavailableError
-from watcherd.inference.pool.pool import Phase
+from watcherd.inference.pool.interface import Phase
 from watcherd.job import Fate
 from watcherd.logs import get_logger
 from watcherd.notify import metrics

@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from watcherd.delivery.promise import Delivery, Promised
     from watcherd.imaging.pool import ImagingPool
     from watcherd.inference.messages import Outcome
-    from watcherd.inference.pool.pool import Pool
-    from watcherd.new_files_first import Precedence
+    from watcherd.inference.pool.interface import Pool
+    from watcherd.new_files_first import NewFilesFirst
     from watcherd.pauses import Pauses
     from watcherd.retry import Decision
     from watcherd.set_aside import Named, SetAside
@@ -85,7 +85,7 @@ class Pipeline:
         pool: Callable[[], Pool],
         delivery: Delivery,
         pauses: Pauses,
-        precedence: Precedence,
+        new_files_first: NewFilesFirst,
         set_aside: SetAside,
         *,
         run_id: int,
@@ -99,7 +99,7 @@ class Pipeline:
         self._pool = pool
         self._delivery = delivery
         self._pauses = pauses
-        self._precedence = precedence
+        self._new_files_first = new_files_first
         self._set_aside = set_aside
         self._run_id = run_id
         self._scratch = scratch
@@ -183,7 +183,7 @@ class Pipeline:
         return pool.has_room() and len(self._flights) < batches * self._batch_limit()
 
     def _claim(self) -> list[Flight]:
-        self._precedence.give_way()
+        self._new_files_first.give_way()
         limit, in_use, hold = self._batch_limit(), self.in_use(), self.hold_frames()
 
         def work(connection: Connection) -> tuple[list[ClaimedJob], datetime | None]:
@@ -262,7 +262,7 @@ class Pipeline:
         return begun[0]
 
     def _decode(self, flight: Flight) -> Future[Any]:
-        self._precedence.give_way()
+        self._new_files_first.give_way()
         crash_point("decode.begun")
         if flight.job.options.refused:
             return _refusal(flight.job.options.refused)
@@ -297,7 +297,7 @@ class Pipeline:
         return found
 
     def _take_decoded(self, flight: Flight, future: Future[Any]) -> bool:
-        self._precedence.give_way()
+        self._new_files_first.give_way()
         try:
             flight.decoded, flight.decode_ms = future.result()
         except BaseException as error:  # whatever ended the worker is this scan's failure
@@ -340,7 +340,7 @@ class Pipeline:
                     self._results.put(Failed(flight, self._why("draw", flight), alone=True, drawn=True))
 
     def _answered(self, replica: ReplicaRecord, outcome: Outcome) -> None:
-        self._precedence.give_way()
+        self._new_files_first.give_way()
         flight = self._flights.get(outcome.job_id)
         if flight is None:
             return

@@ -36,12 +36,13 @@ from watcherd.inference.machine import devices
 from watcherd.inference.machine.cards import Card, Cards
 from watcherd.inference.messages import LoadFailed, ReplicaSpec
 from watcherd.inference.pool import placement
-from watcherd.inference.pool.pool import Phase, ReplicaPool
+from watcherd.inference.pool.interface import Phase
+from watcherd.inference.pool.pool import ReplicaPool
 from watcherd.inference.segmenters import refuse_unknown
 from watcherd.intake.intake import Intake
 from watcherd.intake.refetch import Refetch
 from watcherd.job import State
-from watcherd.new_files_first import Precedence
+from watcherd.new_files_first import NewFilesFirst
 from watcherd.notify import exporter, hooks
 from watcherd.notify.exporter import Exporter
 from watcherd.notify.hooks import Hooks
@@ -64,8 +65,8 @@ if TYPE_CHECKING:
 
     from watcherd.config import Config
     from watcherd.inference.messages import Outcome, Ready
+    from watcherd.inference.pool.interface import Died
     from watcherd.inference.pool.placement import Plan
-    from watcherd.inference.pool.pool import Died
     from watcherd.store import Connection
 
 T = TypeVar("T")
@@ -244,8 +245,8 @@ class Daemon:
         workers = config.limits.workers
         count = min(16, max(2, os.cpu_count() or 2)) if workers == "auto" else workers
         self._imaging = ImagingPool(workers=count, memory_mib=config.limits.worker_memory_mib)
-        self._precedence = Precedence()
-        self._delivery = Delivery(config, database, self._outbox, self._pauses, self._precedence, self._set_aside)
+        self._new_files_first = NewFilesFirst()
+        self._delivery = Delivery(config, database, self._outbox, self._pauses, self._new_files_first, self._set_aside)
         self._pipeline = Pipeline(
             config,
             database,
@@ -253,7 +254,7 @@ class Daemon:
             lambda: self._pool,
             self._delivery,
             self._pauses,
-            self._precedence,
+            self._new_files_first,
             self._set_aside,
             run_id=self._run_id,
             scratch=scratch,
@@ -312,7 +313,9 @@ class Daemon:
         self._specs = specs
         self._cards = Cards(uuid for spec in specs for uuid in spec.visible)
         self._cards.start()
-        self._pool = ReplicaPool(specs, self, load_seconds=limits.load_seconds, batch_seconds=limits.batch_seconds)
+        self._pool = ReplicaPool(
+            specs, self, self, load_seconds=limits.load_seconds, batch_seconds=limits.batch_seconds
+        )
         self._pool.start()
         while not self._ready.is_set() and not self._stop.is_set():
             self._ready.wait(TICK_SECONDS)
@@ -337,7 +340,7 @@ class Daemon:
             self._database,
             self._spool,
             self._pauses,
-            self._precedence,
+            self._new_files_first,
             self._set_aside,
             run_id=self._run_id,
             model=lambda: self._model,

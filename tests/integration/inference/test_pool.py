@@ -21,7 +21,8 @@ from watcherd.inference.base import Placement
 from watcherd.inference.fake import VARIABLE, marked
 from watcherd.inference.messages import LoadFailed, NotSegmented, Outcome, Ready, ReplicaSpec, Segmented, WorkItem
 from watcherd.inference.pool import pool as pool_module
-from watcherd.inference.pool.pool import Died, Phase, ReplicaPool
+from watcherd.inference.pool.interface import Died, Phase
+from watcherd.inference.pool.pool import ReplicaPool
 from watcherd.job import ErrorClass, Options
 
 PATIENCE = 60.0
@@ -82,7 +83,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             )
             for number in range(count)
         ]
-        pool = ReplicaPool(specs, notes, load_seconds=PATIENCE, batch_seconds=seconds, back_off=lambda _: 0.01)
+        pool = ReplicaPool(specs, notes, notes, load_seconds=PATIENCE, batch_seconds=seconds, back_off=lambda _: 0.01)
         pools.append(pool)
         pool.start()
         return pool, notes

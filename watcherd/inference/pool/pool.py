@@ -15,10 +15,9 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from multiprocessing import get_context
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import NO_ROOM_FOR_A_PROCESS, UnavailableError
 from watcherd.inference.machine import devices
@@ -34,6 +33,7 @@ from watcherd.inference.messages import (
     Segmented,
     WorkItem,
 )
+from watcherd.inference.pool.interface import Died, Listener, Phase, ReplicaStatus, ScanListener
 from watcherd.inference.replica import process as replica
 from watcherd.job import ErrorClass
 
@@ -57,71 +57,6 @@ LOAD_CRASHES = 3
 """A model that kills its process so many times while loading is not tried again."""
 
 
-class Phase(StrEnum):
-    """What a replica is doing."""
-
-    STARTING = "starting"
-    IDLE = "idle"
-    BUSY = "busy"
-    DOWN = "down"
-    """Dead; started again after a back-off."""
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReplicaStatus:
-    """One replica as it is now. Times are of `time.monotonic`."""
-
-    number: int
-    phase: Phase
-    devices: tuple[str, ...]
-    pid: int | None = None
-    stage: str = ""
-    fraction: float | None = None
-    marked_at: float = 0.0
-    restarts: int = 0
-    jobs: tuple[int, ...] = ()
-    last_error: str = ""
-    ready: Ready | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Died:
-    """A replica's process ended against our will."""
-
-    number: int
-    pid: int
-    reason: str
-    stack: str
-    jobs: tuple[int, ...]
-
-
-class Listener(Protocol):
-    """Who hears of what the replicas do. Called from the replicas' threads."""
-
-    def replica_starting(self, number: int, pid: int) -> None: ...
-    def replica_ready(self, number: int, ready: Ready) -> None: ...
-    def replica_died(self, died: Died) -> None: ...
-    def replica_stopped(self, number: int) -> None: ...
-    def batch_taken(self) -> None: ...
-    def scans_answered(self, number: int, outcomes: Sequence[Outcome]) -> None: ...
-    def scans_handed_back(self, jobs: Sequence[int]) -> None: ...
-    def model_unusable(self, failed: LoadFailed) -> None: ...
-
-
-class Pool(Protocol):
-    """What the pipeline needs of the replicas, be they one or many."""
-
-    def start(self) -> None: ...
-    def has_room(self) -> bool: ...
-    def capacity(self) -> int: ...
-    def submit(self, items: Sequence[WorkItem]) -> None: ...
-    def status(self) -> list[ReplicaStatus]: ...
-    def progressing(self) -> bool: ...
-    def stop(self, *, within: float) -> None: ...
-    def kill(self) -> None: ...
-
-
 @dataclass(slots=True)
 class _Batch:
     """A batch under way: scans leave ``waiting`` as they are answered for."""
@@ -139,6 +74,7 @@ class ReplicaPool:
         self,
         specs: Sequence[ReplicaSpec],
         listener: Listener,
+        scans: ScanListener,
         *,
         load_seconds: float,
         batch_seconds: float,
@@ -149,6 +85,7 @@ class ReplicaPool:
         self._stopping = threading.Event()
         self._hurry = threading.Event()
         self.listener = listener
+        self.scans = scans
         self._members = [
             _Member(spec, self, load_seconds=load_seconds, batch_seconds=batch_seconds, back_off=back_off, clock=clock)
             for spec in specs
@@ -241,7 +178,7 @@ class ReplicaPool:
             except queue.Empty:
                 return
             if batch is not None:
-                self.listener.scans_handed_back(tuple(batch.waiting))
+                self.scans.scans_handed_back(tuple(batch.waiting))
 
 
 class _Ended(Exception):  # noqa: N818 - not an error of ours: the end of a process, with its reason
@@ -422,14 +359,14 @@ class _Member:
             self._connection.send(list(batch.waiting.values()))
         except OSError:
             raise self._ended() from None
-        self._pool.listener.batch_taken()
+        self._pool.scans.batch_taken()
 
     def _hear(self) -> None:
         """What the process at work says, or word that there is more for it to do."""
         messages = self._receive(self._batch_seconds, "computing a batch", heed_wake=self._may_have_another())
         outcomes = [each for each in messages if isinstance(each, Segmented | NotSegmented) and self._waits(each)]
         if outcomes:
-            self._pool.listener.scans_answered(self._spec.number, outcomes)
+            self._pool.scans.scans_answered(self._spec.number, outcomes)
         for message in messages:
             if isinstance(message, BatchEnded):
                 self._batch_ended()
@@ -511,15 +448,15 @@ class _Member:
         batches, self._under_way = list(self._under_way), deque()
         waiting = [job for batch in batches for job in batch.waiting]
         if self._pool.stopping.is_set():
-            self._pool.listener.scans_handed_back(tuple(waiting))
+            self._pool.scans.scans_handed_back(tuple(waiting))
             return
         begun = {job for batch in batches for job in batch.begun}
         suspects = set(self.status.jobs) & set(waiting) & (begun or set(waiting))
         error = f"replica {self._spec.number} died while it worked on this scan: {end.reason}"
         failed = [NotSegmented(job_id=job, error_class=ErrorClass.CRASH, error=error) for job in suspects]
-        self._pool.listener.scans_answered(self._spec.number, failed)
+        self._pool.scans.scans_answered(self._spec.number, failed)
         if innocent := tuple(job for job in waiting if job not in suspects):
-            self._pool.listener.scans_handed_back(innocent)
+            self._pool.scans.scans_handed_back(innocent)
 
     def _bury(self, end: _Ended) -> None:
         """Make sure that the process and its memory are gone, and tell."""

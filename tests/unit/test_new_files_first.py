@@ -12,7 +12,7 @@ from tests.asides import aside
 from tests.unit.test_pipeline import pipeline
 from watcherd.config import Config
 from watcherd.delivery.promise import Delivery
-from watcherd.new_files_first import LONGEST, Precedence
+from watcherd.new_files_first import LONGEST, NewFilesFirst
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 NOTHING = cast("Any", None)
 
 
-def waits(precedence: Precedence) -> bool:
+def waits(new_files_first: NewFilesFirst) -> bool:
     """Whether somebody who gives way is still waiting after a moment."""
-    thread = threading.Thread(target=precedence.give_way, daemon=True)
+    thread = threading.Thread(target=new_files_first.give_way, daemon=True)
     thread.start()
     thread.join(0.05)
     return thread.is_alive()
 
 
 @pytest.fixture
-def standing() -> Precedence:
+def standing() -> NewFilesFirst:
     """For which no time passes."""
-    return Precedence(clock=lambda: 0.0)
+    return NewFilesFirst(clock=lambda: 0.0)
 
 
-def test_nobody_waits_for_nobody(standing: Precedence) -> None:
+def test_nobody_waits_for_nobody(standing: NewFilesFirst) -> None:
     assert not waits(standing)
 
 
-def test_others_wait_while_somebody_goes_first(monkeypatch: pytest.MonkeyPatch, standing: Precedence) -> None:
+def test_others_wait_while_somebody_goes_first(monkeypatch: pytest.MonkeyPatch, standing: NewFilesFirst) -> None:
     monkeypatch.setattr("watcherd.new_files_first.LONGEST", 30.0)
     with standing.first():
         thread = threading.Thread(target=standing.give_way, daemon=True)
@@ -51,14 +51,14 @@ def test_others_wait_while_somebody_goes_first(monkeypatch: pytest.MonkeyPatch, 
     assert not thread.is_alive()
 
 
-def test_who_goes_first_and_fails_is_waited_for_no_longer(standing: Precedence) -> None:
+def test_who_goes_first_and_fails_is_waited_for_no_longer(standing: NewFilesFirst) -> None:
     with pytest.raises(OSError, match="gone"), standing.first():
         raise OSError("gone")
     assert not standing.is_taken
 
 
 @pytest.mark.parametrize("how", [lambda f: f.set_result(None), lambda f: f.set_exception(OSError()), Future.cancel])
-def test_others_wait_until_something_is_done(how: Callable[[Future[object]], object], standing: Precedence) -> None:
+def test_others_wait_until_something_is_done(how: Callable[[Future[object]], object], standing: NewFilesFirst) -> None:
     """Or has failed, or will not be done."""
     done: Future[object] = Future()
     with standing.first():
@@ -68,7 +68,7 @@ def test_others_wait_until_something_is_done(how: Callable[[Future[object]], obj
     assert not standing.is_taken
 
 
-def test_others_wait_for_all_who_go_first(standing: Precedence) -> None:
+def test_others_wait_for_all_who_go_first(standing: NewFilesFirst) -> None:
     with standing.first():
         with standing.first():
             pass
@@ -79,12 +79,12 @@ def test_others_wait_for_all_who_go_first(standing: Precedence) -> None:
 def test_who_takes_long_is_not_waited_for() -> None:
     """A share that does not answer must not stop the work; nor may those who come while it does not."""
     now = 0.0
-    precedence = Precedence(clock=lambda: now)
-    with precedence.first():
+    new_files_first = NewFilesFirst(clock=lambda: now)
+    with new_files_first.first():
         now = LONGEST
-        assert not waits(precedence)
-        with precedence.first():
-            assert not waits(precedence)
+        assert not waits(new_files_first)
+        with new_files_first.first():
+            assert not waits(new_files_first)
 
 
 class _AskedError(Exception):
@@ -103,7 +103,7 @@ def delivery() -> Delivery:
 
 
 def line() -> Pipeline:
-    return pipeline(precedence=Asked())
+    return pipeline(new_files_first=Asked())
 
 
 @pytest.mark.parametrize(

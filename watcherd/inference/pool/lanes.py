@@ -1,0 +1,96 @@
+"""A lane for each model: which model its replicas have loaded, how fast they are, and whether they take more.
+
+Replicas' threads tell it what they know; intake and pipeline ask. One service has one lane so far, ``default``.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from watcherd.inference.pool.interface import Pool
+
+Identity = TypeVar("Identity")
+
+WORK_SECONDS = 0.5
+"""Seconds of work in a batch for a replica: enough to hide the way there, little enough to share out evenly."""
+MOST_AT_ONCE = 64
+"""Scans in a batch at most."""
+SMOOTHING = 0.2
+"""Weight of the newest scan in the running mean of the seconds that one takes."""
+
+
+class Lane(Generic[Identity]):
+    """One model's replicas as the parts before and behind them see them. Behind one lock: many threads use it."""
+
+    def __init__(self, name: str = "default") -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        self._ready = threading.Event()
+        self._pool: Pool | None = None
+        self._identity: Identity | None = None
+        self._follows_runs = False
+        self._seconds_per_scan = 0.0
+
+    # ------------------------------------------------------------------------------------------ told by the service
+
+    def carried_by(self, pool: Pool) -> None:
+        """These replicas carry the model."""
+        with self._lock:
+            self._pool = pool
+
+    def became_ready(self, identity: Identity, *, follows_runs: bool) -> None:
+        """A replica has loaded this model, and passed its checks."""
+        with self._lock:
+            self._identity, self._follows_runs = identity, follows_runs
+        self._ready.set()
+
+    def took(self, seconds: float) -> None:
+        """A scan was computed in so many seconds."""
+        with self._lock:
+            before = self._seconds_per_scan
+            self._seconds_per_scan = (1 - SMOOTHING) * before + SMOOTHING * seconds if before else seconds
+
+    # ---------------------------------------------------------------------------------------- asked by all the others
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a replica has ever been ready."""
+        return self._ready.is_set()
+
+    def wait_ready(self, seconds: float) -> bool:
+        """Wait until one is, so many seconds at most; whether one is."""
+        return self._ready.wait(seconds)
+
+    @property
+    def pool(self) -> Pool:
+        """The replicas. Raises `LookupError` before there are any."""
+        if self._pool is None:
+            raise LookupError(f"the lane {self.name!r} has no replicas yet")
+        return self._pool
+
+    @property
+    def identity(self) -> Identity:
+        """The model that its replicas have loaded. Raises `LookupError` before one is ready."""
+        with self._lock:
+            if self._identity is None:
+                raise LookupError(f"no replica of the lane {self.name!r} has been ready yet")
+            return self._identity
+
+    @property
+    def follows_runs(self) -> bool:
+        """Whether the model follows a run's frames with its memory."""
+        with self._lock:
+            return self._follows_runs
+
+    @property
+    def seconds_per_scan(self) -> float:
+        """Running mean of the seconds that a scan takes; 0 while none was computed."""
+        with self._lock:
+            return self._seconds_per_scan
+
+    def batch_limit(self) -> int:
+        """As many scans as fill a batch, or as are about `WORK_SECONDS` of work."""
+        capacity, seconds = self.pool.capacity(), self.seconds_per_scan
+        return max(capacity, min(MOST_AT_ONCE, int(WORK_SECONDS / seconds))) if seconds else capacity
