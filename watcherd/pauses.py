@@ -50,7 +50,7 @@ class Pauses:
     """What is paused and why. Threads share it: a part goes on when none of them waits for it any more."""
 
     def __init__(self, stopping: threading.Event) -> None:
-        self._stopping = stopping
+        self.stopping = stopping
         self._reasons: dict[str, dict[int, str]] = {}
         self._said: dict[str, set[str]] = {}
         self._lock = threading.Lock()
@@ -95,7 +95,7 @@ class Pauses:
                     self.clear(part)
                     raise
                 self.set(part, in_words(error))
-                if self._stopping.wait(RETRY_SECONDS):
+                if self.stopping.wait(RETRY_SECONDS):
                     raise StoppedError from error
             else:
                 self.clear(part)

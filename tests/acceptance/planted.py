@@ -49,14 +49,14 @@ def plant() -> None:
     fault(promise.Delivery, "_promise_name", "names", lambda _self, _connection, arrival, *_: arrival.source)
     fault(promise, "dispose", "dispose", lambda sources, **_: [source.path for source in sources])
     fault(hooks.Hooks, "_call", "hooks", lambda _self, _call, record: record["source"])
-    real = job_commands.JobSteering.carry_out
+    real = job_commands.JobCommands.carry_out
 
     def carry_out(self: Any, command: Any) -> str:
         if command.verb == "prioritise":
             raise PlantedError(SAID)
         return real(self, command)
 
-    job_commands.JobSteering.carry_out = carry_out  # type: ignore[method-assign]
+    job_commands.JobCommands.carry_out = carry_out  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

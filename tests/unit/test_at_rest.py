@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,11 @@ import pytest
 
 from watcherd.config import Config
 from watcherd.inbox import mounts
-from watcherd.service import daemon
-from watcherd.service.daemon import BEAT_SECONDS, HANG_SECONDS, Daemon
+from watcherd.inference.pool.lanes import Lane
+from watcherd.notify.systemd import Notifier
+from watcherd.service import pulse, status
+from watcherd.service.pulse import BEAT_SECONDS, HANG_SECONDS, Pulse
+from watcherd.service.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,40 +41,40 @@ class Asked:
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The daemon's clock: ``now`` is what it shows."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(daemon, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(pulse, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 
 @pytest.fixture
 def resting(clock: SimpleNamespace) -> Any:
     """A daemon whose other parts are well."""
-    service: Any = Daemon(Config())
-    service._database = Asked()
-    service._pauses = SimpleNamespace(reasons={})
-    service._pool = SimpleNamespace(progressing=lambda: True)
-    return service
+    run: Any = SimpleNamespace(database=Asked(), pauses=SimpleNamespace(reasons={}))
+    turning: Any = type("Turning", (), {"turned_at": property(lambda _self: clock.now)})()
+    return Pulse(run, turning, SimpleNamespace(progressing=lambda: True))  # type: ignore[arg-type]
 
 
 def test_the_database_is_asked_now_and_then_whether_it_answers(resting: Any, clock: SimpleNamespace) -> None:
     for _ in range(int(4 * BEAT_SECONDS)):
-        assert resting._is_alive()
+        assert resting.is_alive()
         clock.now += 1
-    assert 4 == resting._database.times
+    assert 4 == resting._run.database.times
 
 
 def test_a_database_that_answers_no_more_is_noticed(resting: Any, clock: SimpleNamespace) -> None:
-    assert resting._is_alive()
-    resting._database.answers = False
+    assert resting.is_alive()
+    resting._run.database.answers = False
     clock.now += HANG_SECONDS - 1
-    assert resting._is_alive()
+    assert resting.is_alive()
     clock.now += 1
-    assert not resting._is_alive()
+    assert not resting.is_alive()
 
 
 def test_what_is_written_about_the_package_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    service: Any = Daemon(Config())
-    monkeypatch.setattr(daemon, "version", lambda _name: pytest.fail("read again"))
-    assert service._status()["version"]
+    run: Any = SimpleNamespace(config=Config(), began=datetime.now(UTC), pauses=SimpleNamespace(reasons={}))
+    replicas: Any = SimpleNamespace(status=list, cards=())
+    shown = Status(run, Lane(), replicas, Notifier(), inbox=pytest.fail, held=lambda: False, path=None)
+    monkeypatch.setattr(status, "version", lambda _name: pytest.fail("read again"))
+    assert shown.values()["version"]
 
 
 def test_mounts_are_read_anew_and_understood_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

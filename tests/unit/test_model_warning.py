@@ -9,7 +9,9 @@ import pytest
 
 from watcherd.inference.base import ModelInfo
 from watcherd.inference.messages import Ready
-from watcherd.service.daemon import Daemon
+from watcherd.inference.pool.lanes import Lane
+from watcherd.service.ending import Ending
+from watcherd.service.replicas import Replicas
 
 
 @pytest.mark.parametrize("warning", ["", "it was trained on another base"])
@@ -18,10 +20,9 @@ def test_a_doubtful_model_is_logged_once_for_each_replica(warning: str) -> None:
     log = SimpleNamespace(
         info=lambda *_, **__: None, warning=lambda event, **said: logged.append((event, said["reason"]))
     )
-    quiet = SimpleNamespace(set=lambda: None, wake=lambda: None)
-    daemon: Any = SimpleNamespace(
-        _log=log, _replicas={}, _replica_ids={0: 1}, _note=lambda _: None, _ready=quiet, _pipeline=quiet
-    )
+    run: Any = SimpleNamespace(write=lambda _: None)
+    replicas: Any = Replicas(run, Lane(), Ending())
+    replicas._log = log
     info = ModelInfo(segmenter="sa2va", model="m", revision="r", dtype="float32", warning=warning)
-    Daemon.replica_ready(daemon, 0, Ready(info=info, load_ms=1, batch_size=1, weights=(), host_rss_mib=None))
+    replicas.replica_ready(0, Ready(info=info, load_ms=1, batch_size=1, weights=(), host_rss_mib=None))
     assert ([("model_doubtful", warning)] if warning else []) == logged

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from watcherd.service import daemon
+from watcherd.service import opening
 
 NOBODY = 65534
 
@@ -19,13 +19,13 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "shm"
     folder.mkdir()
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(folder))
-    monkeypatch.setattr(daemon, "_room_mib", lambda _folder: daemon.TMPFS_MIB)
+    monkeypatch.setattr(opening, "room_mib", lambda _folder: opening.TMPFS_MIB)
     return folder
 
 
 def run(state: Path) -> Path:
     """Where one run has its folder, which is gone afterwards."""
-    with daemon._scratch_folder(state) as folder:
+    with opening.scratch_folder(state) as folder:
         assert isinstance(folder, Path)
         status = folder.lstat()
         assert (0o700, os.geteuid()) == (stat.S_IMODE(status.st_mode), status.st_uid)

@@ -17,9 +17,10 @@ from watcherd.errors import ConfigError, StoreError, UnavailableError, UsageErro
 from watcherd.inbox.spool import Spool
 from watcherd.job import ErrorClass, State
 from watcherd.service.backups import back_up
-from watcherd.service.job_commands import JobSteering
+from watcherd.service.job_commands import JobCommands
 from watcherd.state import lock, mailbox
 from watcherd.state.mailbox import Command
+from watcherd.state.run import Settings
 from watcherd.store import Database, Filter, backup, history, reader, runs
 
 PATIENCE_SECONDS = 30.0
@@ -160,7 +161,7 @@ def _by_ourselves(settings: Config, command: Command) -> str:
     with lock.sole_owner(settings.state.lock), Database.open(settings.state.database) as database:
         spool = Spool(settings.state.spool)
         spool.prepare()
-        return JobSteering(settings, database, spool).carry_out(command)
+        return JobCommands(Settings(settings), database, spool).carry_out(command)
 
 
 def _by_daemon(settings: Config, verb: str, arguments: Mapping[str, Any]) -> str:

@@ -17,21 +17,24 @@ from watcherd.store.records import stamp
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from watcherd.config import Config
     from watcherd.inbox.spool import Spool
     from watcherd.state.mailbox import Command
+    from watcherd.state.run import Settings
 
 MOST_JOBS = 100_000
 
 
-class JobSteering:
-    """The commands that change jobs; for the daemon and for a command line that holds its lock."""
+class JobCommands:
+    """The commands that change jobs.
 
-    def __init__(self, config: Config, database: Database, spool: Spool) -> None:
-        self._config = config
+    For the service's thread that owns the spool, or a command line that holds the state folder's lock.
+    """
+
+    def __init__(self, settings: Settings, database: Database, spool: Spool) -> None:
+        self._settings = settings
         self._database = database
         self._spool = spool
-        self._refetch = Refetch(config, database, spool)
+        self._refetch = Refetch(settings.now, database, spool)
 
     def carry_out(self, command: Command) -> str:
         """Do it; what was done, in words. Raises `UsageError` for what cannot be done."""
@@ -53,9 +56,9 @@ class JobSteering:
             return _done(f"given priority {priority}", ids, moved, "waiting")
         if command.verb == "prune":
             trusted = bool(command.arguments.get("trust_clock", False))
-            return f"pruned: {prune(self._config, self._database, self._spool, trust_clock=trusted)}"
+            return f"pruned: {prune(self._settings.now, self._database, self._spool, trust_clock=trusted)}"
         if command.verb == "repair":
-            return repair(str(command.arguments.get("what")), self._config, self._database, now)
+            return repair(str(command.arguments.get("what")), self._settings.now, self._database, now)
         raise UsageError(f"There is no command {command.verb!r}.", hint="The daemon may be of another version.")
 
     def _retry(self, ids: Sequence[int], now: datetime) -> str:

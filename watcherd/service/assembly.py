@@ -1,0 +1,109 @@
+"""Puts the service together: every part is finished, with all that it needs, before anything runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from watcherd.delivery.promise import Delivery
+from watcherd.imaging.pool import ImagingPool
+from watcherd.inbox.expected import Expected
+from watcherd.inbox.requests import IntakeRequests
+from watcherd.inbox.spool import Spool
+from watcherd.inference.pool.lanes import Lane
+from watcherd.intake.intake import Intake
+from watcherd.notify.exporter import Exporter
+from watcherd.outbox.deliver import Outbox
+from watcherd.outbox.owner import Owner
+from watcherd.pipeline.stations import Pipeline, Places
+from watcherd.service.clock import ClockFollower
+from watcherd.service.commands import Commands, Reload
+from watcherd.service.job_commands import JobCommands
+from watcherd.service.pulse import Pulse
+from watcherd.service.replicas import Replicas
+from watcherd.service.status import Status
+
+if TYPE_CHECKING:
+    from watcherd.store import ModelIdentity
+    from pathlib import Path
+
+    from watcherd.notify.hooks import Hooks
+    from watcherd.notify.systemd import Notifier
+    from watcherd.service.ending import Ending
+    from watcherd.state.run import Run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """The parts of one run of the service. Frozen: who works with whom is settled when they start."""
+
+    lane: Lane[ModelIdentity]
+    replicas: Replicas
+    imaging: ImagingPool
+    spool: Spool
+    outbox: Outbox
+    delivery: Delivery
+    pipeline: Pipeline
+    intake: Intake
+    requests: IntakeRequests
+    status: Status
+    exporter: Exporter
+    pulse: Pulse
+    clock: ClockFollower
+    commands: Commands
+    reload: Reload
+
+
+def assemble(
+    run: Run, *, ending: Ending, notifier: Notifier, hooks: Hooks, scratch: Path, path: Path | None, once: bool
+) -> Parts:
+    """The parts, none of which has been started. ``path``: of the configuration, if it came from a file."""
+    config = run.config
+    lane: Lane[ModelIdentity] = Lane()
+    requests, expected, bell = IntakeRequests(), Expected(), threading.Event()
+    spool = Spool(config.state.spool)
+    owner = Owner.here(config.state.path).short
+    outbox = Outbox(config.outbox.path, layout=config.outbox.layout, owner=owner)
+    imaging = ImagingPool(workers=_workers(config.limits.workers), memory_mib=config.limits.worker_memory_mib)
+    delivery = Delivery(run, outbox, requests, bell, hooks.wake)
+    places = Places(scratch=scratch, spool=spool)
+    pipeline = Pipeline(run, lane, imaging, delivery, requests, expected, places, bell)
+    intake = Intake(run, spool, lane, requests, expected, pipeline.queued, once=once)
+    replicas = Replicas(run, lane, ending)
+    status = Status(
+        run,
+        lane,
+        replicas,
+        notifier,
+        inbox=lambda: intake.state,
+        held=pipeline.held.is_set,
+        path=path,
+    )
+    exporter = Exporter(
+        config, run.database, status.values, hook_calls=lambda: hooks.made, set_aside=lambda: run.set_aside.counts
+    )
+    reload = Reload(run, path, hooks, exporter)
+    jobs = JobCommands(run.settings, run.database, spool)
+    return Parts(
+        lane=lane,
+        replicas=replicas,
+        imaging=imaging,
+        spool=spool,
+        outbox=outbox,
+        delivery=delivery,
+        pipeline=pipeline,
+        intake=intake,
+        requests=requests,
+        status=status,
+        exporter=exporter,
+        pulse=Pulse(run, intake, replicas),
+        clock=ClockFollower(run, requests, pipeline.queued),
+        commands=Commands(run, requests, pipeline, jobs, status, reload),
+        reload=reload,
+    )
+
+
+def _workers(setting: int | str) -> int:
+    return min(16, max(2, os.cpu_count() or 2)) if isinstance(setting, str) else setting
