@@ -26,13 +26,13 @@ from watcherd.service.replicas import Replicas
 from watcherd.service.status import Status
 
 if TYPE_CHECKING:
-    from watcherd.store import ModelIdentity
     from pathlib import Path
 
     from watcherd.notify.hooks import Hooks
     from watcherd.notify.systemd import Notifier
     from watcherd.service.ending import Ending
     from watcherd.state.run import Run
+    from watcherd.store import ModelIdentity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
