@@ -26,11 +26,10 @@ from watcherd.config.tables import (
     Semantic,
     StateFolder,
 )
-from watcherd.config.toml_file import SEARCHED, build, find, load
+from watcherd.config.toml_file import build, find, load
 
 __all__ = [
     "IGNORED_NAMES",
-    "SEARCHED",
     "Config",
     "Devices",
     "Disposal",

@@ -135,7 +135,7 @@ def test_every_command_says_where_it_looked_for_a_configuration(
     """Exit code 78; nothing is made in the folder where the person happens to be."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WATCHERD_CONFIG", raising=False)
-    monkeypatch.setattr("watcherd.config.SEARCHED", (tmp_path / "config.toml", tmp_path / "etc.toml"))
+    monkeypatch.setattr("watcherd.config.toml_file.SEARCHED", (tmp_path / "config.toml", tmp_path / "etc.toml"))
     assert 78 == run(command)
     said = capsys.readouterr()
     assert "" == said.out
