@@ -29,7 +29,7 @@ TINY = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 32, 64], "decoder_hidden
 """A SegFormer that takes some milliseconds for a scan."""
 
 DEFAULT_MODELS = ("vesselness", "vessel")
-"""Those that come with watcherd: DESIGN asks for a share of the script's rate with these."""
+"""Those that come with watcherd: a share is asked for of the script's rate with these."""
 
 WITHOUT_A_MODEL = "none"
 """It only makes an empty mask: a ratio to 50 µs of writing to memory says nothing of the daemon, and comes out

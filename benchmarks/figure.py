@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """What DESIGN asks of a figure: at least ``least``, or at most ``most``."""
+    """What is asked of a figure: at least ``least``, or at most ``most``."""
 
     least: float | None = None
     most: float | None = None

@@ -38,7 +38,7 @@ WHERE = {
     "under a backlog": ("the jobs of a folder of {others:,} are queued already and worked off", Target(most=100)),
     "inside a burst": ("a folder of {third:,} came just before, and is still being taken in", None),
 }
-"""What is going on meanwhile, and what DESIGN asks for then."""
+"""What is going on meanwhile, and what is asked for then."""
 
 PLACES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 
@@ -173,7 +173,7 @@ class Dropping:
 
 
 def quantiles(name: str, runs: Sequence[Sequence[float]], what: str, target: Target | None) -> list[Figure]:
-    """p50, p99 and the longest, run by run; p99 is what DESIGN speaks of."""
+    """p50, p99 and the longest, run by run; p99 is what the promise is about."""
     return [
         Figure(
             name=f"{name}, {label}",

@@ -58,7 +58,7 @@ CRASH_POINTS: dict[str, str] = {
     "recover.delivered": "what the last run meant to deliver is delivered",
     "recover.swept": "leftovers in spool, staging and run folder are removed",
 }
-"""Every crash point and what has happened when it is reached, in the order of a scan's way (DESIGN 3)."""
+"""Every crash point and what has happened when it is reached, in the order of a scan's way."""
 
 _ARMED = os.environ.get(VARIABLE)
 """Asked once: a job passes a dozen of these."""

@@ -1,5 +1,5 @@
 """Kill the real daemon at each crash point, start it again, and add everything up: nothing lost, nothing made twice,
-nothing half-written to be seen (DESIGN 7, invariants 4, 5, 8, 11 and 12).
+nothing half-written to be seen (docs/guarantees.md).
 
 A chain kills several times in a row over one set of folders: each start recovers from the last kill and dies in the
 next, so that recoveries are interrupted as well. The full matrix, each point by itself over 50 files and once more

@@ -1,0 +1,1 @@
+"""How good masks are, compared with masks that somebody drew."""

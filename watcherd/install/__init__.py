@@ -1,0 +1,1 @@
+"""The service under systemd: put there, and taken away."""

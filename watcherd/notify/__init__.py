@@ -1,0 +1,1 @@
+"""Others are told: systemd, Prometheus, and hooks."""

@@ -1,0 +1,1 @@
+"""Results in the outbox: staged, synced, renamed; and whose the outbox is."""

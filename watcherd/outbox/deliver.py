@@ -1,6 +1,6 @@
 """Put results where people look for them: staged beside the outbox, synced, renamed, the JSON last.
 
-The order that makes it safe (DESIGN invariants 11 to 13): files are staged and synced; their final names and hashes
+The order that makes it safe: files are staged and synced; their final names and hashes
 are written down (`Intent`, kept by the store); the renames follow, results before the JSON that lists them. Whatever
 the moment of a crash, `publish` run again over the same intents ends in the same place.
 """

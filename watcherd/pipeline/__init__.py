@@ -1,0 +1,1 @@
+"""From the queue to results with promised names: claim, decode, segment, draw, promise."""

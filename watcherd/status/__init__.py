@@ -1,0 +1,1 @@
+"""What people are shown of the service as it is now; and `doctor`."""

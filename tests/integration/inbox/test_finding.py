@@ -247,7 +247,7 @@ def test_watches_that_run_out_give_one_warning_and_sweeps_go_on(make_intake, mon
 
 
 def test_a_closed_file_is_taken_within_100_ms_of_the_settle_time(intake):
-    """DESIGN 13, measured from the close to the durable copy, over 20 files one after the other."""
+    """Measured from the close to the durable copy, over 20 files one after the other."""
     intake.settle_down()
     late = []
     for number in range(20):

@@ -1,0 +1,1 @@
+"""The inside of a replica's process: load, probe, batch, measure memory."""
