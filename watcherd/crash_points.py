@@ -61,7 +61,7 @@ CRASH_POINTS: dict[str, str] = {
 """Every crash point and what has happened when it is reached, in the order of a scan's way."""
 
 _ARMED = os.environ.get(VARIABLE)
-"""Asked once: a job passes a dozen of these."""
+"""Name of the point at which to die, read once: a job passes a dozen points."""
 _reached: Counter[str] = Counter()
 _counting = threading.Lock()
 

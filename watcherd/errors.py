@@ -24,7 +24,7 @@ from typing import ClassVar, Final
 from watcherd.job import ErrorClass
 
 NO_ROOM_FOR_A_PROCESS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
-"""What the kernel says when a process cannot be started now: descriptors, memory or processes have run out."""
+"""Errors of the kernel when no process can be started now: descriptors, memory or processes have run out."""
 
 
 class WatcherdError(Exception):

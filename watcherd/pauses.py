@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RETRY_SECONDS = 2.0
-"""Between two looks whether the cause of a pause is gone."""
+"""Seconds between two looks whether the cause of a pause is gone."""
 SMALL_SHARE = 0.02
-"""On a small file system this part of it is room enough, whatever ``limits.min_free_mib`` says."""
+"""Part of a small file system that is room enough, whatever ``limits.min_free_mib`` says."""
 
 ADVICE = {
     errno.ENOSPC: "make room there; work goes on by itself",

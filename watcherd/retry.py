@@ -24,16 +24,16 @@ DELAYS = (timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=10))
 """Waits before the second, third and fourth attempt."""
 
 JITTER = 0.2
-"""A wait is made longer or shorter by up to this part, so that jobs that failed together do not come back together."""
+"""Part by which a wait is made longer or shorter, so that jobs that failed together do not come back together."""
 
 LONGEST = DELAYS[-1] * (1 + JITTER)
-"""No wait is longer than this."""
+"""Time of the longest wait."""
 
 CRASHES_ALONE = 2
-"""A job that killed its worker this often while it ran alone is quarantined."""
+"""Workers that a job may kill while it runs alone; then it is quarantined."""
 
 INTERRUPTIONS = 3
-"""A job that was running when the daemon died this often is run alone from then on."""
+"""Deaths of the daemon during which a job ran, after which it runs alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from watcherd.job import Options
 
 LONGEST = 30
-"""A run that keeps growing is held back for so many quiet times in all; what comes later is another piece of it."""
+"""Quiet times for which a run that keeps growing is held back in all; later frames are another piece of it."""
 
 _NAME = re.compile(
     rb"(?P<before>(?:.*[_\-. ])?(?:frame|fr|f)[_\-. ]?)(?P<number>[0-9]{1,9})(?P<after>(?:\.[a-z][a-z0-9]*){0,2})",

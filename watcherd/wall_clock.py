@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DAY = 86_400.0
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-"""Another one after each start of the machine (random(4))."""
+"""File with an id that is new after each start of the machine (random(4))."""
 
 STEP_SECONDS = 1.0
 """Seconds of a change between two looks that are a step; time servers slew a clock by half a millisecond a second."""

@@ -1,4 +1,4 @@
-"""The house: its rooms are named in docs/architecture.md, and no part of it outgrows what one person can keep in mind."""
+"""The house: its rooms are named in docs/architecture.md, and no part outgrows what one person keeps in mind."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", 
 WIDE = 110
 """Columns of a terminal that has room for every column of a table."""
 NARROW = 70
-"""With fewer columns a table keeps but what a person cannot do without."""
+"""Columns of a terminal below which a table keeps only what a person cannot do without."""
 
 
 def load_config(path: Path | None) -> Config:

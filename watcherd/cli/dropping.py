@@ -25,7 +25,7 @@ MOST_ALIKE = 10_000
 """Names of one kind (``a.png``, ``a-2.png``, ...) that are tried."""
 ON_A_LIST = "on inbox.ignore, or on the built-in list of other programs' files (docs/inbox.md)"
 TRIES = 5
-"""The daemon removes folders of the inbox that are empty: one may go between being made and being used."""
+"""Times that a folder of the inbox is made: the daemon may remove it, as empty, before it is used."""
 
 
 def place_in_inbox(settings: Config, folder: Path | None, profile: str | None) -> Path:

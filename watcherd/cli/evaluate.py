@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from watcherd.service.trial import Segmented
 
 WORST = 5
-"""So many of the worst scans are drawn."""
+"""Worst scans that are drawn."""
 
 
 def evaluate(

@@ -22,7 +22,7 @@ from watcherd.store import history, overview, reader
 
 FOLLOW_SECONDS = 1.0
 JOURNAL_SECONDS = 30.0
-"""A journal that takes longer to look through is not waited for."""
+"""Seconds that a search of the journal may take; after that it is given up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

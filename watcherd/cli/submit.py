@@ -26,7 +26,7 @@ from watcherd.store import Connection, overview, reader
 
 POLL_SECONDS = 0.25
 PATIENCE_SECONDS = 10.0
-"""A history that cannot be read for so long will not be readable soon."""
+"""Seconds to wait for a history that cannot be read; after that it will not be readable soon."""
 ENDED = frozenset({*FINISHED, Fate.IGNORED, "gone"})
 """States of a scan for whose result nobody need wait any longer."""
 NOT_RUNNING = "watcherd is not running: the scans wait in the inbox until it does."

@@ -258,7 +258,7 @@ class Hooks(Section):
     tries: Positive = 8
     """A call that failed so often is given up; the pauses between them grow from 10 seconds to an hour."""
     at_once: Positive = 4
-    """So many calls at most run at a time."""
+    """Calls that may run at the same time."""
 
     @field_validator("command")
     @classmethod

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["DecodeLimits", "Decoded", "TruncatedError", "decode"]
 
 ZERO_TAIL = 512
-"""A file that cannot be decoded and ends with this many zero bytes counts as not written completely."""
+"""Zero bytes at the end of a file that cannot be decoded, from which it counts as not written completely."""
 
 WITH_WINDOWS = ("DICOM", "NIFTI", "ZIP", "GZIP")
 """Formats that may say how their values are to be shown."""

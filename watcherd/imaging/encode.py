@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "RenderRequest", "Rendered", "RenderedFile", "render"]
 
 COMPRESSION = 1
-"""zlib's level for probability maps and TIFF pages: results are small, and time is what counts."""
+"""Level of zlib for probability maps and TIFF pages: they are small, and time counts."""
 
 RUNS: Final = {"compress_level": COMPRESSION, "compress_type": zlib.Z_RLE}
 """For masks: looking for runs only is as fast, and 40 % smaller than level 1 by itself."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from watcherd.errors import InputError
 
 MAX_DECODED_BYTES = 8 << 30
-"""All frames of a scan together, as 8-bit pixels in the run folder."""
+"""Bytes of all frames of a scan together, as 8-bit pixels in the run folder."""
 
 MOST_MEMBER_BYTES = 1 << 30
 """Bytes of one picture that a zip or gzip has packed, unpacked; it is held in memory."""

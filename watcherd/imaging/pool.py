@@ -36,11 +36,11 @@ looked for groups that take too long, while there are any."""
 START_AGAIN_SECONDS = 1.0
 """Seconds before workers are started again for which the machine had no descriptors or memory."""
 TASKS_PER_WORKER = 5000
-"""A worker is replaced after so many groups of tasks, whatever a decoder may have leaked."""
+"""Groups of tasks after which a worker is replaced, so that nothing a decoder leaks adds up."""
 GROUP = 8
-"""So many tasks at most go to a worker together."""
+"""Tasks that go to a worker together, at most."""
 GROUP_SECONDS = 0.1
-"""Tasks go together as long as they take no longer than this in all, as the last ones did."""
+"""Seconds that a group of tasks may take in all, judged by the last ones."""
 
 
 @dataclass(eq=False, slots=True)

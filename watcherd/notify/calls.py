@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TICK_SECONDS = 0.1
 """Between two looks whether a call must end; the end of a program is seen at once."""
 TAIL_BYTES = 2000
-"""So much of the end of what was answered is kept."""
+"""Bytes kept of the end of an answer."""
 
 
 class CallFailedError(Exception):

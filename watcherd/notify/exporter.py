@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 PATIENCE_SECONDS = 5.0
-"""A request waits for another's figures at most this long: a folder on a dead share may never answer."""
+"""Seconds that a request waits for another one's figures: a folder on a dead share may never answer."""
 CONNECTION_SECONDS = 10.0
 MIB = 1 << 20
 WORK = "work"

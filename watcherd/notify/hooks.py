@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 PAUSES = (10.0, 60.0, 300.0, 1200.0, 3600.0)
 """Seconds after the first, second, ... failure of a call; the last one also after all others."""
 JITTER = 0.2
-"""A pause is made longer or shorter by up to this part, so that not everybody comes back at once."""
+"""Part by which a pause is made longer or shorter, so that not all calls come back at once."""
 LONGEST = timedelta(seconds=PAUSES[-1] * (1 + JITTER))
-"""No pause is longer than this."""
+"""Time of the longest pause."""
 LOOK_SECONDS = 5.0
-"""Between two looks for calls that are due, when nobody says that there are some."""
+"""Seconds between two looks for calls that are due, when nothing announces one."""
 NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 """Variables that systemd means for the daemon alone."""
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 SEND_SECONDS = 1.0
-"""How long one message may wait for a manager whose queue is full; then it is given up."""
+"""Seconds that a message waits for a manager whose queue is full; then it is given up."""
 
 
 class Notifier:

@@ -22,7 +22,7 @@ SECOND, MINUTE, HOUR, DAY = 1e3, 6e4, 3.6e6, 8.64e7
 DURATIONS = (1.0, 10.0, 100.0, SECOND, 10 * SECOND, MINUTE, 10 * MINUTE, HOUR, 10 * HOUR, 4 * DAY, 40 * DAY, 400 * DAY)
 """Ticks of an axis of milliseconds, nearly evenly apart on it."""
 FEWEST_DURATIONS = 3
-"""An axis of durations has at least so many steps: a steady duration shall look steady."""
+"""Steps of an axis of durations, at least, so that a steady duration looks steady."""
 MOST_TICKS = 9
 SERIES = 8
 """Colours that the page has; further series begin again."""

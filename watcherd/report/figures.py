@@ -29,7 +29,7 @@ LISTED = 10
 DOTS = 1500
 """Jobs that a picture shows one by one."""
 COLUMNS = 200
-"""A picture has at most so many columns: the shortest of `WIDTHS` is taken that needs no more."""
+"""Columns of a picture, at most: the shortest of `WIDTHS` that needs no more is taken."""
 WIDTHS = tuple(timedelta(hours=hours) for hours in (1, 2, 3, 6, 12, 24, 48, 168, 672, 2688, 8064))
 IN_ORDER = ("stopped", "finished")
 """Reasons for which a run or a replica ends in good order."""

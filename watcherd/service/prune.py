@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from watcherd.store import Connection, Database
 
 JOBS_AT_ONCE = 20_000
-"""So many jobs leave the history in one go of the daemon; the next night goes on."""
+"""Jobs that one `watcherd prune` takes out of the history; the next night goes on."""
 SPOOL_AT_ONCE = 20_000
 GIB = 1 << 30
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from watcherd.store import ArrivalInfo, Connection, Database, Intent
 
 SHOWN = 5
-"""So many items are named; of others the number is said."""
+"""Items that are named; the others are counted."""
 
 
 def repair(what: str, config: Config, database: Database, now: datetime) -> str:

@@ -22,7 +22,7 @@ ROOM = 1 << 14
 """Bytes of the file at least, the end of them spaces."""
 LOOKS = 5
 LOOK_PAUSE_SECONDS = 0.01
-"""A file that changes under a reader's eyes is looked at again, so many times and after such a pause."""
+"""Seconds between two looks at a file that changes while it is read; `LOOKS` of them at most."""
 
 
 NOT_LOOKED_AT = "not looked at yet"

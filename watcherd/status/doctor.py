@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 LOW_SHARE = 0.05
 HOOK_DAYS = 7
 OUTPUTS_LOOKED_AT = 1000
-"""The newest results whose hashes are compared; all of a long history would take hours."""
+"""Newest results whose hashes are compared: all of a long history would take hours."""
 
 SHOWN = 5
 """Files that are named of those that the history does not know."""

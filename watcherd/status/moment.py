@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 RATE_MINUTES = 10.0
 SHORTEST_RATE = 1.0
-"""A rate is of the last ten minutes, or since the start if that is less, but never of less than this."""
+"""Minutes that a rate is taken over, at least; usually the last ten, or those since the start."""
 FAILURES = 3
 LOW_TIMES = 4
-"""A disk with less than so many times `limits.min_free_mib` is called low."""
+"""Multiple of `limits.min_free_mib` below which a disk is called low."""
 SMALL_SHARE = 0.02
-"""As `pauses.SMALL_SHARE`: of a small disk this part is room enough."""
+"""Part of a small disk that is room enough, as in `pauses.SMALL_SHARE`."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 

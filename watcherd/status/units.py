@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 AMBER = "dark_goldenrod"
-"""For what waits or needs a look: the terminal's own yellow is hardly seen on white."""
+"""Colour of what waits or needs a look: the terminal's own yellow is hardly seen on white."""
 STAGES = ("decode", "inference", "render")
-"""Those in which a scan is worked on."""
+"""Stages in which a scan is worked on."""
 STATE_COLOURS = {
     "succeeded": "green",
     "failed": "red",

@@ -25,7 +25,7 @@ PREFIX = "set-aside:"
 """Beginning of the keys of these settings."""
 
 STARTS = 3
-"""An item that ended so many starts of the service is left alone until a person asks for it."""
+"""Starts of the service that an item may end; then it is left alone until a person asks for it."""
 
 TELL = """
 INSERT INTO event (at, job_id, arrival_id, kind, run_id, detail)

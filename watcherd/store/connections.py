@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE_MS = 5000
-"""How long a statement waits for a lock that somebody else holds."""
+"""Milliseconds that a statement waits for a lock."""
 
 KEPT_OPEN = 3
 """Reading connections that the daemon keeps: its threads seldom read at the same time."""

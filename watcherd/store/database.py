@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 GROUP = 64
-"""At most this many functions share a transaction: one sync for all of them."""
+"""Functions that share a transaction, at most: one sync for all of them."""
 
 GROUP_SECONDS = 0.02
-"""A transaction that has taken so long is committed, and what still waits gets another one."""
+"""Seconds after which a transaction is committed; what still waits gets another one."""
 
 CHECKED_BYTES = 64 * 2**20
 """A database up to this size is looked through for damage at every start, in a tenth of a second. A larger one would
 hold the start up: it is checked by `backup.check`, at night, and what is damaged says so when it is read."""
 
 CLOSING_PATIENCE_MS = 400
-"""At the end, somebody who reads is waited for at most twice this long."""
+"""Milliseconds for which a reader is waited for at the end, at most twice."""
 
 
 class Turn(IntEnum):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from watcherd.run_names import FrameName
 
 AGAIN = timedelta(seconds=1)
-"""A run whose other files are being taken is looked at again so much later."""
+"""Time until the next look at a run whose other files are being taken."""
 
 CLAIMABLE = """job.id, job.arrival_id, job.source, job.options, job.attempts, job.attempts_before, job.crashes_alone,
        job.interruptions, job.solo, job.priority, job.queued_at, job.scan_id, job.overrides, job.segmenter, job.model,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHUNK = 1000
-"""So many values at most stand in one IN (...)."""
+"""Values in one IN (...), at most."""
 
 Row = Mapping[str, Any]
 

@@ -34,10 +34,10 @@ LOUD: Final = ("pydicom", "highdicom", "pylibjpeg", "nibabel", "nibabel.global")
 """Loggers that quote what stands in a file."""
 
 LARGE_VALUE: Final = 1 << 22
-"""Values of the header longer than this many bytes are not read: look-up tables are shorter."""
+"""Bytes of a header's value, at most; longer ones are not read, and look-up tables are shorter."""
 
 INFLATED_SHARE: Final = 4
-"""A deflated file may become a quarter of the worker's memory: pydicom and the pixels need theirs."""
+"""Part (one in so many) of the worker's memory that an inflated file may take; pydicom and the pixels need theirs."""
 
 _PIXEL_KEYWORDS: Final = {0x0010: "PixelData", 0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData"}
 _UID: Final = re.compile(r"[0-9.]{1,64}")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["CannotSegmentError", "write_dicom_seg"]
 
 REQUIRED: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
-"""Without these nothing can refer to the source."""
+"""Attributes without which nothing can refer to the source."""
 
 MAY_BE_EMPTY: Final = {
     "PatientID": r".*",
@@ -48,10 +48,10 @@ MAY_BE_EMPTY: Final = {
 """A SEG has them, with the source's values where these are as the standard wants them, else empty."""
 
 SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
-"""The class of images that may do without coordinates."""
+"""SOP class of images that may do without coordinates."""
 
 SERIES_NUMBER: Final = 9001
-"""Far above those of a study's own series."""
+"""Number of our series, far above those of a study's own."""
 
 PLACES: Final = (
     "SOPClassUID", "NumberOfFrames", "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient",

@@ -36,7 +36,7 @@ SECONDS_PER_POINT = 4e-6
 mask's edge costs a search for the widths."""
 
 TOUCHING = np.ones((3, 3), np.int8)
-"""Pixels that touch at a corner are one piece: thin vessels run askew."""
+"""Neighbours that belong to one piece, corners included: thin vessels run askew."""
 
 Spacing = tuple[float, float]
 

@@ -26,17 +26,17 @@ COLOURS = (
     (213, 94, 0),
     (86, 130, 255),
 )
-"""For label values 1, 2, ...; used again from the start when there are more."""
+"""Colours of label values 1, 2, ...; they begin again when there are more."""
 
 TINT = 0.3
 HALO = 0.35
-"""What remains of the scan's brightness beside the outline."""
+"""Part of the scan's brightness that remains beside the outline."""
 
 PIXELS_PER_LINE = 450
-"""The outline is one pixel wide for every so many pixels of the scan's longer side."""
+"""Pixels of a scan's longer side for each pixel of the outline's width."""
 
 SMALL = 320
-"""Below so many pixels of the longer side one pixel is a thick line."""
+"""Pixels of the longer side below which a line of one pixel is thick."""
 
 
 def overlay(

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 LONGEST_SIDE = 512
 LEAST_SIDE = 256
 MOST_FRAMES = 100
-"""Longer runs are thinned out evenly, and play as long as they did."""
+"""Frames of a preview, at most: longer runs are thinned out evenly, and play for as long."""
 
 FRAME_MS = 67
-"""15 frames a second, usual for coronary runs, where the file does not say."""
+"""Milliseconds of a frame where the file does not say: 15 a second are usual for coronary runs."""
 
 SHORTEST_MS = 20
-"""Browsers slow down what claims to be quicker."""
+"""Milliseconds of a frame, at least: browsers slow down animations that claim less."""
 
 
 def write_preview(path: Path, pixels: FrameFile, labels: FrameFile, frame_ms: float | None = None) -> None:

@@ -20,13 +20,13 @@ PANEL_LEAST = 480
 """Bounds of the longer side of each of a panel's two pictures."""
 
 WIDE = 1.8
-"""Pictures that are so much wider than high stand one above the other."""
+"""Ratio of width to height from which the two pictures stand one above the other."""
 
 MOST_TILES = 30
 TILE_SIDE = 320
 TILE_LEAST = 200
 SHEET_SHAPE = 4 / 3
-"""A contact sheet is about so much wider than high."""
+"""Ratio of width to height that a contact sheet aims at."""
 
 
 def panel(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], *, frame: int = 1, frames: int = 1) -> Image.Image:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 5.0
 STALE_SECONDS = 30.0
-"""A driver that has not answered for so long is not believed any more."""
+"""Seconds without an answer after which the driver's last figures are no longer believed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
