@@ -31,12 +31,16 @@ from watcherd.errors import BusyError, ConfigError, StoreError, UnavailableError
 from watcherd.flights import ReplicaRecord
 from watcherd.imaging.pool import ImagingPool
 from watcherd.inbox import mounts
+from watcherd.inbox.expected import Expected
+from watcherd.inbox.requests import IntakeRequests
+from watcherd.inbox.sidecars import Asked
 from watcherd.inbox.spool import Spool
 from watcherd.inference.machine import devices
 from watcherd.inference.machine.cards import Card, Cards
 from watcherd.inference.messages import LoadFailed, ReplicaSpec
 from watcherd.inference.pool import placement
 from watcherd.inference.pool.interface import Phase
+from watcherd.inference.pool.lanes import Lane
 from watcherd.inference.pool.pool import ReplicaPool
 from watcherd.inference.segmenters import refuse_unknown
 from watcherd.intake.intake import Intake
@@ -55,18 +59,20 @@ from watcherd.service.job_commands import JobSteering
 from watcherd.set_aside import Named, SetAside, in_words
 from watcherd.state import live, lock, mailbox
 from watcherd.state.mailbox import PAUSED_SINCE, Command
-from watcherd.store import CorruptDatabaseError, Database, ModelIdentity, backup, history, runs, waits
+from watcherd.state.run import Run, Settings
+from watcherd.store import CorruptDatabaseError, Database, Hold, InUse, ModelIdentity, backup, history, runs, waits
 from watcherd.store import queue as jobs
 from watcherd.wall_clock import WallClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
     from watcherd.config import Config
     from watcherd.inference.messages import Outcome, Ready
     from watcherd.inference.pool.interface import Died
     from watcherd.inference.pool.placement import Plan
+    from watcherd.job import Options
     from watcherd.store import Connection
 
 T = TypeVar("T")
@@ -121,6 +127,10 @@ class Daemon:
         self._clock_set_by = 0.0
         self._threads: list[threading.Thread] = []
         self._intake: Intake | None = None
+        self._settings = Settings(config)
+        self._requests = IntakeRequests()
+        self._expected = Expected()
+        self._lane: Lane[ModelIdentity] = Lane()
         self._beat = time.monotonic()
         self._asked = float("-inf")
 
@@ -335,26 +345,24 @@ class Daemon:
         except StoppedError:
             return
         crash_point("recover.swept")
-        self._intake = intake = Intake(
-            self._config,
-            self._database,
-            self._spool,
-            self._pauses,
-            self._new_files_first,
-            self._set_aside,
-            run_id=self._run_id,
-            model=lambda: self._model,
-            queued=self._queued,
+        run = Run(
+            id=self._run_id,
+            settings=self._settings,
+            database=self._database,
+            pauses=self._pauses,
+            set_aside=self._set_aside,
+            new_files_first=self._new_files_first,
             stopping=self._stopping,
-            once=self._once,
-            follows_runs=self._follows_runs,
         )
-        self._pipeline.hold_frames = intake.hold
-        self._pipeline.in_use = intake.in_use
+        self._intake = intake = Intake(
+            run, self._spool, self._lane, self._requests, self._expected, self._queued, once=self._once
+        )
+        self._pipeline.hold_frames = self._hold
+        self._pipeline.in_use = lambda: InUse(identity=self._lane.identity, options=self._options_now)
         refetch = Refetch(self._config, self._database, self._spool)
         self._pipeline.bring_back = lambda job_id: self._in_intake(partial(refetch.bring_back, job_id))
-        self._delivery.inbox_online = lambda: intake.state.online
-        self._delivery.source_left = intake.folder_emptied
+        self._delivery.inbox_online = lambda: self._requests.inbox_online
+        self._delivery.source_left = self._requests.source_left
         self._delivery.scans_finished = self._scans_finished
         self._thread("intake", intake.run)
         self._thread("feed", self._pipeline.feed)
@@ -381,9 +389,23 @@ class Daemon:
 
     def _scans_finished(self) -> None:
         """Some scans are done with: their copies may go, and whoever has a hook is told."""
-        assert self._intake is not None
-        self._intake.scans_finished()
+        self._requests.scans_finished()
         self._hooks.wake()
+
+    def _hold(self) -> Hold:
+        """How long the frames of a run wait for one another."""
+        quiet, most = self._expected.quiet, self._settings.now.limits.max_frames
+        longest = run_names.LONGEST * quiet
+        expected, since = self._expected.may_bring, self._expected.since
+        return Hold(quiet=quiet, longest=longest, since=since, most=most, expected=expected)
+
+    def _options_now(self, path: bytes, overrides: Mapping[str, Any] | None) -> Options:
+        """What a scan is to be done with by the configuration as it is now.
+
+        ``overrides``: what its sidecars said when it was taken, as it is kept with its job.
+        """
+        options = Asked.of(overrides or {}).applied_to(self._settings.now.options_for(os.fsdecode(path)))
+        return run_names.as_frame(options, path) if self._lane.follows_runs else options
 
     def _queued(self) -> None:
         self._pipeline.wake()
@@ -428,8 +450,7 @@ class Daemon:
         if step := self._wall_clock.set_by():
             self._log.warning("wall_clock_set", wait_s=round(step, 1))
             self._clock_set_by += step
-            if self._intake is not None:
-                self._intake.clock_was_set(step)
+            self._requests.clock_was_set(step)
         if not self._clock_set_by:
             return
         seconds, self._clock_set_by = self._clock_set_by, 0.0
@@ -460,8 +481,7 @@ class Daemon:
         self._notifier.stopping("stopping: the batches that are being computed end")
         self._log.info("daemon_stopping")
         self._stopping.set()
-        if self._intake is not None:
-            self._intake.wake()
+        self._requests.wake.set()
         self._pipeline.wake()
         seconds = self._config.limits.stop_seconds
         self._join("feed", seconds)
@@ -547,7 +567,7 @@ class Daemon:
             segmenter=info.segmenter, model=info.model, revision=info.revision, dtype=info.dtype
         )
         self._replicas[number] = ReplicaRecord(id=self._replica_ids.get(number), model=model)
-        self._follows_runs = ready.follows_runs
+        self._lane.became_ready(model, follows_runs=ready.follows_runs)
         weights = {use.device: use.vram_peak_allocated_mib for use in ready.weights}
         self._note(
             lambda c: runs.replica_ready(
@@ -649,7 +669,7 @@ class Daemon:
         if command.verb == "reload":
             return self._reread()
         if command.verb == "sweep" and self._intake is not None:
-            self._intake.sweep_now()
+            self._requests.sweep()
             return "the inbox is swept"
         if command.verb == "repair" and command.arguments.get("what") == "promises":
             return "the service sees to that by itself"  # some may be on their way just now
@@ -659,25 +679,7 @@ class Daemon:
 
     def _in_intake(self, work: Callable[[], T]) -> T:
         """Have the thread that owns the spool do it. Raises what that raises, and `UnavailableError`."""
-        assert self._intake is not None
-        done = threading.Event()
-        result: list[T | Exception] = []
-
-        def errand() -> None:
-            try:
-                result.append(work())
-            except Exception as error:  # raised again where the person who asked is answered
-                result.append(error)
-            finally:
-                done.set()
-
-        self._intake.errands.append(errand)
-        self._intake.wake()
-        if not done.wait(HANG_SECONDS) or not result:
-            raise UnavailableError("The intake does not answer.", hint="Look at the log.")
-        if isinstance(result[0], Exception):
-            raise result[0]
-        return result[0]
+        return self._requests.do(work, within=HANG_SECONDS)
 
     def _reread(self) -> str:
         """Read the configuration again; a bad one changes nothing. Raises `ConfigError`."""
@@ -693,9 +695,10 @@ class Daemon:
         applied, later = configuration.merged(self._config, fresh)
         self._config = applied
         logs.setup(applied.log, hidden_names=applied.privacy.names == "hidden")
-        for part in (self._intake, self._pipeline, self._delivery, self._hooks, self._exporter):
-            if part is not None:
-                part.reconfigure(applied)
+        self._settings.replace(applied)
+        self._requests.wake.set()
+        for part in (self._pipeline, self._delivery, self._hooks, self._exporter):
+            part.reconfigure(applied)
         self._log.info("config_reloaded", reason=f"needs a restart: {', '.join(later)}" if later else "applied")
         return "reloaded" + (f"; a restart is needed for {', '.join(later)}" if later else "")
 
