@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.asides import aside
 from tests.integration.store.helpers import MODEL, claim, start_run, succeed
 from tests.integration.store.test_database import held
+from tests.runs import a_lane, a_run
 from watcherd.config import build
 from watcherd.inbox.events import Hints
+from watcherd.inbox.expected import Expected
+from watcherd.inbox.requests import IntakeRequests
 from watcherd.inbox.spool import Spool
-from watcherd.intake.intake import CLEAN_SECONDS, FEW, QUEUED_AT_ONCE, Intake
+from watcherd.intake.copies import CLEAN_SECONDS
+from watcherd.intake.intake import Intake
+from watcherd.intake.take import QUEUED_AT_ONCE
+from watcherd.intake.waiting import FEW
 from watcherd.new_files_first import NewFilesFirst
-from watcherd.pauses import Pauses
 from watcherd.store import Database, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -56,20 +60,12 @@ class Taking:
         self.run_id = self.database.write(start_run)
         self.spool = Spool(config.state.spool)
         self.spool.prepare()
+        self.requests = IntakeRequests()
+        self.requests.wake = Looked()  # type: ignore[assignment]
+        run = a_run(config, self.database, id=self.run_id, new_files_first=self.new_files_first)
         self.intake = Intake(
-            config,
-            self.database,
-            self.spool,
-            Pauses(threading.Event()),
-            self.new_files_first,
-            aside(self.database),
-            run_id=self.run_id,
-            model=lambda: MODEL,
-            queued=lambda: None,
-            stopping=threading.Event(),
-            clock=lambda: self.now,
+            run, self.spool, a_lane(MODEL), self.requests, Expected(), queued=lambda: None, clock=lambda: self.now
         )
-        self.intake._wake = Looked()  # type: ignore[assignment]
         self.turn()  # the inbox is opened, for which the database has something to do
 
     def drop(self, *names: str, content: bytes | None = None) -> None:
@@ -80,7 +76,7 @@ class Taking:
 
     def turn(self, seconds: float = 0.0) -> None:
         self.now += seconds
-        self.intake.sweep_now()
+        self.requests.sweep()
         self.intake._turn()
 
     def take(self) -> None:
@@ -91,7 +87,7 @@ class Taking:
     def finish(self) -> None:
         """Wait for the database, and let the intake hear of it."""
         self.database.write(lambda _: None)
-        for queueing in self.intake._queueing:
+        for queueing in self.intake._into_queue._batches:
             queueing.begun[0].exception()
         self.turn()
 
@@ -106,7 +102,7 @@ class Taking:
         """Every job that waits has succeeded."""
         for job in self.database.write(lambda c: claim(c, self.run_id, limit=1000)):
             self.database.write(lambda c, job=job: succeed(c, job.claim, f"{job.claim.job_id}.png"))  # type: ignore[misc]
-        self.intake.scans_finished()
+        self.requests.scans_finished()
 
 
 @pytest.fixture
@@ -145,7 +141,7 @@ def test_a_file_does_not_wait_until_the_one_before_is_in_the_queue(taking: Takin
 
 def test_no_more_files_wait_for_the_database_than_a_batch(taking: Taking, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is slow must not fill the memory with what waits for it."""
-    monkeypatch.setattr("watcherd.intake.intake.BATCH", 2)
+    monkeypatch.setattr("watcherd.intake.take.BATCH", 2)
     release = held(taking.database)
     taking.drop("1.png", "2.png")
     taking.take()
@@ -180,7 +176,7 @@ def test_a_file_that_is_looked_at_again_while_it_is_on_its_way_comes_once(taking
     release = held(taking.database)
     taking.drop("scan.png")
     taking.take()
-    taking.intake._look_at([b"scan.png"], hinted=True)
+    taking.intake._look.look_at([b"scan.png"], hinted=True)
     with released_soon(release):
         taking.turn(SETTLE)
     taking.finish()
@@ -194,23 +190,23 @@ def test_a_file_that_changes_before_it_is_in_the_queue_is_not_forgotten(taking: 
     taking.drop("scan.png", content=b"old")
     taking.take()
     taking.drop("scan.png", content=b"newer")
-    taking.intake._look_at([b"scan.png"], hinted=True)
+    taking.intake._look.look_at([b"scan.png"], hinted=True)
     release.set()
-    taking.intake._finish_queueing(wait=True)  # a whole turn would sweep
-    assert b"scan.png" in taking.intake._settler
+    taking.intake._into_queue.finish(wait=True)  # a whole turn would sweep
+    assert b"scan.png" in taking.intake._waiting.settler
 
 
 def test_what_the_jobs_write_does_not_wait_for_a_folder_that_is_being_queued(taking: Taking) -> None:
     """A few new files go first of all, many last, in pieces."""
     order: list[str] = []
-    work = taking.intake._enqueue
+    work = taking.intake._into_queue._enqueue
 
     def told(taken: Any) -> Any:
         queueing = work(taken)
         queueing.begun[0].add_done_callback(lambda _: order.append(f"{len(taken)} files"))
         return queueing
 
-    taking.intake._enqueue = told  # type: ignore[method-assign]
+    taking.intake._into_queue._enqueue = told  # type: ignore[method-assign]
     release = held(taking.database)
     taking.drop(*(f"folder/{number}.png" for number in range(QUEUED_AT_ONCE + FEW + 1)))
     taking.take()
@@ -230,21 +226,22 @@ def test_a_few_files_go_before_the_work_on_what_is_queued(
     """From the look at them until they are in the queue; a folder of many is in no hurry."""
     seen: dict[str, bool] = {}
 
-    def watched(name: str) -> None:
-        step = getattr(taking.intake, name)
+    def watched(part: Any, name: str) -> None:
+        step = getattr(part, name)
 
         def watching(*arguments: Any, **named: Any) -> Any:
             seen[name] = taking.new_files_first.is_taken
             return step(*arguments, **named)
 
-        monkeypatch.setattr(taking.intake, name, watching)
+        monkeypatch.setattr(part, name, watching)
 
-    for name in ("_look_at", "_copy", "_enqueue"):
-        watched(name)
+    watched(taking.intake._look, "look_at")
+    watched(taking.intake._take, "_copy")
+    watched(taking.intake._into_queue, "_enqueue")
     release = held(taking.database)
     taking.drop(*(f"{number}.png" for number in range(files)))
     taking.take()
-    assert {"_look_at": first, "_copy": first, "_enqueue": first} == seen
+    assert {"look_at": first, "_copy": first, "_enqueue": first} == seen
     assert first == taking.new_files_first.is_taken, "they are not in the queue yet"
     release.set()
     taking.finish()
@@ -256,9 +253,10 @@ def test_a_file_that_an_event_tells_of_is_looked_at_before_other_work(
 ) -> None:
     """Its settle time begins with the look."""
     looked: list[bool] = []
-    monkeypatch.setattr(taking.intake, "_look_at", lambda *_, **__: looked.append(taking.new_files_first.is_taken))
-    monkeypatch.setattr(taking.intake._events, "fetch", lambda: Hints(paths=(b"scan.png",)))
-    taking.intake._notice()
+    look = taking.intake._look
+    monkeypatch.setattr(look, "look_at", lambda *_, **__: looked.append(taking.new_files_first.is_taken))
+    monkeypatch.setattr(taking.intake._presence.events, "fetch", lambda: Hints(paths=(b"scan.png",)))
+    look.notice()
     assert [True] == looked
     assert not taking.new_files_first.is_taken
 
@@ -273,11 +271,11 @@ def test_a_copy_stays_whose_bytes_are_on_their_way_into_the_queue_again(taking: 
     taking.now += CLEAN_SECONDS
     taking.drop("strict/scan.png", *(f"strict/{number}.png" for number in range(FEW)))
     (taking.inbox / "strict/scan.png").write_bytes(b"bytes")  # another threshold: to be computed anew
-    taking.intake._cleaning = False
+    taking.requests.take_finished()
     taking.turn()
-    taking.intake.scans_finished()
+    taking.requests.scans_finished()
     taking.turn(SETTLE)
-    assert taking.intake._forgetting is not None
+    assert taking.intake._copies._forgetting is not None
     release.set()
     taking.finish()
     taking.turn()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.asides import aside
+from tests.runs import a_lane, a_run
 from watcherd.config import build
+from watcherd.inbox.expected import Expected
+from watcherd.inbox.requests import IntakeRequests
 from watcherd.inbox.values import Candidate
 from watcherd.inbox.values import Signature as Seen
 from watcherd.intake.intake import Intake
+from watcherd.intake.look import Sweep
 from watcherd.job import Options
-from watcherd.new_files_first import NewFilesFirst
-from watcherd.pauses import Pauses
 from watcherd.store import NewArrival, Signature
 
 if TYPE_CHECKING:
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
 
 NOTHING = cast("Any", None)
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
+SWEEP = Sweep(began=0.0, chunks=iter(()), full=True)
+
+
+class Telling:
+    """An intake, and what it tells other threads."""
+
+    def __init__(self, folder: Path) -> None:
+        values = {"inbox": {"run_quiet_seconds": 5.0, "sweep_seconds": 40.0}}
+        self.requests, self.expected = IntakeRequests(), Expected()
+        run, lane = a_run(build(values, base=folder)), a_lane(object(), follows_runs=True)
+        self.intake = Intake(run, NOTHING, lane, self.requests, self.expected, lambda: None)
+
+    def quiet(self) -> timedelta:
+        self.intake._take_requests()
+        return self.expected.quiet
 
 
 @pytest.fixture
-def intake(tmp_path: Path) -> Intake:
-    """One whose events tell of every new file, and that has swept the inbox once."""
-    config = build(
-        {"inbox": {"run_quiet_seconds": 5.0, "sweep_seconds": 40.0}, "limits": {"max_frames": 7}}, base=tmp_path
-    )
-    made = Intake(
-        config,
-        NOTHING,
-        NOTHING,
-        Pauses(threading.Event()),
-        NewFilesFirst(),
-        aside(),
-        run_id=1,
-        model=NOTHING,
-        queued=lambda: None,
-        stopping=threading.Event(),
-        follows_runs=True,
-    )
-    made._events = cast("Any", SimpleNamespace(complete=True))
-    made._full_sweeps = 1
+def telling(tmp_path: Path) -> Telling:
+    """Its events tell of every new file, and it has swept the inbox once."""
+    made = Telling(tmp_path)
+    made.intake._presence.events = cast("Any", SimpleNamespace(complete=True))
+    made.intake._look.sweeps.count_full()
     return made
 
 
@@ -55,51 +55,75 @@ def arrival(name: bytes, options: Options) -> NewArrival:
     return NewArrival(signature=signature, sha256="0", spool_name="0", options=options, seen_at=NOW)
 
 
-def test_frames_are_held_back_and_other_scans_are_not(intake: Intake) -> None:
+def test_frames_are_held_back_and_other_scans_are_not(telling: Telling) -> None:
     """Only where runs are wanted, and only files that are named as frames."""
+    held_back = telling.intake._into_queue._held_back
     wanted = Options(group_frames=True)
-    held = intake._held_back(arrival(b"a_frame_1.png", wanted))
+    held = held_back(arrival(b"a_frame_1.png", wanted))
     assert ("a_frame_1.png", NOW + timedelta(seconds=5)) == (held.options.frame, held.not_before)
     for other in (arrival(b"a_1.png", wanted), arrival(b"a_frame_1.png", Options())):
-        assert other == intake._held_back(other)
+        assert other == held_back(other)
 
 
-def test_a_run_waits_for_a_sweep_where_events_do_not_tell_of_new_files(intake: Intake) -> None:
-    """On a network share, or when not every folder can be watched; and thirty times as long at most."""
-    assert (timedelta(seconds=5), timedelta(seconds=150), 7) == (
-        intake.hold().quiet,
-        intake.hold().longest,
-        intake.hold().most,
-    )
-    intake._network = True
-    assert timedelta(seconds=45) == intake.hold().quiet
-    intake._network = False
-    intake._events = cast("Any", SimpleNamespace(complete=False))
-    assert timedelta(seconds=45) == intake.hold().quiet
+def test_a_run_waits_for_a_sweep_where_events_do_not_tell_of_new_files(telling: Telling) -> None:
+    """On a network share, or when not every folder can be watched."""
+    presence = telling.intake._presence
+    assert timedelta(seconds=45) == telling.expected.quiet, "known before anything is claimed"
+    assert timedelta(seconds=5) == telling.quiet()
+    presence.network = True
+    assert timedelta(seconds=45) == telling.quiet()
+    presence.network = False
+    presence.events = cast("Any", SimpleNamespace(complete=False))
+    assert timedelta(seconds=45) == telling.quiet()
 
 
-def test_the_start_that_waiting_counts_from_is_set_with_the_clock(intake: Intake) -> None:
+def test_the_start_that_waiting_counts_from_is_set_with_the_clock(telling: Telling) -> None:
     """Else frames that had been waiting before would wait a day longer."""
-    since = intake.hold().since
-    assert since is not None
-    intake.clock_was_set(-86_400.0)
-    assert since - timedelta(days=1) == intake.hold().since
+    since = telling.expected.since
+    telling.requests.clock_was_set(-86_400.0)
+    telling.intake._take_requests()
+    assert since - timedelta(days=1) == telling.expected.since
 
 
-def test_more_frames_are_expected_while_the_inbox_is_not_known(intake: Intake) -> None:
+def test_more_frames_are_expected_while_the_inbox_is_not_known(telling: Telling) -> None:
     """Before the first sweep, during one, when one is due, and while a file of the run is not taken yet."""
-    expected = intake.hold().expected
+    sweeps, expected = telling.intake._look.sweeps, telling.expected.may_bring
     assert not expected(b"x/a_frame_")
-    intake._sweep_again = True
+    sweeps.need()
     assert expected(b"x/a_frame_")
-    intake._sweep_again = False
-    intake._sweeps.append((0.0, iter(()), True))
+    sweeps.begin(SWEEP)
     assert expected(b"x/a_frame_")
-    intake._sweeps.clear()
-    intake._full_sweeps = 0
-    assert expected(b"x/a_frame_")
-    intake._full_sweeps = 1
+    sweeps.end_oldest()
+    assert not expected(b"x/a_frame_")
     seen = Seen(size=1, mtime_ns=1, device=1, inode=1)
-    intake._settler.observe(Candidate(path=b"x/a_frame_2.png", signature=seen, ctime_ns=1, blocks=8), 0.0)
+    telling.intake._waiting.settler.observe(
+        Candidate(path=b"x/a_frame_2.png", signature=seen, ctime_ns=1, blocks=8), 0.0
+    )
     assert expected(b"x/a_frame_")
     assert not expected(b"x/b_frame_")
+
+
+def test_more_frames_are_expected_before_the_first_sweep(tmp_path: Path) -> None:
+    telling = Telling(tmp_path)
+    assert telling.expected.may_bring(b"x/a_frame_")
+    telling.intake._look.sweeps.begin(SWEEP)
+    telling.intake._look.sweeps.end_oldest()
+    assert telling.expected.may_bring(b"x/a_frame_")
+    telling.intake._look.sweeps.count_full()
+    assert not telling.expected.may_bring(b"x/a_frame_")
+
+
+def test_an_intake_is_idle_once_all_that_it_has_seen_is_taken(telling: Telling) -> None:
+    """Files that are waited for, sidecars whose fate is open, and what other threads wait for keep it busy."""
+    intake, expected = telling.intake, telling.expected
+    assert intake.idle
+    expected.waits_for(b"scan.png")
+    assert not intake.idle
+    expected.forget(b"scan.png")
+    expected.sidecars(waiting=True)
+    assert not intake.idle
+    expected.sidecars(waiting=False)
+    telling.requests._errands.append(lambda: None)
+    assert not intake.idle
+    intake._run_errands()
+    assert intake.idle

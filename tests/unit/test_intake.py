@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.asides import aside
+from tests.runs import a_lane, a_run
 from watcherd.config import Config, build
 from watcherd.errors import StoreError
+from watcherd.inbox.expected import Expected
+from watcherd.inbox.requests import IntakeRequests
 from watcherd.inbox.sweep import Chunk
-from watcherd.intake.intake import CLEAN_SECONDS, Intake
-from watcherd.new_files_first import NewFilesFirst
+from watcherd.intake.copies import CLEAN_SECONDS
+from watcherd.intake.intake import Intake
 from watcherd.pauses import Pauses
 from watcherd.store import StoreUnavailableError
 
@@ -31,6 +33,7 @@ class Books:
         self.answers = [["first"], ["second"]]
         self.asked = 0
         self.meanwhile: Callable[[], None] = lambda: None
+        self.needed: set[str] = set()
 
     def submit(self, _work: object, **_turn: object) -> Future[list[str]]:
         self.asked += 1
@@ -39,6 +42,10 @@ class Books:
         if self.asked == 1:
             self.meanwhile()
         return answer
+
+    @contextmanager
+    def reader(self) -> Iterator[set[str]]:
+        yield self.needed
 
 
 class Copies:
@@ -56,34 +63,33 @@ class Cleaning:
 
     def __init__(self) -> None:
         self.books, self.copies, self.now = Books(), Copies(), 0.0
+        self.requests, self.coming = IntakeRequests(), set[str]()
+        run, spool = a_run(Config(), self.books), cast("Any", self.copies)
         self.intake = Intake(
-            Config(),
-            cast("Any", self.books),
-            cast("Any", self.copies),
-            Pauses(threading.Event()),
-            NewFilesFirst(),
-            aside(),
-            run_id=1,
-            model=cast("Any", None),
-            queued=lambda: None,
-            stopping=threading.Event(),
-            clock=lambda: self.now,
+            run, spool, a_lane(), self.requests, Expected(), queued=lambda: None, clock=lambda: self.now
         )
+
+    def gather(self) -> None:
+        self.intake._copies.gather(lambda: self.coming)
 
     def turn(self) -> None:
         """What a turn of the intake has to do with copies."""
-        self.intake._gather_forgotten()
+        self.gather()
         self.intake._clean()
 
 
 @pytest.fixture
-def cleaning() -> Cleaning:
+def cleaning(monkeypatch: pytest.MonkeyPatch) -> Cleaning:
+    def needed(connection: set[str], names: list[str]) -> set[str]:
+        return connection & set(names)
+
+    monkeypatch.setattr("watcherd.store.leftovers.spooled", needed)
     return Cleaning()
 
 
 def test_a_scan_that_finishes_while_copies_are_removed_is_not_forgotten(cleaning: Cleaning) -> None:
     """Its copy goes a moment later, not with the next scan, which may never come."""
-    cleaning.books.meanwhile = cleaning.intake.scans_finished
+    cleaning.books.meanwhile = cleaning.requests.scans_finished
     cleaning.turn()
     cleaning.turn()
     assert cleaning.copies.removed == ["first"]
@@ -97,7 +103,7 @@ def test_a_scan_that_finishes_while_copies_are_removed_is_not_forgotten(cleaning
 def test_while_scans_are_finished_copies_are_looked_for_once_a_second(cleaning: Cleaning) -> None:
     """Each look is a transaction, and new files would wait for it."""
     for _ in range(100):
-        cleaning.intake.scans_finished()
+        cleaning.requests.scans_finished()
         cleaning.turn()
         cleaning.now += CLEAN_SECONDS / 50
     assert cleaning.books.asked == 2
@@ -106,9 +112,9 @@ def test_while_scans_are_finished_copies_are_looked_for_once_a_second(cleaning: 
 def test_an_errand_finds_copies_gone_that_were_to_go(cleaning: Cleaning) -> None:
     """It may put one into the spool anew."""
     cleaning.turn()
-    cleaning.intake.errands.append(lambda: cleaning.copies.removed.append("an errand"))
+    cleaning.requests._errands.append(lambda: cleaning.copies.removed.append("an errand"))
     cleaning.intake._is_online = lambda: False  # type: ignore[method-assign]
-    cleaning.intake._wake = cast("Any", Never())
+    cleaning.requests.wake = cast("Any", Never())
     cleaning.intake._turn()
     assert cleaning.copies.removed == ["first", "an errand"]
 
@@ -119,10 +125,26 @@ def test_a_copy_stays_whose_bytes_have_come_again(cleaning: Cleaning, answered: 
     cleaning.books.answers = [["first", "second"]]
     cleaning.turn()
     if answered:
-        cleaning.intake._gather_forgotten()
-    cleaning.intake._keep("second")
+        cleaning.gather()
+    cleaning.coming = {"second"}
+    cleaning.intake._copies.keep("second")
     cleaning.turn()
     assert cleaning.copies.removed == ["first"]
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_a_copy_whose_bytes_have_come_again_is_judged_when_they_are_in_the_queue(
+    cleaning: Cleaning, needed: bool
+) -> None:
+    """By the row of its scan: it was written after the copy was given up, or before."""
+    cleaning.books.answers = [["first", "second"]]
+    cleaning.coming = {"second"}
+    cleaning.turn()
+    cleaning.turn()
+    cleaning.coming = set()
+    cleaning.books.needed = {"second"} if needed else set()
+    cleaning.turn()
+    assert cleaning.copies.removed == (["first"] if needed else ["first", "second"])
 
 
 class Never:
@@ -162,18 +184,8 @@ def test_a_history_that_cannot_be_read_for_a_while_pauses_the_intake(
     config = build({"inbox": {"path": str(tmp_path / "inbox"), "events": False}}, base=tmp_path)
     config.inbox.path.mkdir()
     (config.inbox.path / "scan.png").touch()
-    intake = Intake(
-        config,
-        cast("Any", ShyBooks(error)),
-        nothing,
-        pauses,
-        NewFilesFirst(),
-        aside(),
-        run_id=1,
-        model=nothing,
-        queued=lambda: None,
-        stopping=stopping,
-    )
+    run = a_run(config, ShyBooks(error), pauses=pauses, stopping=stopping)
+    intake = Intake(run, nothing, a_lane(), IntakeRequests(), Expected(), queued=lambda: None)
     monkeypatch.setattr("watcherd.intake.intake.RETRY_SECONDS", 0)
     if not passing:
         with pytest.raises(StoreError, match="makes no sense"):
@@ -195,19 +207,9 @@ def test_a_sweep_that_was_cut_short_is_made_again_at_once(
     """It must not pass for one that has found nothing more: its files would wait for the next usual sweep."""
     config = build({"inbox": {"path": str(tmp_path / "inbox"), "events": False}}, base=tmp_path)
     config.inbox.path.mkdir()
-    stopping, nothing, chunk = threading.Event(), cast("Any", None), Chunk(candidates=[], ignored=[], skipped=[])
-    intake = Intake(
-        config,
-        cast("Any", ShyBooks(StoreError(""))),
-        nothing,
-        Pauses(stopping),
-        NewFilesFirst(),
-        aside(),
-        run_id=1,
-        model=nothing,
-        queued=lambda: None,
-        stopping=stopping,
-    )
+    nothing, chunk = cast("Any", None), Chunk(candidates=[], ignored=[], skipped=[])
+    run, requests = a_run(config, ShyBooks(StoreError(""))), IntakeRequests()
+    intake = Intake(run, nothing, a_lane(), requests, Expected(), queued=lambda: None)
     errors, found = [error], list[Chunk]()
 
     def swept(*_: object, **__: object) -> Iterator[Chunk]:
@@ -221,15 +223,12 @@ def test_a_sweep_that_was_cut_short_is_made_again_at_once(
         found.append(each)
 
     monkeypatch.setattr("watcherd.intake.intake.RETRY_SECONDS", 0)
-    monkeypatch.setattr("watcherd.intake.intake.sweep", swept)
-    for name, stand_in in {
-        "_look_through": look_through,
-        "_take_settled": lambda: None,
-        "_clean": lambda: None,
-    }.items():
-        monkeypatch.setattr(intake, name, stand_in)
-    intake._wake = cast("Any", Never())
+    monkeypatch.setattr("watcherd.intake.look.sweep", swept)
+    monkeypatch.setattr(intake._look, "_look_through", look_through)
+    monkeypatch.setattr(intake._take, "take_settled", lambda: None)
+    monkeypatch.setattr(intake, "_clean", lambda: None)
+    requests.wake = cast("Any", Never())
     intake._turn()
-    assert ([], [], 0) == (errors, found, intake._full_sweeps)
+    assert ([], [], 0) == (errors, found, intake._look.sweeps.full)
     intake._turn()
-    assert ([chunk], 1) == (found, intake._full_sweeps)
+    assert ([chunk], 1) == (found, intake._look.sweeps.full)

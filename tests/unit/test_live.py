@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from watcherd.errors import UnavailableError
-from watcherd.intake.intake import InboxState
+from watcherd.intake.presence import InboxState
 from watcherd.state import live
 from watcherd.state.live import NAME, ROOM, LiveStatus
 from watcherd.state.lock import sole_owner

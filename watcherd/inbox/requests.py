@@ -16,9 +16,10 @@ T = TypeVar("T")
 
 
 class IntakeRequests:
-    """A mailbox: anybody puts something in, the intake's thread takes it out.
+    """A mailbox behind one lock: any thread puts something in, the intake's thread takes it out.
 
-    ``wake``: set whenever something was put in; the intake waits for it.
+    ``wake``: set whenever something was put in that cannot wait; the intake waits for it. Whoever sets it by itself has
+    the loop turn now.
     """
 
     def __init__(self) -> None:
@@ -35,12 +36,12 @@ class IntakeRequests:
 
     @property
     def inbox_online(self) -> bool:
-        """Whether the inbox is there, as the intake saw it last; before it has looked, True."""
+        """Whether the inbox is there, as the intake saw it last; True while there is no intake yet."""
         return self._online
 
     @property
     def waiting(self) -> bool:
-        """Whether something was asked for that has not been taken yet."""
+        """Whether some work of `do` has not been begun yet."""
         with self._lock:
             return bool(self._errands)
 
@@ -69,7 +70,7 @@ class IntakeRequests:
         self.wake.set()
 
     def do(self, work: Callable[[], T], *, within: float) -> T:
-        """Have the intake's thread do it, and wait ``within`` seconds at most.
+        """Have the intake's thread do it, and wait for that, at most ``within`` seconds.
 
         Raises what the work raises, and `UnavailableError` when the intake does not answer.
         """
@@ -102,6 +103,12 @@ class IntakeRequests:
         with self._lock:
             asked, self._sweep = self._sweep, False
         return asked
+
+    @property
+    def finished(self) -> bool:
+        """Whether scans have finished since `take_finished`: asked often, so it takes nothing."""
+        with self._lock:
+            return self._clean
 
     def take_finished(self) -> bool:
         """Whether scans have finished since the last time."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from watcherd.inbox.expected import Expected
+
 if TYPE_CHECKING:
     from watcherd.inbox.values import Candidate, NotYet
 
@@ -68,15 +70,24 @@ class Settler:
     """The files that are waited for.
 
     ``settle_seconds``: how long a file must not change. ``limit_seconds``: how long one is waited for that does not
-    change and still cannot be taken. All times are seconds of one monotonic clock.
+    change and still cannot be taken. All times are seconds of one monotonic clock. ``expected``: told which files are
+    waited for, at once.
 
     One thread uses it, in turns of `observe` what was seen, `due` and a look at each, `settled` and taking them.
     """
 
-    def __init__(self, *, settle_seconds: float, limit_seconds: float, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self,
+        *,
+        settle_seconds: float,
+        limit_seconds: float,
+        capacity: int = CAPACITY,
+        expected: Expected | None = None,
+    ) -> None:
         self._settle = settle_seconds
         self._limit = max(limit_seconds, settle_seconds)
         self._capacity = capacity
+        self._expected = expected or Expected()
         self._waiting: dict[bytes, _Waiting] = {}
         self._queue: list[tuple[float, int, _Waiting]] = []
         self._pushed = 0
@@ -96,10 +107,6 @@ class Settler:
     def waiting(self) -> list[tuple[bytes, str]]:
         """The paths that are waited for, with the reason where it is more than a change a moment ago."""
         return [(path, entry.reason) for path, entry in self._waiting.items()]
-
-    def expects(self, before: bytes) -> bool:
-        """Whether a file is waited for whose path begins so. May be asked from another thread."""
-        return any(path.startswith(before) for path in list(self._waiting))
 
     def observe(self, candidate: Candidate, now: float, *, hinted: bool = False) -> bool:
         """Tell what a look at a file showed.
@@ -123,6 +130,7 @@ class Settler:
         if not self.room:
             return False
         entry = self._waiting[candidate.path] = _Waiting(candidate=candidate, quiet_since=now, due=now)
+        self._expected.waits_for(candidate.path)
         self._look_at(entry, now + self._settle)
         return True
 
@@ -185,7 +193,8 @@ class Settler:
 
     def gone(self, path: bytes) -> None:
         """Forget a path: it is ignored, or there is nothing there any more."""
-        self._waiting.pop(path, None)
+        if self._waiting.pop(path, None) is not None:
+            self._expected.forget(path)
         if len(self._queue) > 2 * len(self._waiting) + STALE:
             self._queue = [item for item in self._queue if self._stands(item[2], item[0])]
             heapq.heapify(self._queue)

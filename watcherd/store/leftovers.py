@@ -38,6 +38,12 @@ def forget_spooled(connection: Connection, limit: int) -> list[str]:
     return [row.spool_name for row in rows]
 
 
+def spooled(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Which of these copies a scan's row names: needed ones, and those that `forget_spooled` has not come to."""
+    sql = "SELECT spool_name FROM scan WHERE sha256 IN ({values}) AND spool_name IS NOT NULL"
+    return {row.spool_name for row in select_in(connection, sql, names)}
+
+
 def remember_spooled(connection: Connection, sha256: str, spool_name: str) -> None:
     """A copy of this scan lies in the spool again."""
     connection.exec_driver_sql("UPDATE scan SET spool_name = ? WHERE sha256 = ?", (spool_name, sha256))

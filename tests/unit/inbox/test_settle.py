@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from watcherd.inbox.expected import Expected
 from watcherd.inbox.settle import Settler
 from watcherd.inbox.values import Candidate, NotYet, Signature
 
@@ -38,13 +39,15 @@ def test_a_file_that_stays_as_it_is_settles_after_the_settle_time():
 
 def test_a_file_is_expected_until_it_was_taken_or_is_gone():
     """By the beginning of its path; being given away does not end it, for it may come back."""
-    watched = settler()
+    expected = Expected()
+    expected.swept(whole=True)
+    watched = settler(expected=expected)
     watched.observe(file(b"x/a_frame_1.png"), 10.0)
-    assert [True, False, False] == [watched.expects(name) for name in (b"x/a_frame_", b"x/b_frame_", b"a_frame_")]
+    assert [True, False, False] == [expected.may_bring(name) for name in (b"x/a_frame_", b"x/b_frame_", b"a_frame_")]
     assert look(watched, 12.0, file(b"x/a_frame_1.png")) == [b"x/a_frame_1.png"]
-    assert watched.expects(b"x/a_frame_")
+    assert expected.may_bring(b"x/a_frame_")
     watched.gone(b"x/a_frame_1.png")
-    assert not watched.expects(b"x/a_frame_")
+    assert not expected.may_bring(b"x/a_frame_")
 
 
 @pytest.mark.parametrize("changed", [{"size": 2}, {"mtime_ns": 5}, {"ctime_ns": 5}])

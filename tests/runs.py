@@ -1,0 +1,38 @@
+"""What every part of a run shares, for parts of the service that are tried by themselves."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from tests.asides import aside
+from watcherd.inference.pool.lanes import Lane
+from watcherd.new_files_first import NewFilesFirst
+from watcherd.pauses import Pauses
+from watcherd.state.run import Run, Settings
+
+if TYPE_CHECKING:
+    from watcherd.config import Config
+    from watcherd.store import ModelIdentity
+
+
+def a_run(config: Config, database: Any = None, **parts: Any) -> Run:
+    """A run over a database, or over nothing. ``parts``: those that are not to be the usual ones."""
+    stopping = parts.setdefault("stopping", threading.Event())
+    usual: dict[str, Any] = {
+        "id": 1,
+        "settings": Settings(config),
+        "database": database,
+        "pauses": Pauses(stopping),
+        "new_files_first": NewFilesFirst(),
+    }
+    made = usual | parts
+    return Run(**made | {"set_aside": made.get("set_aside") or aside(database)})
+
+
+def a_lane(identity: Any = None, *, follows_runs: bool = False) -> Lane[ModelIdentity]:
+    """A lane whose model is loaded, unless there is none."""
+    lane: Lane[ModelIdentity] = Lane()
+    if identity is not None:
+        lane.became_ready(identity, follows_runs=follows_runs)
+    return lane

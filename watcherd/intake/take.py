@@ -1,0 +1,303 @@
+"""Take settled files: copy them into the spool, then write them into the queue, a batch at a time."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NoReturn
+
+from watcherd.crash_points import crash_point
+from watcherd.errors import TransientError
+from watcherd.file_names import show
+from watcherd.inbox.ingest import BATCH, take
+from watcherd.inbox.values import Ingested
+from watcherd.intake.sidecars import row_of
+from watcherd.intake.waiting import FEW, settled_named
+from watcherd.logs import get_logger
+from watcherd.pauses import check_room, in_words, is_passing
+from watcherd.run_names import as_frame
+from watcherd.set_aside import Named, file_named
+from watcherd.store import Enqueued, NewArrival, Signature, Turn, arrivals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+
+    from watcherd.inbox.requests import IntakeRequests
+    from watcherd.inbox.settle import Settled
+    from watcherd.inbox.spool import Spool
+    from watcherd.inbox.values import Outcome
+    from watcherd.inference.pool.lanes import Lane
+    from watcherd.intake.copies import Copies
+    from watcherd.intake.fates import Fates
+    from watcherd.intake.look import Sweeps
+    from watcherd.intake.presence import InboxPresence
+    from watcherd.intake.waiting import Waiting
+    from watcherd.state.run import Run
+    from watcherd.store import Connection, ModelIdentity
+
+QUEUED_AT_ONCE = 64
+"""Files in one transaction, at most, so that job updates never queue behind a large one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Queueing:
+    """A batch on its way into the queue. ``begun``: the transaction; gone once somebody has waited for it."""
+
+    taken: Sequence[Ingested]
+    new: Sequence[NewArrival]
+    work: Callable[..., list[Enqueued]]
+    begun: list[Future[list[Enqueued]]]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nobody needs to wait: the transaction has ended, or has to be begun anew."""
+        return not self.begun or self.begun[0].done()
+
+
+class IntoQueue:
+    """The batches that are on their way into the queue. The intake's thread owns it.
+
+    Nobody waits until one is durable as long as few files wait for that. ``queued``: called when one is.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        lane: Lane[ModelIdentity],
+        requests: IntakeRequests,
+        presence: InboxPresence,
+        waiting: Waiting,
+        fates: Fates,
+        copies: Copies,
+        queued: Callable[[], None],
+    ) -> None:
+        self._run = run
+        self._lane = lane
+        self._requests = requests
+        self._presence = presence
+        self._waiting = waiting
+        self._fates = fates
+        self._copies = copies
+        self._queued = queued
+        self._log = get_logger()
+        self._batches: deque[Queueing] = deque()
+
+    def coming(self) -> set[str]:
+        """The hashes of the scans that are on their way."""
+        return {item.sha256 for batch in self._batches for item in batch.taken}
+
+    def paths(self) -> set[bytes]:
+        """Their paths."""
+        return {item.path for batch in self._batches for item in batch.taken}
+
+    def put(self, taken: Sequence[Ingested]) -> None:
+        """Have files that lie in the spool written into the queue."""
+        for start in range(0, len(taken), QUEUED_AT_ONCE):
+            piece = taken[start : start + QUEUED_AT_ONCE]
+            for item in piece:
+                self._copies.keep(item.sha256)
+            self._leave(self._run.set_aside.each("intake", piece, _taken_named, self._begin))
+
+    def _leave(self, left: Sequence[Ingested]) -> None:
+        """These are set aside, and copied anew when they are tried again."""
+        self._copies.doubt(item.sha256 for item in left)
+        self._fates.leave((item.path, _taken_named(item)) for item in left)
+
+    def _begin(self, taken: Sequence[Ingested]) -> None:
+        self._batches.append(self._enqueue(taken))
+
+    def _enqueue(self, taken: Sequence[Ingested]) -> Queueing:
+        """Have the whole batch written in one transaction; nothing leaves the inbox before it is durable."""
+        now = datetime.now(UTC)
+        model, run_id = self._lane.identity, self._run.id
+        new = self._arrivals(taken, now)
+        sidecars = self._waiting.overrides.used(item.path for item in taken)
+
+        def work(connection: Connection, which: Sequence[NewArrival] = new) -> list[Enqueued]:
+            result = arrivals.enqueue(connection, which, model=model, run_id=run_id, now=now)
+            if sidecars:
+                arrivals.ignored(connection, sidecars, run_id=run_id, now=now)
+            crash_point("enqueue.begun")
+            return result
+
+        few = len(new) <= FEW
+        begun = self._run.database.submit(work, turn=Turn.SOON if few else Turn.LATER)
+        if few:
+            self._run.new_files_first.until(begun)
+        begun.add_done_callback(lambda _: self._requests.wake.set())
+        return Queueing(taken=taken, new=new, work=work, begun=[begun])
+
+    def _arrivals(self, taken: Sequence[Ingested], now: datetime) -> list[NewArrival]:
+        overrides, config = self._waiting.overrides, self._run.config
+        # Without sidecars, what a scan is asked for depends on its folder alone, and a batch comes from few.
+        of_folder = {item.path.rpartition(b"/")[0]: item.path for item in taken}
+        options = {folder: config.options_for(os.fsdecode(path)) for folder, path in of_folder.items()}
+        new = []
+        for item in taken:
+            asked = overrides.asked(item.path)
+            new.append(
+                NewArrival(
+                    signature=_signature(item),
+                    sha256=item.sha256,
+                    spool_name=item.sha256,
+                    options=asked.applied_to(options[item.path.rpartition(b"/")[0]]),
+                    overrides=asked.to_json(),
+                    seen_at=now,
+                    note=overrides.note(item.path),
+                )
+            )
+        return [self._held_back(arrival) for arrival in new] if self._lane.follows_runs else new
+
+    def _held_back(self, arrival: NewArrival) -> NewArrival:
+        """A frame of a run waits for the others."""
+        options = as_frame(arrival.options, arrival.signature.path)
+        if not options.frame:
+            return arrival
+        return replace(arrival, options=options, not_before=arrival.seen_at + self._presence.quiet)
+
+    def finish(self, *, wait: bool = False, room_for: int | None = None) -> None:
+        """Deal with the batches that are in the queue by now; ``wait`` until all are, or until there is room."""
+        while self._batches:
+            waiting = sum(len(batch.taken) for batch in self._batches)
+            full = room_for is not None and waiting + room_for > BATCH
+            if not (wait or full or self._batches[0].is_done):
+                break
+            self._finish(self._batches[0])
+            self._batches.popleft()
+
+    def _finish(self, batch: Queueing) -> None:
+        """Wait until a batch is in the queue."""
+
+        def put(pairs: Sequence[tuple[Ingested, NewArrival]]) -> None:
+            def result() -> list[Enqueued]:
+                if batch.begun and len(pairs) == len(batch.taken):
+                    return batch.begun.pop().result()
+                return self._run.database.write(lambda c: batch.work(c, [arrival for _, arrival in pairs]))
+
+            outcome = self._run.pauses.until_possible("state", result)
+            results.extend(zip((item for item, _ in pairs), outcome, strict=True))
+
+        results: list[tuple[Ingested, Enqueued]] = []
+        both = list(zip(batch.taken, batch.new, strict=True))
+        left = self._run.set_aside.each("intake", both, lambda pair: _taken_named(pair[0]), put)
+        self._leave([item for item, _ in left])
+        crash_point("enqueue.committed")
+        log = self._log.bind()  # once for all: each call on the lazy logger would do it again
+        for item, enqueued in results:
+            self._waiting.settler.done(item.path)
+            event = "arrival_duplicate" if enqueued.duplicate else "arrival_queued"
+            log.debug(event, source=show(item.path), arrival_id=enqueued.arrival_id, job_id=enqueued.job_id)
+        self._log.info("arrivals_queued", count=len(results))
+        if any(enqueued.duplicate for _, enqueued in results):
+            self._copies.look_again()  # nobody may need a duplicate's copy, and no scan may ever end to say so
+        self._queued()
+
+
+class Take:
+    """Copies what has settled into the spool. The intake's thread owns it."""
+
+    def __init__(
+        self,
+        run: Run,
+        spool: Spool,
+        presence: InboxPresence,
+        waiting: Waiting,
+        fates: Fates,
+        sweeps: Sweeps,
+        into_queue: IntoQueue,
+    ) -> None:
+        self._run = run
+        self._spool = spool
+        self._presence = presence
+        self._waiting = waiting
+        self._fates = fates
+        self._sweeps = sweeps
+        self._into_queue = into_queue
+
+    def take_settled(self) -> None:
+        """Copy what has settled into the spool and queue it, a batch at a time. Nobody waits for the database to make a
+        batch durable as long as few files wait for that: the next ones are copied meanwhile."""
+        settler, clock = self._waiting.settler, self._presence.clock
+        while not self._run.stopping.is_set() and (batch := settler.settled(clock(), limit=BATCH)):
+            batch = self._with_sidecars(self._without_known(batch))
+            if not batch:
+                continue
+            outcomes = self._copied(batch)
+            self._run.pauses.clear("spool")
+            taken = [outcome for outcome in outcomes if isinstance(outcome, Ingested)]
+            self._into_queue.finish(room_for=len(taken))
+            self._into_queue.put(taken)
+            self._fates.record([outcome for outcome in outcomes if not isinstance(outcome, Ingested)])
+
+    def _copied(self, batch: Sequence[Settled]) -> list[Outcome]:
+        """What came of copying them into the spool; a file that fails in a way that nobody foresaw is set aside."""
+        outcomes: list[Outcome] = []
+
+        def work(items: Sequence[Settled]) -> None:
+            outcomes.extend(self._copy(items))
+
+        try:
+            left = self._run.set_aside.each("intake", batch, settled_named, work)
+        except (OSError, TransientError) as error:
+            self._put_back(batch, error)
+        self._leave(left)
+        return outcomes
+
+    def _copy(self, batch: Sequence[Settled]) -> list[Outcome]:
+        presence, config = self._presence, self._run.config
+        check_room(self._spool.root, config.limits.min_free_mib)
+        check_room(config.outbox.path, config.limits.min_free_mib)
+        with self._run.set_aside.marked("intake", [settled_named(item) for item in batch]):
+            leases = not presence.network
+            return take(batch, presence.root, self._spool, leases=leases, sync_each=presence.sync_each)
+
+    def _put_back(self, batch: Sequence[Settled], error: Exception) -> NoReturn:
+        """The spool refused: forget the batch, which the next sweep finds again, and say why."""
+        for item in batch:
+            self._waiting.settler.gone(item.candidate.path)
+        self._sweeps.need()
+        if not is_passing(error):
+            raise error
+        raise TransientError(in_words(error)) from error
+
+    def _leave(self, left: Sequence[Settled]) -> None:
+        self._fates.leave((item.candidate.path, settled_named(item)) for item in left)
+
+    def _without_known(self, batch: list[Settled]) -> list[Settled]:
+        """Leave out files that were taken before and lie in the inbox still."""
+        under_way = self._into_queue.paths()
+        if any(item.candidate.path in under_way for item in batch):  # what was taken before goes into the queue first
+            self._into_queue.finish(wait=True)
+        rows = {row_of(item.candidate.path, item.candidate): item for item in batch}
+        with self._run.database.reader() as connection:
+            known = arrivals.known(connection, list(rows))
+        for row in known:
+            self._waiting.settler.gone(row.path)
+        return [item for row, item in rows.items() if row not in known]
+
+    def _with_sidecars(self, batch: list[Settled]) -> list[Settled]:
+        """Find out what sidecars ask for, and leave out scans whose sidecars are not finished."""
+        presence, overrides = self._presence, self._waiting.overrides
+        ready: list[Settled] = []
+
+        def work(items: Sequence[Settled]) -> None:
+            leases = not presence.network
+            found, refused = overrides.ready(items, presence.root, presence.clock(), sure=presence.told, leases=leases)
+            self._fates.record(refused)
+            ready.extend(found)
+
+        overrides.forget_asked()
+        self._leave(self._run.set_aside.each("sidecars", batch, settled_named, work))
+        return ready
+
+
+def _signature(item: Ingested) -> Signature:
+    seen = item.signature
+    return Signature(item.path, seen.size, seen.mtime_ns, seen.device, seen.inode, item.ctime_ns)
+
+
+def _taken_named(item: Ingested) -> Named:
+    return file_named(item.path, item.signature.size, item.signature.mtime_ns)
