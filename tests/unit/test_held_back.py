@@ -12,12 +12,12 @@ import pytest
 from tests.asides import aside
 from watcherd.config import build
 from watcherd.inbox.values import Candidate
-from watcherd.inbox.values import Signature as Seen
 from watcherd.intake.intake import Intake
 from watcherd.job import Options
 from watcherd.new_files_first import NewFilesFirst
 from watcherd.pauses import Pauses
-from watcherd.store import NewArrival, Signature
+from watcherd.store import NewArrival, PathSignature
+from watcherd.values import Signature
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ def intake(tmp_path: Path) -> Intake:
 
 
 def arrival(name: bytes, options: Options) -> NewArrival:
-    signature = Signature(name, 1, 1, 1, 1)
+    signature = PathSignature(name, 1, 1, 1, 1)
     return NewArrival(signature=signature, sha256="0", spool_name="0", options=options, seen_at=NOW)
 
 
@@ -99,7 +99,7 @@ def test_more_frames_are_expected_while_the_inbox_is_not_known(intake: Intake) -
     intake._full_sweeps = 0
     assert expected(b"x/a_frame_")
     intake._full_sweeps = 1
-    seen = Seen(size=1, mtime_ns=1, device=1, inode=1)
+    seen = Signature(size=1, mtime_ns=1, device=1, inode=1)
     intake._settler.observe(Candidate(path=b"x/a_frame_2.png", signature=seen, ctime_ns=1, blocks=8), 0.0)
     assert expected(b"x/a_frame_")
     assert not expected(b"x/b_frame_")

@@ -40,7 +40,7 @@ from watcherd.store import (
     InUse,
     ModelIdentity,
     NewArrival,
-    Signature,
+    PathSignature,
     Turn,
     arrivals,
     leftovers,
@@ -809,9 +809,8 @@ class _Queueing:
         return not self.begun or self.begun[0].done()
 
 
-def _taken(item: Ingested) -> Signature:
-    seen = item.signature
-    return Signature(item.path, seen.size, seen.mtime_ns, seen.device, seen.inode, item.ctime_ns)
+def _taken(item: Ingested) -> PathSignature:
+    return PathSignature.at(item.path, item.signature, item.ctime_ns)
 
 
 def _named(candidate: Candidate) -> Named:

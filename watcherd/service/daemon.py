@@ -18,7 +18,6 @@ import tempfile
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,17 +25,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from watcherd import config as configuration
 from watcherd import logs, retry, run_names
 from watcherd.crash_points import crash_point
-from watcherd.delivery.promise import Delivery
+from watcherd.delivery.delivery import Delivery
 from watcherd.errors import BusyError, ConfigError, StoreError, UnavailableError, UsageError, WatcherdError
 from watcherd.flights import ReplicaRecord
 from watcherd.imaging.pool import ImagingPool
 from watcherd.inbox import mounts
+from watcherd.inbox.expected import Expected
+from watcherd.inbox.requests import IntakeRequests
 from watcherd.inbox.spool import Spool
 from watcherd.inference.machine import devices
 from watcherd.inference.machine.cards import Card, Cards
 from watcherd.inference.messages import LoadFailed, ReplicaSpec
 from watcherd.inference.pool import placement
 from watcherd.inference.pool.interface import Phase
+from watcherd.inference.pool.lanes import Lane
 from watcherd.inference.pool.pool import ReplicaPool
 from watcherd.inference.segmenters import refuse_unknown
 from watcherd.intake.intake import Intake
@@ -50,12 +52,14 @@ from watcherd.notify.systemd import Notifier
 from watcherd.outbox.deliver import Outbox
 from watcherd.outbox.owner import Owner, Ownership
 from watcherd.pauses import Pauses, StoppedError, is_passing
+from watcherd.pipeline.places import Places
 from watcherd.pipeline.stations import Pipeline
 from watcherd.service.job_commands import JobSteering
 from watcherd.set_aside import Named, SetAside, in_words
 from watcherd.state import live, lock, mailbox
 from watcherd.state.mailbox import PAUSED_SINCE, Command
-from watcherd.store import CorruptDatabaseError, Database, ModelIdentity, backup, history, runs, waits
+from watcherd.state.run import Run, Settings
+from watcherd.store import CorruptDatabaseError, Database, Hold, ModelIdentity, backup, history, runs, waits
 from watcherd.store import queue as jobs
 from watcherd.wall_clock import WallClock
 
@@ -64,7 +68,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from watcherd.config import Config
-    from watcherd.inference.messages import Outcome, Ready
+    from watcherd.inference.messages import Ready
     from watcherd.inference.pool.interface import Died
     from watcherd.inference.pool.placement import Plan
     from watcherd.store import Connection
@@ -113,8 +117,8 @@ class Daemon:
         self._began = datetime.now(UTC)
         self._version = version("watcherd")  # once: it reads all of what is written about the package
         self._replica_ids: dict[int, int] = {}
-        self._replicas: dict[int, ReplicaRecord] = {}
-        """By number; what computed a result is told by the one that answered, never by the configuration."""
+        self._settings = Settings(config)
+        self._lane = Lane[ModelIdentity]()
         self._live = live.LiveStatus(config.state.path)
         self._status_at = float("-inf")
         self._wall_clock = WallClock()
@@ -246,22 +250,28 @@ class Daemon:
         count = min(16, max(2, os.cpu_count() or 2)) if workers == "auto" else workers
         self._imaging = ImagingPool(workers=count, memory_mib=config.limits.worker_memory_mib)
         self._new_files_first = NewFilesFirst()
-        self._delivery = Delivery(config, database, self._outbox, self._pauses, self._new_files_first, self._set_aside)
-        self._pipeline = Pipeline(
-            config,
-            database,
-            self._imaging,
-            lambda: self._pool,
-            self._delivery,
-            self._pauses,
-            self._new_files_first,
-            self._set_aside,
-            run_id=self._run_id,
-            scratch=scratch,
-            spool_path=self._spool.path,
+        run = Run(
+            id=self._run_id,
+            settings=self._settings,
+            database=database,
+            pauses=self._pauses,
+            set_aside=self._set_aside,
+            new_files_first=self._new_files_first,
             stopping=self._stopping,
         )
-        self._delivery.job_requeued = self._pipeline.wake
+        requests, bell = _ToIntake(self), threading.Event()
+        self._delivery = Delivery(run, self._outbox, requests, bell, self._hooks.wake)
+        refetch = Refetch(config, database, self._spool)
+        self._pipeline = Pipeline(
+            run,
+            self._lane,
+            self._imaging,
+            self._delivery,
+            requests,
+            _FromIntake(self),
+            Places(scratch=scratch, spool_path=self._spool.path, bring_back=refetch.bring_back),
+            bell,
+        )
         self._steering = JobSteering(config, database, self._spool)
         self._stay_paused(database)
 
@@ -314,8 +324,9 @@ class Daemon:
         self._cards = Cards(uuid for spec in specs for uuid in spec.visible)
         self._cards.start()
         self._pool = ReplicaPool(
-            specs, self, self, load_seconds=limits.load_seconds, batch_seconds=limits.batch_seconds
+            specs, self, self._pipeline, load_seconds=limits.load_seconds, batch_seconds=limits.batch_seconds
         )
+        self._lane.carried_by(self._pool)
         self._pool.start()
         while not self._ready.is_set() and not self._stop.is_set():
             self._ready.wait(TICK_SECONDS)
@@ -344,18 +355,11 @@ class Daemon:
             self._set_aside,
             run_id=self._run_id,
             model=lambda: self._model,
-            queued=self._queued,
+            queued=self._pipeline.queued,
             stopping=self._stopping,
             once=self._once,
             follows_runs=self._follows_runs,
         )
-        self._pipeline.hold_frames = intake.hold
-        self._pipeline.in_use = intake.in_use
-        refetch = Refetch(self._config, self._database, self._spool)
-        self._pipeline.bring_back = lambda job_id: self._in_intake(partial(refetch.bring_back, job_id))
-        self._delivery.inbox_online = lambda: intake.state.online
-        self._delivery.source_left = intake.folder_emptied
-        self._delivery.scans_finished = self._scans_finished
         self._thread("intake", intake.run)
         self._thread("feed", self._pipeline.feed)
         self._thread("stage", self._pipeline.stage)
@@ -378,16 +382,6 @@ class Daemon:
                 return history.spool_names(connection, names)
 
         self._spool.clean(known)
-
-    def _scans_finished(self) -> None:
-        """Some scans are done with: their copies may go, and whoever has a hook is told."""
-        assert self._intake is not None
-        self._intake.scans_finished()
-        self._hooks.wake()
-
-    def _queued(self) -> None:
-        self._pipeline.wake()
-        self._pipeline.look_for_arrivals()
 
     def _thread(self, name: str, target: Callable[[], None]) -> None:
         def guarded() -> None:
@@ -443,7 +437,7 @@ class Daemon:
             if writing.cancelled() or writing.exception() is not None:
                 self._clock_set_by += seconds  # the disk refuses: tried again at the next turn
             else:
-                self._queued()
+                self._pipeline.queued()
 
         self._database.submit(work).add_done_callback(moved)
 
@@ -546,8 +540,9 @@ class Daemon:
         model = self._model = ModelIdentity(
             segmenter=info.segmenter, model=info.model, revision=info.revision, dtype=info.dtype
         )
-        self._replicas[number] = ReplicaRecord(id=self._replica_ids.get(number), model=model)
+        self._pipeline.replica_ready(number, ReplicaRecord(id=self._replica_ids.get(number), model=model))
         self._follows_runs = ready.follows_runs
+        self._lane.became_ready(model, follows_runs=ready.follows_runs)
         weights = {use.device: use.vram_peak_allocated_mib for use in ready.weights}
         self._note(
             lambda c: runs.replica_ready(
@@ -583,18 +578,6 @@ class Daemon:
             return self._pauses.until_possible("state", lambda: self._database.write(work))
         except StoppedError:
             return None
-
-    def batch_taken(self) -> None:
-        """A replica has begun a batch."""
-        self._pipeline.batch_taken()
-
-    def scans_answered(self, number: int, outcomes: Sequence[Outcome]) -> None:
-        """Scans were segmented, or failed."""
-        self._pipeline.scans_answered(self._replicas[number], outcomes)
-
-    def scans_handed_back(self, job_ids: Sequence[int]) -> None:
-        """Scans that were not begun."""
-        self._pipeline.scans_handed_back(job_ids)
 
     def model_unusable(self, failed: LoadFailed) -> None:
         """The model cannot be loaded: without any replica there is no point in going on."""
@@ -654,7 +637,7 @@ class Daemon:
         if command.verb == "repair" and command.arguments.get("what") == "promises":
             return "the service sees to that by itself"  # some may be on their way just now
         outcome = self._in_intake(lambda: self._steering.carry_out(command))
-        self._queued()
+        self._pipeline.queued()
         return outcome
 
     def _in_intake(self, work: Callable[[], T]) -> T:
@@ -693,7 +676,8 @@ class Daemon:
         applied, later = configuration.merged(self._config, fresh)
         self._config = applied
         logs.setup(applied.log, hidden_names=applied.privacy.names == "hidden")
-        for part in (self._intake, self._pipeline, self._delivery, self._hooks, self._exporter):
+        self._settings.replace(applied)
+        for part in (self._intake, self._hooks, self._exporter):
             if part is not None:
                 part.reconfigure(applied)
         self._log.info("config_reloaded", reason=f"needs a restart: {', '.join(later)}" if later else "applied")
@@ -797,6 +781,55 @@ class Daemon:
         for part, reason in self._pauses.reasons.items():
             line += f"; {part} paused: {reason}"
         return line
+
+
+class _ToIntake(IntakeRequests):
+    """Passes on to the intake, once there is one, what the delivery and the pipeline tell it."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        super().__init__()
+        self._daemon = daemon
+
+    @property
+    def inbox_online(self) -> bool:
+        intake = self._daemon._intake
+        return intake is None or intake.state.online
+
+    def scans_finished(self) -> None:
+        if (intake := self._daemon._intake) is not None:
+            intake.scans_finished()
+
+    def source_left(self, path: bytes) -> None:
+        if (intake := self._daemon._intake) is not None:
+            intake.folder_emptied(path)
+
+    def do(self, work: Callable[[], T], *, within: float) -> T:  # noqa: ARG002 - the daemon has its own limit
+        return self._daemon._in_intake(work)
+
+
+class _FromIntake(Expected):
+    """What the intake knows of files that are not in the queue yet."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        super().__init__()
+        self._daemon = daemon
+
+    def _hold(self) -> Hold:
+        assert self._daemon._intake is not None
+        return self._daemon._intake.hold()
+
+    @property
+    def quiet(self) -> timedelta:
+        return self._hold().quiet
+
+    @property
+    def since(self) -> datetime:
+        since = self._hold().since
+        assert since is not None
+        return since
+
+    def may_bring(self, before: bytes) -> bool:
+        return self._hold().expected(before)
 
 
 def _shown(card: Card) -> dict[str, Any]:

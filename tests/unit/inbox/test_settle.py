@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from watcherd.inbox.settle import Settler
-from watcherd.inbox.values import Candidate, NotYet, Signature
+from watcherd.inbox.values import Candidate, NotYet
+from watcherd.values import Signature
 
 
 def file(path: bytes = b"scan", *, size: int = 1, ctime_ns: int = 0, mtime_ns: int = 0) -> Candidate:
