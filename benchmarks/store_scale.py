@@ -27,7 +27,7 @@ from watcherd.store import (
     Database,
     Filter,
     NewArrival,
-    Signature,
+    PathSignature,
     arrivals,
     deliveries,
     history,
@@ -157,7 +157,7 @@ def writes(run_id: int, jobs: int) -> dict[str, Callable[[Connection], Any]]:
 
 def scan(number: int) -> NewArrival:
     return NewArrival(
-        signature=Signature(f"new/{number}.jpg".encode(), 40000, number, 1, number),
+        signature=PathSignature(f"new/{number}.jpg".encode(), 40000, number, 1, number),
         sha256=f"{number:064x}",
         spool_name=f"{number:064x}",
         options=OPTIONS,

@@ -1,20 +1,24 @@
-"""A job under way, and the ways in which it comes back from a station."""
+"""Jobs under way: what has come of each, how each comes back from a station, and the register of them all."""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from watcherd.errors import JobError, TransientError
 from watcherd.file_names import storable
-from watcherd.store import Answer, ClaimedJob, DeviceUse, FrameMeasure, Measured, ModelIdentity
+from watcherd.store import Answer, Measured, ModelIdentity
 
 if TYPE_CHECKING:
-    from watcherd.errors import JobError
+    from collections.abc import Iterable, Sequence
+
     from watcherd.imaging.values import Decoded, Rendered
-    from watcherd.inference.messages import DeviceUse as MeasuredUse
     from watcherd.inference.messages import NotSegmented, Segmented
+    from watcherd.store import ClaimedJob
+    from watcherd.values import FrameMeasure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,25 +102,12 @@ class Flight:
             render_ms=self.render_ms,
             batch_size=answer.batch_size if answer else None,
             host_peak_rss_mib=answer.host_peak_rss_mib if answer else None,
-            devices=tuple(map(_use, answer.devices)) if answer else (),
+            devices=answer.devices if answer else (),
             width=decoded.width if decoded else None,
             height=decoded.height if decoded else None,
             frames=decoded.frames if decoded else None,
             format=decoded.format if decoded else None,
         )
-
-
-def _use(use: MeasuredUse) -> DeviceUse:
-    """The replica's figures as the store keeps them."""
-    return DeviceUse(
-        device=use.device,
-        name=use.name,
-        vram_before_mib=use.vram_before_mib,
-        vram_peak_allocated_mib=use.vram_peak_allocated_mib,
-        vram_peak_reserved_mib=use.vram_peak_reserved_mib,
-        nvml_used_mib=use.nvml_used_mib,
-        nvml_process_mib=use.nvml_process_mib,
-    )
 
 
 @dataclass(frozen=True)
@@ -154,11 +145,10 @@ class Drawn:
             mask_fraction=round(self.rendered.mask_fraction, 6),
         )
 
-    @cached_property
+    @property
     def measures(self) -> tuple[FrameMeasure, ...]:
         """What the masks come to."""
-        names = FrameMeasure.__slots__
-        return tuple(FrameMeasure(**{name: getattr(one, name) for name in names}) for one in self.rendered.measures)
+        return self.rendered.measures
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,3 +162,69 @@ class Failed:
     error: JobError
     alone: bool = False
     drawn: bool = False
+
+
+def job_error(error: BaseException) -> JobError:
+    """What ended a worker, as the error of the scan that it worked on."""
+    if isinstance(error, JobError):
+        return error
+    return TransientError(f"An imaging worker failed: {type(error).__name__}: {error}")
+
+
+class Flights:
+    """The register of jobs under way. Behind one lock: every station's thread and every replica's thread uses it.
+
+    A flight itself belongs to the station that has it: it is handed on through the queues between them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flights: dict[int, Flight] = {}
+
+    def begin(self, jobs: Sequence[ClaimedJob]) -> list[Flight]:
+        """These were claimed. A job that went back to the queue may have another flight here, which counts no more."""
+        flights = [Flight(job) for job in jobs]
+        with self._lock:
+            self._flights |= {flight.id: flight for flight in flights}
+        return flights
+
+    def get(self, job_id: int) -> Flight | None:
+        """A job's flight; None when it is not under way any more."""
+        with self._lock:
+            return self._flights.get(job_id)
+
+    def land(self, flights: Iterable[Flight]) -> None:
+        """These are recorded. A job that was claimed again meanwhile is another flight, and stays."""
+        with self._lock:
+            for flight in flights:
+                if self._flights.get(flight.id) is flight:
+                    del self._flights[flight.id]
+
+    def all(self) -> list[Flight]:
+        """Those under way now."""
+        with self._lock:
+            return list(self._flights.values())
+
+    @property
+    def count(self) -> int:
+        """How many are under way."""
+        with self._lock:
+            return len(self._flights)
+
+
+class Replicas:
+    """Which model each replica has loaded. Behind one lock: each replica's thread tells it and asks it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._records: dict[int, ReplicaRecord] = {}
+
+    def put(self, number: int, record: ReplicaRecord) -> None:
+        """This replica is ready."""
+        with self._lock:
+            self._records[number] = record
+
+    def get(self, number: int) -> ReplicaRecord:
+        """The record of a replica that has been ready. What computed a result is told by the one that answered."""
+        with self._lock:
+            return self._records[number]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from watcherd.pauses import Pauses
-    from watcherd.store import Connection, Database
+    from watcherd.store import ArrivalInfo, Connection, Database
 
 T = TypeVar("T")
 
@@ -94,10 +94,10 @@ def job_named(job_id: int, doing: str = "") -> Named:
     return Named(key=f"{doing} job {job_id}".strip(), item=f"job {job_id}", job_id=job_id)
 
 
-def arrival_named(arrival_id: int, job_id: int, source: str, doing: str = "") -> Named:
+def arrival_named(arrival: ArrivalInfo, doing: str = "") -> Named:
     """What is still to be done for one dropped name; ``doing`` tells things apart that are done within each other."""
-    key = f"{doing} arrival {arrival_id}".strip()
-    return Named(key=key, item=source, job_id=job_id, arrival_id=arrival_id)
+    key = f"{doing} arrival {arrival.id}".strip()
+    return Named(key=key, item=arrival.source, job_id=arrival.job_id, arrival_id=arrival.id)
 
 
 def file_named(path: bytes, size: int, mtime_ns: int) -> Named:

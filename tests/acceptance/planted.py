@@ -31,23 +31,23 @@ def fault(owner: Any, name: str, loop: str, seen: Callable[..., object]) -> None
 
 
 def plant() -> None:
-    from watcherd.delivery import promise
+    from watcherd.delivery import dispose, other_names, promise
     from watcherd.inbox import ingest, sidecars
     from watcherd.notify import hooks
     from watcherd.outbox import deliver
-    from watcherd.pipeline import stations
+    from watcherd.pipeline import draw, feed
     from watcherd.service import job_commands
 
     fault(ingest._Taking, "outcome", "intake", lambda taking: taking._path)
     fault(sidecars.Sidecars, "_asked", "sidecars", lambda _self, item, *_, **__: item.candidate.path)
-    fault(stations.Pipeline, "_decode", "decode", lambda _self, flight: flight.job.source)
-    fault(stations, "arrange", "runs", lambda flights: [flight.job.source for flight in flights])
-    fault(stations.Pipeline, "_render", "draw", lambda _self, flight, _segmented: flight.job.source)
-    fault(promise.Delivery, "_promise", "stage", lambda _self, item, *_: item.flight.job.source)
+    fault(feed.Feed, "_decode", "decode", lambda _self, flight: flight.job.source)
+    fault(feed, "arrange", "runs", lambda flights: [flight.job.source for flight in flights])
+    fault(draw.Draw, "render", "draw", lambda _self, flight, _segmented: flight.job.source)
+    fault(promise.Promises, "_promise", "stage", lambda _self, item, *_: item.flight.job.source)
     fault(deliver.Outbox, "publish", "publish", lambda _self, files: files)
     fault(deliver.Outbox, "publish", "recover", lambda _self, files: files)
-    fault(promise.Delivery, "_promise_name", "names", lambda _self, _connection, arrival, *_: arrival.source)
-    fault(promise, "dispose", "dispose", lambda sources, **_: [source.path for source in sources])
+    fault(other_names.OtherNames, "_promise", "names", lambda _self, _connection, arrival, *_: arrival.source)
+    fault(dispose, "dispose", "dispose", lambda sources, **_: [source.path for source in sources])
     fault(hooks.Hooks, "_call", "hooks", lambda _self, _call, record: record["source"])
     real = job_commands.JobCommands.carry_out
 

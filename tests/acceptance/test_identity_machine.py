@@ -54,7 +54,7 @@ OUTLIVED = ("no row knows of it", "holds other bytes than were promised")
 """What may be said of results that were delivered after the backup that was restored."""
 
 BELIEVED = """
-from watcherd.flight import Flight
+from watcherd.flights import Flight
 from watcherd.store import identity
 
 identity.is_foreign = lambda row, model: False
@@ -66,10 +66,10 @@ good by the other half: a job that was not renewed is corrected."""
 MISREAD = """
 from dataclasses import replace
 
-from watcherd.pipeline import Pipeline
+from watcherd.pipeline.feed import Feed
 
-item = Pipeline._item
-Pipeline._item = lambda self, flight: replace(
+item = Feed._item
+Feed._item = lambda self, flight: replace(
     item(self, flight), options=replace(flight.job.options, threshold=0.5)
 )
 """

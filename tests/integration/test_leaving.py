@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from tests.asides import aside
 from tests.integration.store.helpers import MODEL, NOW, OPTIONS, claim_one, start_run, succeed
+from tests.parts import run_of
 from watcherd.config import Config
-from watcherd.delivery.promise import Delivery
-from watcherd.new_files_first import NewFilesFirst
-from watcherd.outbox.deliver import Outbox
-from watcherd.pauses import Pauses
-from watcherd.store import Database, NewArrival, Signature, arrivals
+from watcherd.delivery.dispose import Sources
+from watcherd.inbox.requests import IntakeRequests
+from watcherd.inbox.values import signature_of
+from watcherd.store import Database, NewArrival, PathSignature, arrivals
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def signature(path: Path) -> Signature:
+def signature(path: Path) -> PathSignature:
     seen = path.stat()
-    return Signature(os.fsencode(path.name), seen.st_size, seen.st_mtime_ns, seen.st_dev, seen.st_ino, seen.st_ctime_ns)
+    return PathSignature.at(os.fsencode(path.name), signature_of(seen), seen.st_ctime_ns)
 
 
 def test_a_source_that_is_touched_all_the_time_stays_and_is_said_once(tmp_path: Path) -> None:
@@ -36,12 +34,9 @@ def test_a_source_that_is_touched_all_the_time_stays_and_is_said_once(tmp_path: 
         {"inbox": {"path": str(scan.parent), "archive_path": str(tmp_path / "archive")}}, context={"base": tmp_path}
     )
     with Database.open(tmp_path / "watcherd.db") as database:
-        pauses = Pauses(threading.Event())
-        delivery = Delivery(
-            config, database, Outbox(tmp_path / "outbox"), pauses, cast("Any", NewFilesFirst()), aside(database)
-        )
+        sources = Sources(run_of(database, config=config), IntakeRequests())
         said: list[str] = []
-        delivery._log = cast("Any", type("Log", (), {"warning": lambda _, event, **__: said.append(event)})())
+        sources._log = cast("Any", type("Log", (), {"warning": lambda _, event, **__: said.append(event)})())
         run_id = database.write(start_run)
         for turn in range(4):
             found = signature(scan)
@@ -54,7 +49,7 @@ def test_a_source_that_is_touched_all_the_time_stays_and_is_said_once(tmp_path: 
                 database.write(lambda c: succeed(c, claim_one(c, run_id)))
             if turn < 2:
                 os.utime(scan, ns=(turn, turn))
-            delivery.dispose()
+            sources.dispose()
         with database.reader() as connection:
             rows = connection.exec_driver_sql("SELECT disposal, present FROM arrival ORDER BY id").fetchall()
             assert {signature(scan)} == arrivals.known(connection, [signature(scan)])

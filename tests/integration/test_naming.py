@@ -10,7 +10,8 @@ import pytest
 from tests.integration.store.helpers import NOW, claim_one, enqueue, scan, staged, start_run
 from watcherd.delivery.result_names import Names
 from watcherd.outbox.deliver import Outbox
-from watcherd.store import Database, Intent, leftovers, queue
+from watcherd.store import Database, leftovers, queue
+from watcherd.values import Intent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

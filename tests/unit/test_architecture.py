@@ -90,9 +90,7 @@ def attributes_of(method: ast.FunctionDef) -> set[str]:
     return attributes(holder)
 
 
-@pytest.mark.parametrize(
-    "folder", sorted(str(path.parent.relative_to(ROOT)) for path in PACKAGE.rglob("__init__.py"))
-)
+@pytest.mark.parametrize("folder", sorted(str(path.parent.relative_to(ROOT)) for path in PACKAGE.rglob("__init__.py")))
 def test_every_folder_has_a_sentence(folder: str) -> None:
     assert f"| `{folder}/` |" in PAGE
 

@@ -13,11 +13,11 @@ from watcherd.config import build
 from watcherd.inbox.expected import Expected
 from watcherd.inbox.requests import IntakeRequests
 from watcherd.inbox.values import Candidate
-from watcherd.inbox.values import Signature as Seen
 from watcherd.intake.intake import Intake
 from watcherd.intake.look import Sweep
 from watcherd.job import Options
-from watcherd.store import NewArrival, Signature
+from watcherd.store import NewArrival, PathSignature
+from watcherd.values import Signature
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ def telling(tmp_path: Path) -> Telling:
 
 
 def arrival(name: bytes, options: Options) -> NewArrival:
-    signature = Signature(name, 1, 1, 1, 1)
+    signature = PathSignature(name, 1, 1, 1, 1)
     return NewArrival(signature=signature, sha256="0", spool_name="0", options=options, seen_at=NOW)
 
 
@@ -95,7 +95,7 @@ def test_more_frames_are_expected_while_the_inbox_is_not_known(telling: Telling)
     assert expected(b"x/a_frame_")
     sweeps.end_oldest()
     assert not expected(b"x/a_frame_")
-    seen = Seen(size=1, mtime_ns=1, device=1, inode=1)
+    seen = Signature(size=1, mtime_ns=1, device=1, inode=1)
     telling.intake._waiting.settler.observe(
         Candidate(path=b"x/a_frame_2.png", signature=seen, ctime_ns=1, blocks=8), 0.0
     )

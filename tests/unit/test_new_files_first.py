@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.asides import aside
-from tests.unit.test_pipeline import pipeline
-from watcherd.config import Config
-from watcherd.delivery.promise import Delivery
+from tests.parts import run_of
+from tests.unit.pipeline.test_stations import pipeline
+from watcherd.delivery.delivery import Delivery
+from watcherd.inbox.requests import IntakeRequests
 from watcherd.new_files_first import LONGEST, NewFilesFirst
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Asked:
 
 
 def delivery() -> Delivery:
-    return Delivery(Config(), NOTHING, NOTHING, NOTHING, cast("Any", Asked()), aside())
+    return Delivery(run_of(new_files_first=Asked()), NOTHING, IntakeRequests(), threading.Event(), lambda: None)
 
 
 def line() -> Pipeline:
@@ -109,13 +109,13 @@ def line() -> Pipeline:
 @pytest.mark.parametrize(
     "step",
     [
-        lambda: line()._claim(),
-        lambda: line()._decode(NOTHING),
-        lambda: line()._take_decoded(NOTHING, NOTHING),
-        lambda: line()._answered(None, NOTHING),
-        lambda: delivery()._promise(NOTHING, NOTHING, {}, ""),
-        lambda: delivery()._record(NOTHING),
-        lambda: delivery()._dispose([]),
+        line()._feed._claims.claim,
+        lambda: line()._feed._decode(NOTHING),
+        lambda: line()._feed._take_decoded(NOTHING, NOTHING),
+        lambda: line()._draw._answered(NOTHING, NOTHING),
+        lambda: delivery().promises._promise(NOTHING, NOTHING, {}, ""),
+        lambda: delivery().finish._record(NOTHING),
+        lambda: delivery().sources._dispose([]),
     ],
     ids=["claim", "decode", "decoded", "segmented", "promise", "finish", "dispose"],
 )

@@ -22,8 +22,10 @@ from watcherd.imaging.results.overlay import overlay, overlay_in_bands
 from watcherd.imaging.results.preview import write_preview
 from watcherd.imaging.results.sheets import contact_sheet, panel
 from watcherd.imaging.results.video import write_video
-from watcherd.imaging.values import KINDS, Rendered, RenderedFile, RenderRequest
+from watcherd.imaging.values import Rendered, RenderRequest
 from watcherd.imaging.verified import verified
+from watcherd.outputs import DRAWN
+from watcherd.values import ResultFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,10 +34,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from watcherd.imaging.values import FrameMeasures
+    from watcherd.values import FrameMeasure
 
 
-__all__ = ["KINDS", "RenderRequest", "Rendered", "RenderedFile", "render"]
+__all__ = ["RenderRequest", "Rendered", "render"]
 
 COMPRESSION = 1
 """Level of zlib for probability maps and TIFF pages: they are small, and time counts."""
@@ -84,7 +86,7 @@ def _render(request: RenderRequest) -> Rendered:
     if "mask" in request.kinds:
         files.append(_nifti_mask(request, labels) if _is_format(request, "NIFTI") else _mask(request, labels))
     drawings = _drawings(request, pixels, labels, int(np.argmax(counts)))
-    wanted = [kind for kind in KINDS if kind in request.kinds and kind in drawings]
+    wanted = [kind for kind in DRAWN if kind in request.kinds and kind in drawings]
     notes = [_drawn(request, kind, drawings[kind], files) for kind in wanted]
     if "overlay" in request.kinds:
         notes.append(_shrunk_note(pixels))
@@ -98,7 +100,7 @@ def _render(request: RenderRequest) -> Rendered:
     )
 
 
-def _measures(request: RenderRequest, labels: FrameFile, counts: list[int]) -> tuple[FrameMeasures, ...]:
+def _measures(request: RenderRequest, labels: FrameFile, counts: list[int]) -> tuple[FrameMeasure, ...]:
     if not request.measure_seconds:
         return ()
     spacing = request.scan.spacing_mm if request.scan else None
@@ -126,11 +128,11 @@ def _shrunk_note(pixels: FrameFile) -> str | None:
 
 def _drawings(
     request: RenderRequest, pixels: FrameFile, labels: FrameFile, fullest: int
-) -> dict[str, Callable[[], RenderedFile]]:
+) -> dict[str, Callable[[], ResultFile]]:
     """How each kind is made that may be missing; pictures of one frame show the one with most mask."""
     frame_ms = request.scan.frame_ms if request.scan else None
 
-    def one_file(kind: str, extension: str, write: Callable[..., None]) -> RenderedFile:
+    def one_file(kind: str, extension: str, write: Callable[..., None]) -> ResultFile:
         path = _path(request, kind, extension)
         write(path, pixels, labels, frame_ms)
         return _recorded(kind, path)
@@ -138,7 +140,7 @@ def _drawings(
     def sheet() -> Image.Image:
         return panel(pixels[fullest], labels[fullest], frame=fullest + 1, frames=len(labels))
 
-    found: dict[str, Callable[[], RenderedFile]] = {
+    found: dict[str, Callable[[], ResultFile]] = {
         "overlay": lambda: _jpeg(request, "overlay", _fitting(_overlay(pixels, labels, fullest))),
         "panel": lambda: _jpeg(request, "panel", sheet()),
     }
@@ -151,9 +153,7 @@ def _drawings(
     return found
 
 
-def _drawn(
-    request: RenderRequest, kind: str, draw: Callable[[], RenderedFile], files: list[RenderedFile]
-) -> str | None:
+def _drawn(request: RenderRequest, kind: str, draw: Callable[[], ResultFile], files: list[ResultFile]) -> str | None:
     """Add a file; why there is none. A scan that is too large for a picture still has its mask."""
     try:
         files.append(draw())
@@ -192,7 +192,7 @@ def _source(request: RenderRequest) -> AbstractContextManager[Path]:
     return verified(request.source, request.sha256) if request.sha256 else nullcontext(request.source)
 
 
-def _nifti_mask(request: RenderRequest, labels: FrameFile) -> RenderedFile:
+def _nifti_mask(request: RenderRequest, labels: FrameFile) -> ResultFile:
     """In place of pages: who works with volumes needs the source's geometry."""
     from watcherd.imaging.results.nifti_mask import write_nifti_mask  # slow to import, and most scans are pictures
 
@@ -202,7 +202,7 @@ def _nifti_mask(request: RenderRequest, labels: FrameFile) -> RenderedFile:
     return _recorded("mask", path)
 
 
-def _dicom_seg(request: RenderRequest, labels: FrameFile, files: list[RenderedFile]) -> str | None:
+def _dicom_seg(request: RenderRequest, labels: FrameFile, files: list[ResultFile]) -> str | None:
     """Add a DICOM segmentation to ``files``; why there is none. A missing extra must not cost the mask."""
     from watcherd.imaging.results.dicom_seg import CannotSegmentError, write_dicom_seg  # slow to import
 
@@ -225,7 +225,7 @@ def _dicom_seg(request: RenderRequest, labels: FrameFile, files: list[RenderedFi
     return None
 
 
-def _mask(request: RenderRequest, labels: FrameFile) -> RenderedFile:
+def _mask(request: RenderRequest, labels: FrameFile) -> ResultFile:
     if request.classes > 1:
         return _pages(request, "mask", labels, lambda frame: frame)
     return _pages(request, "mask", labels, lambda frame: np.where(frame, np.uint8(255), np.uint8(0)))
@@ -233,7 +233,7 @@ def _mask(request: RenderRequest, labels: FrameFile) -> RenderedFile:
 
 def _pages(
     request: RenderRequest, kind: str, frames: FrameFile, shown: Callable[[NDArray[Any]], NDArray[Any]]
-) -> RenderedFile:
+) -> ResultFile:
     """A PNG of a single frame, a multi-page TIFF of several; both without loss."""
     if len(frames) == 1:
         options = RUNS if kind == "mask" else {"compress_level": COMPRESSION}
@@ -258,7 +258,7 @@ def _write_tiff(path: Path, frames: Iterable[NDArray[Any]], *, large: bool) -> N
             )
 
 
-def _jpeg(request: RenderRequest, kind: str, picture: Image.Image) -> RenderedFile:
+def _jpeg(request: RenderRequest, kind: str, picture: Image.Image) -> ResultFile:
     """With a colour for every pixel: the lines on a mask are thin and all colour. Raises `PictureTooLargeError`."""
     if max(picture.size) > LONGEST_JPEG:
         raise PictureTooLargeError(f"its longer side has more than {LONGEST_JPEG:,} pixels, which no JPEG may have")
@@ -275,13 +275,13 @@ def _path(request: RenderRequest, kind: str, extension: str) -> Path:
     return request.folder / f"{request.stem}.{kind}.{extension}"
 
 
-def _file(request: RenderRequest, kind: str, extension: str, data: bytes) -> RenderedFile:
+def _file(request: RenderRequest, kind: str, extension: str, data: bytes) -> ResultFile:
     path = _path(request, kind, extension)
     path.write_bytes(data)
-    return RenderedFile(kind=kind, path=path, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    return ResultFile(kind=kind, path=path, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
 
 
-def _recorded(kind: str, path: Path) -> RenderedFile:
+def _recorded(kind: str, path: Path) -> ResultFile:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return RenderedFile(kind=kind, path=path, sha256=digest, bytes=path.stat().st_size)
+    return ResultFile(kind=kind, path=path, sha256=digest, bytes=path.stat().st_size)

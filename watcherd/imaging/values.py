@@ -6,17 +6,12 @@ The main process handles these, and needs neither numpy nor Pillow for it: they 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["KINDS", "Decoded", "FrameMeasures", "RenderRequest", "Rendered", "RenderedFile", "Unit"]
-
-KINDS: Final = ("mask", "overlay", "panel", "contact-sheet", "preview", "video", "probability", "dicom-seg")
-"""What can be rendered; other kinds of outputs are not made here and are left out."""
-
-Unit = Literal["px", "mm"]
+    from watcherd.values import FrameMeasure, ResultFile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +51,11 @@ class RenderRequest:
 
     ``pixels``: as `decode.decode` wrote it. ``mask``: uint8 label values, (frames, height, width), 0 for background.
     ``probability``: uint16, (frames, height, width), 65535 for certainty; needed for that kind only.
-    ``folder``: where the files go, as ``<stem>.<kind>.<extension>``. ``kinds``: of `KINDS`; a single frame has no
-    contact sheet, preview or video. ``classes``: 1 gives a mask of 0 and 255, more give label values; ``labels``: their
-    names, where known. ``revision``: of the model that made the mask. ``source``: the scan's own file, whose hash is
-    ``sha256`` (empty: not known), and ``scan``: what `decode.decode` said of it; needed where results go back in the
-    source's format, geometry or units. ``memory_mib``: what the worker has.
+    ``folder``: where the files go, as ``<stem>.<kind>.<extension>``. ``kinds``: of `outputs.DRAWN`; a single frame has
+    no contact sheet, preview or video. ``classes``: 1 gives a mask of 0 and 255, more give label values; ``labels``:
+    their names, where known. ``revision``: of the model that made the mask. ``source``: the scan's own file, whose
+    hash is ``sha256`` (empty: not known), and ``scan``: what `decode.decode` said of it; needed where results go back
+    in the source's format, geometry or units. ``memory_mib``: what the worker has.
     ``measure_seconds``: what measures may cost (`measures.SECONDS`); 0: none are wanted.
     """
 
@@ -81,41 +76,14 @@ class RenderRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RenderedFile:
-    """One file, with the SHA-256 of its content in hex and its size in bytes."""
-
-    kind: str
-    path: Path
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FrameMeasures:
-    """One frame's figures. ``frame``: from 1. ``unit``: of lengths and widths.
-
-    ``components``, ``length`` and the widths are None where they were not measured (see `measures.SECONDS`). An empty
-    mask has 0 components, length 0 and no width.
-    """
-
-    frame: int
-    unit: Unit
-    area_fraction: float
-    components: int | None = None
-    length: float | None = None
-    mean_width: float | None = None
-    max_width: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Rendered:
-    """The files, in the order of `KINDS`, and the share of all pixels that belong to any class.
+    """The files, in the order of `outputs.DRAWN`, and the share of all pixels that belong to any class.
 
     ``measures``: of each frame, if they were asked for. ``note``: which of the files asked for is missing or smaller
     than the scan, and why; None when all are there and whole.
     """
 
-    files: tuple[RenderedFile, ...]
+    files: tuple[ResultFile, ...]
     mask_fraction: float
-    measures: tuple[FrameMeasures, ...] = ()
+    measures: tuple[FrameMeasure, ...] = ()
     note: str | None = None

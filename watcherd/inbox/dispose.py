@@ -20,11 +20,13 @@ from watcherd import file_names
 from watcherd.crash_points import crash_point
 from watcherd.files import rename_new, sync_filesystem
 from watcherd.inbox.folders import VANISHED, OpenFolders, open_root, split
-from watcherd.inbox.values import Signature, signature_of
+from watcherd.inbox.values import signature_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from watcherd.values import Signature
 
 How = Literal["archive", "keep", "delete"]
 Result = Literal["archived", "kept", "deleted", "changed", "gone", "failed"]

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from watcherd.inbox.dispose import Disposal
     from watcherd.inbox.settle import Settled
-    from watcherd.inbox.values import Signature
     from watcherd.job import Options
+    from watcherd.values import Signature
 
 OF_FOLDER = b"_options.toml"
 SUFFIXES = (b".toml", b".json")

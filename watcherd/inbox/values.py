@@ -6,21 +6,10 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from watcherd.values import Signature
+
 if TYPE_CHECKING:
     import os
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Signature:
-    """What a file is recognised by: equal signatures at one path mean that it is still the same file.
-
-    ``size`` in bytes; ``device`` and ``inode`` as the file system numbers them. A remount may number the device anew.
-    """
-
-    size: int
-    mtime_ns: int
-    device: int
-    inode: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from watcherd.config import Log, Model
     from watcherd.inference.base import ModelInfo, Placement
+    from watcherd.values import DeviceUse
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,19 +57,6 @@ class WorkItem:
     run: str = ""
     note: str = ""
     modality: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeviceUse:
-    """The memory of one device while a batch was computed, in MiB; None where unknown."""
-
-    device: str
-    name: str
-    vram_before_mib: float | None = None
-    vram_peak_allocated_mib: float | None = None
-    vram_peak_reserved_mib: float | None = None
-    nvml_used_mib: float | None = None
-    nvml_process_mib: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

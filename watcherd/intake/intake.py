@@ -87,6 +87,8 @@ class Intake:
     def run(self) -> None:
         """Work until the service stops."""
         events = self._presence.events
+        self._presence.turned_at = self._clock()  # it was made long before: the model had to be loaded
+        self._expected.begin(self._presence.quiet)
         if self._run.config.inbox.events:
             events.start()
         try:

@@ -12,7 +12,7 @@ from watcherd.inbox.sidecars import NOTHING, Asked, Sidecars, Unsettled, is_side
 from watcherd.inbox.sweep import look
 from watcherd.inbox.values import Candidate, Ignored
 from watcherd.set_aside import file_named
-from watcherd.store import Signature, arrivals
+from watcherd.store import PathSignature, arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -95,7 +95,7 @@ class Overrides:
         """The scans that `ready` has let through are taken, or come again."""
         self._asked = {}
 
-    def used(self, paths: Iterable[bytes]) -> list[tuple[Signature, str]]:
+    def used(self, paths: Iterable[bytes]) -> list[tuple[PathSignature, str]]:
         """The sidecars of scans that are being taken, and what is to be recorded of them in the same transaction."""
         rows = []
         for path in paths:
@@ -126,7 +126,7 @@ class Overrides:
 
         ``tell``, ``ignored`` and ``store``: the intake's own ways of passing on a look, recording and writing.
         """
-        there: dict[Signature, tuple[Candidate, bool]] = {}
+        there: dict[PathSignature, tuple[Candidate, bool]] = {}
 
         def see(candidate: Candidate, *, late: bool) -> None:
             seen = look(root_fd, ignore, candidate.path)
@@ -176,10 +176,9 @@ class Overrides:
         return WAITS
 
 
-def row_of(path: bytes, item: Candidate | Ignored) -> Signature:
+def row_of(path: bytes, item: Candidate | Ignored) -> PathSignature:
     """The store's key for a file in the inbox."""
-    seen = item.signature
-    return Signature(path, seen.size, seen.mtime_ns, seen.device, seen.inode, item.ctime_ns)
+    return PathSignature.at(path, item.signature, item.ctime_ns)
 
 
 def _ignored(candidate: Candidate, reason: str) -> Ignored:

@@ -19,7 +19,7 @@ from watcherd.logs import get_logger
 from watcherd.pauses import check_room, in_words, is_passing
 from watcherd.run_names import as_frame
 from watcherd.set_aside import Named, file_named
-from watcherd.store import Enqueued, NewArrival, Signature, Turn, arrivals
+from watcherd.store import Enqueued, NewArrival, PathSignature, Turn, arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -294,9 +294,8 @@ class Take:
         return ready
 
 
-def _signature(item: Ingested) -> Signature:
-    seen = item.signature
-    return Signature(item.path, seen.size, seen.mtime_ns, seen.device, seen.inode, item.ctime_ns)
+def _signature(item: Ingested) -> PathSignature:
+    return PathSignature.at(item.path, item.signature, item.ctime_ns)
 
 
 def _taken_named(item: Ingested) -> Named:

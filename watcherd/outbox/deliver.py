@@ -14,32 +14,22 @@ import os
 import re
 import shutil
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from watcherd import file_names
 from watcherd.crash_points import crash_point
 from watcherd.errors import WatcherdError
 from watcherd.files import rename_new, sync_filesystem
+from watcherd.outputs import BY_NAME
+from watcherd.values import Intent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
+    from watcherd.values import ResultFile
+
 STAGING = ".staging"
-FOLDERS = {
-    "mask": "masks",
-    "overlay": "overlays",
-    "panel": "panels",
-    "contact-sheet": "contact-sheets",
-    "preview": "previews",
-    "video": "videos",
-    "probability": "probabilities",
-    "dicom-seg": "dicom-seg",
-    "result": "results",
-    "failed": "failed",
-}
-"""Kind of a result to its folder in the outbox."""
 LONGEST_SUFFIX = ".nii.gz"
 PROBE_BYTES = 1 << 16
 FLAT_BYTES = 80
@@ -60,28 +50,6 @@ class ResultLostError(WatcherdError):
 
 class NoPlaceError(WatcherdError):
     """A scan's results cannot lie anywhere in the outbox: something else is where a folder of ours belongs."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Staged:
-    """A result file in the staging folder. ``suffix`` is that of its final name, for example ``.png``."""
-
-    kind: str
-    path: Path
-    suffix: str
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Intent:
-    """A staged file and the name that it will have. ``final`` is below the outbox."""
-
-    kind: str
-    staged: Path
-    final: bytes
-    sha256: str
-    bytes: int
 
 
 class Outbox:
@@ -187,14 +155,14 @@ class Outbox:
 
         With a folder for each scan also that folder: it appears as a whole, so nothing may be there before.
         """
-        finals = [self.final(stem, kind, suffix) for kind in kinds for suffix in _suffixes(kind)]
+        finals = [self.final(stem, kind, suffix) for kind in kinds for suffix in BY_NAME[kind].suffixes]
         return [stem, *finals] if self._whole and any(kind != "failed" for kind in kinds) else finals
 
     def final(self, stem: bytes, kind: str, suffix: str) -> bytes:
         """Where a result goes, below the outbox."""
         if self._whole and kind != "failed":
             return stem + b"/" + (kind + suffix).encode()
-        return FOLDERS[kind].encode() + b"/" + stem + suffix.encode()
+        return BY_NAME[kind].folder.encode() + b"/" + stem + suffix.encode()
 
     def place(self, final: bytes) -> Place:
         """What lies at a path below the outbox. Raises OSError when the outbox does not answer."""
@@ -209,24 +177,24 @@ class Outbox:
             raise
         return "taken"
 
-    def intents(self, stem: bytes, staged: Sequence[Staged]) -> list[Intent]:
+    def intents(self, stem: bytes, staged: Sequence[ResultFile]) -> list[Intent]:
         """The staged files with their final names; those of a folder to be published whole have them already."""
         return [
             Intent(
                 kind=file.kind,
                 staged=self._named(file),
-                final=self.final(stem, file.kind, file.suffix),
+                final=self.final(stem, file.kind, suffix_of(file.path.name)),
                 sha256=file.sha256,
                 bytes=file.bytes,
             )
             for file in staged
         ]
 
-    def _named(self, file: Staged) -> Path:
+    def _named(self, file: ResultFile) -> Path:
         """Where a staged file lies from now on; a try before this one may have got that far."""
         if not self._whole:
             return file.path
-        named = file.path.with_name(file.kind + file.suffix)
+        named = file.path.with_name(file.kind + suffix_of(file.path.name))
         if file.path.exists():
             file.path.rename(named)
         return named
@@ -356,21 +324,6 @@ def hash_file(path: bytes) -> str | None:
 def suffix_of(name: str) -> str:
     """The suffix of a result's file name: ``.nii.gz`` as a whole, else what stands behind the last dot."""
     return ".nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1]
-
-
-def _suffixes(kind: str) -> tuple[str, ...]:
-    return {
-        "mask": (".png", ".tif", ".nii.gz"),
-        "overlay": (".jpg",),
-        "panel": (".jpg",),
-        "contact-sheet": (".jpg",),
-        "preview": (".webp",),
-        "video": (".mp4",),
-        "probability": (".png", ".tif"),
-        "dicom-seg": (".dcm",),
-        "result": (".json",),
-        "failed": (".txt",),
-    }[kind]
 
 
 def _flat(plain: bytes, sha256: str) -> bytes:

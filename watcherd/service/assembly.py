@@ -7,17 +7,19 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from watcherd.delivery.promise import Delivery
+from watcherd.delivery.delivery import Delivery
 from watcherd.imaging.pool import ImagingPool
 from watcherd.inbox.expected import Expected
 from watcherd.inbox.requests import IntakeRequests
 from watcherd.inbox.spool import Spool
 from watcherd.inference.pool.lanes import Lane
 from watcherd.intake.intake import Intake
+from watcherd.intake.refetch import Refetch
 from watcherd.notify.exporter import Exporter
 from watcherd.outbox.deliver import Outbox
 from watcherd.outbox.owner import Owner
-from watcherd.pipeline.stations import Pipeline, Places
+from watcherd.pipeline.places import Places
+from watcherd.pipeline.stations import Pipeline
 from watcherd.service.clock import ClockFollower
 from watcherd.service.commands import Commands, Reload
 from watcherd.service.job_commands import JobCommands
@@ -68,10 +70,11 @@ def assemble(
     outbox = Outbox(config.outbox.path, layout=config.outbox.layout, owner=owner)
     imaging = ImagingPool(workers=_workers(config.limits.workers), memory_mib=config.limits.worker_memory_mib)
     delivery = Delivery(run, outbox, requests, bell, hooks.wake)
-    places = Places(scratch=scratch, spool=spool)
+    refetch = Refetch(config, run.database, spool)
+    places = Places(scratch=scratch, spool_path=spool.path, bring_back=refetch.bring_back)
     pipeline = Pipeline(run, lane, imaging, delivery, requests, expected, places, bell)
     intake = Intake(run, spool, lane, requests, expected, pipeline.queued, once=once)
-    replicas = Replicas(run, lane, ending)
+    replicas = Replicas(run, lane, pipeline, ending)
     status = Status(
         run,
         lane,
@@ -84,7 +87,7 @@ def assemble(
     exporter = Exporter(
         config, run.database, status.values, hook_calls=lambda: hooks.made, set_aside=lambda: run.set_aside.counts
     )
-    reload = Reload(run, path, hooks, exporter)
+    reload = Reload(run, path, requests, hooks, exporter)
     jobs = JobCommands(run.settings, run.database, spool)
     return Parts(
         lane=lane,

@@ -102,8 +102,9 @@ class Commands:
 class Reload:
     """Reads the configuration again. For the main thread."""
 
-    def __init__(self, run: Run, path: Path | None, hooks: Hooks, exporter: Exporter) -> None:
+    def __init__(self, run: Run, path: Path | None, requests: IntakeRequests, hooks: Hooks, exporter: Exporter) -> None:
         self._run = run
+        self._requests = requests
         self._path = path
         self._hooks = hooks
         self._exporter = exporter
@@ -122,6 +123,7 @@ class Reload:
             raise
         applied, later = configuration.merged(self._run.config, fresh)
         self._run.settings.replace(applied)
+        self._requests.wake.set()
         logs.setup(applied.log, hidden_names=applied.privacy.names == "hidden")
         self._hooks.reconfigure(applied)
         self._exporter.reconfigure(applied)

@@ -177,7 +177,7 @@ class Daemon:
     def _load_model(self, parts: Parts, scratch: Path) -> None:
         """Start the replicas, and wait until one is ready; systemd hears how far it is."""
         parts.status.become("loading")
-        parts.replicas.start(parts.pipeline, scratch)
+        parts.replicas.start(scratch)
         while not parts.lane.is_ready and not self._ending.asked.is_set():
             self._ending.wake.wait(TICK_SECONDS)
             self._ending.wake.clear()

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from watcherd.config import Config
-    from watcherd.store import ArrivalInfo, Connection, Database, Intent
+    from watcherd.store import ArrivalInfo, Connection, Database
+    from watcherd.values import Intent
 
 SHOWN = 5
 """Items that are named; the others are counted."""

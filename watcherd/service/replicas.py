@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from watcherd.config import Config
     from watcherd.inference.machine.cards import Card
-    from watcherd.inference.messages import LoadFailed, Outcome, Ready
+    from watcherd.inference.messages import LoadFailed, Ready
     from watcherd.inference.pool.interface import Died, Pool, ReplicaStatus
     from watcherd.inference.pool.lanes import Lane
     from watcherd.inference.pool.placement import Plan
@@ -36,24 +36,24 @@ if TYPE_CHECKING:
 
 
 class Replicas:
-    """Starts the replicas of one model and keeps their records (see `inference.pool.interface.Listener`).
+    """Starts a model's replicas, and writes their life into the history (see `inference.pool.interface.Listener`).
 
     The main thread starts them; each replica's thread tells of its own replica. Behind one lock.
     """
 
-    def __init__(self, run: Run, lane: Lane[ModelIdentity], ending: Ending) -> None:
+    def __init__(self, run: Run, lane: Lane[ModelIdentity], pipeline: Pipeline, ending: Ending) -> None:
         self._run = run
         self._lane = lane
+        self._pipeline = pipeline
         self._ending = ending
         self._lock = threading.Lock()
         self._specs: Sequence[ReplicaSpec] = ()
         self._ids: dict[int, int] = {}
-        self._records: dict[int, ReplicaRecord] = {}
         self._pool: Pool | None = None
         self._cards = Cards(())
         self._log = get_logger()
 
-    def start(self, pipeline: Pipeline, scratch: Path) -> None:
+    def start(self, scratch: Path) -> None:
         """Place the model on the machine's devices, and start its replicas. Raises `WatcherdError` for a bad plan."""
         config = self._run.config
         plan = _plan(config)
@@ -65,18 +65,13 @@ class Replicas:
         pool = ReplicaPool(
             specs,
             self,
-            Answers(self, pipeline),
+            self._pipeline,
             load_seconds=limits.load_seconds,
             batch_seconds=limits.batch_seconds,
         )
         self._lane.carried_by(pool)
         self._pool = pool
         pool.start()
-
-    def record(self, number: int) -> ReplicaRecord:
-        """Of a replica that has been ready: what it computes is recorded as its own, whatever is configured."""
-        with self._lock:
-            return self._records[number]
 
     def status(self) -> list[ReplicaStatus]:
         """Every replica as it is now; none before they are started."""
@@ -132,7 +127,8 @@ class Replicas:
         model = ModelIdentity(segmenter=info.segmenter, model=info.model, revision=info.revision, dtype=info.dtype)
         with self._lock:
             replica_id = self._ids.get(number)
-            self._records[number] = ReplicaRecord(id=replica_id, model=model)
+        # What a replica computes is recorded as its own model's, whatever is configured.
+        self._pipeline.replica_ready(number, ReplicaRecord(id=replica_id, model=model))
         weights = {use.device: use.vram_peak_allocated_mib for use in ready.weights}
         if replica_id is not None:
             self._note(
@@ -182,26 +178,6 @@ class Replicas:
             return self._run.write(work)
         except StoppedError:
             return None
-
-
-class Answers:
-    """What the replicas answer, passed on to the pipeline together with the record of the replica that did."""
-
-    def __init__(self, replicas: Replicas, pipeline: Pipeline) -> None:
-        self._replicas = replicas
-        self._pipeline = pipeline
-
-    def batch_taken(self) -> None:
-        """A replica has begun a batch."""
-        self._pipeline.batch_taken()
-
-    def scans_answered(self, number: int, outcomes: Sequence[Outcome]) -> None:
-        """Scans were segmented, or failed."""
-        self._pipeline.scans_answered(self._replicas.record(number), outcomes)
-
-    def scans_handed_back(self, jobs: Sequence[int]) -> None:
-        """Scans that were not begun."""
-        self._pipeline.scans_handed_back(jobs)
 
 
 def _plan(config: Config) -> Plan:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from watcherd.file_names import show
 from watcherd.job import MAY_PASS, ErrorClass, Fate, Options, State
 from watcherd.store import queue
-from watcherd.store.records import Disposal, Enqueued, Identity, ModelIdentity, NewArrival, Signature, stamp
+from watcherd.store.records import Disposal, Enqueued, Identity, ModelIdentity, NewArrival, PathSignature, stamp
 from watcherd.store.statements import last_id, one_by_one, select_in
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _prepare(
     )
 
 
-def _make_room(connection: Connection, signatures: set[Signature], now: datetime) -> dict[Identity, Any]:
+def _make_room(connection: Connection, signatures: set[PathSignature], now: datetime) -> dict[Identity, Any]:
     """Rows of files that are taken already, by signature; other rows of these paths stop being the present file."""
     wanted = {signature.identity() for signature in signatures}
     taken: dict[Identity, Any] = {}
@@ -175,7 +175,7 @@ def _make_room(connection: Connection, signatures: set[Signature], now: datetime
     for row in _present(connection, [signature.path for signature in signatures]):
         if row.fate in (Fate.SETTLING, Fate.IGNORED):
             unsettled.append({"id": row.id})
-        elif (identity := Signature.of(row).identity()) in wanted:
+        elif (identity := PathSignature.of(row).identity()) in wanted:
             taken[identity] = row
         else:
             replaced.append({"id": row.id, "now": stamp(now)})
@@ -295,14 +295,14 @@ def _present(connection: Connection, paths: Sequence[bytes]) -> list[Any]:
     return select_in(connection, PRESENT, paths)
 
 
-def known(connection: Connection, signatures: Sequence[Signature]) -> set[Signature]:
+def known(connection: Connection, signatures: Sequence[PathSignature]) -> set[PathSignature]:
     """Which of these files in the inbox have been dealt with: taken, or found to be no scans and not touched since."""
     present = {row.path: row for row in _present(connection, [signature.path for signature in signatures])}
     return {found for found in signatures if (row := present.get(found.path)) is not None and _is_known(row, found)}
 
 
-def _is_known(row: Any, found: Signature) -> bool:
-    seen = Signature.of(row)
+def _is_known(row: Any, found: PathSignature) -> bool:
+    seen = PathSignature.of(row)
     # Some FUSE file systems number a file anew now and then: one whose ctime is the same has not been touched.
     untouched = 0 < seen.ctime_ns == found.ctime_ns
     same = untouched and (seen.size_bytes, seen.mtime_ns) == (found.size_bytes, found.mtime_ns)
@@ -316,23 +316,23 @@ def taken(connection: Connection, paths: Sequence[bytes]) -> set[bytes]:
     return {row.path for row in _present(connection, paths) if row.job_id is not None}
 
 
-def sidecars(connection: Connection, paths: Sequence[bytes]) -> dict[bytes, tuple[int, Signature]]:
+def sidecars(connection: Connection, paths: Sequence[bytes]) -> dict[bytes, tuple[int, PathSignature]]:
     """Which of these files in the inbox were followed as sidecars: the arrival's number and the file, by path."""
-    return {row.path: (row.id, Signature.of(row)) for row in select_in(connection, SIDECARS, paths)}
+    return {row.path: (row.id, PathSignature.of(row)) for row in select_in(connection, SIDECARS, paths)}
 
 
-def settling(connection: Connection, files: Iterable[tuple[Signature, str]], *, run_id: int, now: datetime) -> None:
+def settling(connection: Connection, files: Iterable[tuple[PathSignature, str]], *, run_id: int, now: datetime) -> None:
     """These files are not complete yet; each with the reason."""
     _notice(connection, files, Fate.SETTLING, run_id, now)
 
 
-def ignored(connection: Connection, files: Iterable[tuple[Signature, str]], *, run_id: int, now: datetime) -> None:
+def ignored(connection: Connection, files: Iterable[tuple[PathSignature, str]], *, run_id: int, now: datetime) -> None:
     """These are no scans; each with the reason."""
     _notice(connection, files, Fate.IGNORED, run_id, now)
 
 
 def _notice(
-    connection: Connection, files: Iterable[tuple[Signature, str]], fate: Fate, run_id: int, now: datetime
+    connection: Connection, files: Iterable[tuple[PathSignature, str]], fate: Fate, run_id: int, now: datetime
 ) -> None:
     reasons = dict(files)
     present = {row.path: row for row in _present(connection, [signature.path for signature in reasons])}
@@ -344,7 +344,7 @@ def _notice(
             new.append(values)
         elif row.fate in (Fate.SETTLING, Fate.IGNORED):
             again.append(values | {"id": row.id})
-        elif Signature.of(row).identity() != signature.identity():
+        elif PathSignature.of(row).identity() != signature.identity():
             replaced.append({"id": row.id, "now": stamp(now)})
             new.append(values)
     one_by_one(connection, REPLACED, replaced)
@@ -352,7 +352,7 @@ def _notice(
     one_by_one(connection, NOTICE_AGAIN, again)
 
 
-def _noticed(signature: Signature, reason: str, fate: Fate, run_id: int, now: datetime) -> dict[str, Any]:
+def _noticed(signature: PathSignature, reason: str, fate: Fate, run_id: int, now: datetime) -> dict[str, Any]:
     return {
         **signature.columns(),
         "run_id": run_id,
@@ -399,11 +399,11 @@ def record_sidecars(
     one_by_one(connection, SIDECAR_DISPOSED, rows)
 
 
-def present_after(connection: Connection, path: bytes, limit: int) -> list[Signature]:
+def present_after(connection: Connection, path: bytes, limit: int) -> list[PathSignature]:
     """Files that are believed to lie in the inbox, in order of path, from behind ``path`` on: to be looked for."""
     rows = connection.exec_driver_sql(
         "SELECT path, size_bytes, mtime_ns, device, inode, ctime_ns FROM arrival WHERE present = 1 AND path > ? "
         "ORDER BY path LIMIT ?",
         (path, limit),
     )
-    return [Signature.of(row) for row in rows]
+    return [PathSignature.of(row) for row in rows]

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from watcherd.file_names import show
 from watcherd.job import State
-from watcherd.store.records import ArrivalInfo, Intent, Output, Signature, stamp
+from watcherd.store.records import ArrivalInfo, Output, PathSignature, stamp
 from watcherd.store.statements import one_by_one, select_in
+from watcherd.values import Intent
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -190,7 +191,7 @@ def _arrivals(rows: Sequence[Any]) -> list[ArrivalInfo]:
             id=row.id,
             job_id=row.job_id,
             state=State(row.state),
-            signature=Signature.of(row),
+            signature=PathSignature.of(row),
             sha256=row.sha256,
             source=row.path_text,
             duplicate_of=row.duplicate_of,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from watcherd.store.records import FrameMeasure
+    from watcherd.values import FrameMeasure
 
 FORGET = "DELETE FROM measure WHERE job_id = :job_id"
 

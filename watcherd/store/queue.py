@@ -27,16 +27,16 @@ from watcherd.store.records import (
     Claim,
     ClaimedJob,
     Failure,
-    Intent,
     Measured,
     RunPlace,
-    Staged,
+    StagedJob,
     milliseconds,
     moment,
     stamp,
 )
 from watcherd.store.statements import Row, last_id, one_by_one, select_in
 from watcherd.store.tables import NOT_SUCCEEDED
+from watcherd.values import DEVICE_COLUMNS, Intent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -124,11 +124,9 @@ UPDATE attempt SET ended_at = :now, outcome = :outcome, error_class = :error_cla
 WHERE id = :attempt_id
 """
 
-DEVICE = """
-INSERT INTO attempt_device (attempt_id, device, name, vram_before_mib, vram_peak_allocated_mib,
-                            vram_peak_reserved_mib, nvml_used_mib, nvml_process_mib)
-VALUES (:attempt_id, :device, :name, :vram_before_mib, :vram_peak_allocated_mib, :vram_peak_reserved_mib,
-        :nvml_used_mib, :nvml_process_mib)
+DEVICE = f"""
+INSERT INTO attempt_device (attempt_id, {", ".join(DEVICE_COLUMNS)})
+VALUES (:attempt_id, {", ".join(f":{name}" for name in DEVICE_COLUMNS)})
 """
 
 DECODED = """
@@ -294,7 +292,7 @@ def give_up(
     one_by_one(connection, deliveries.JOB_ENDED, [{"job_id": claim.job_id, "delivered_arrival": None}])
 
 
-def begin_delivery(connection: Connection, staged: Sequence[Staged], *, now: datetime) -> None:
+def begin_delivery(connection: Connection, staged: Sequence[StagedJob], *, now: datetime) -> None:
     """Results are computed and staged: write down their names and hashes, and what was measured."""
     rows = [
         (_ended(item.claim, now, outcome="succeeded", measured=item.measured) | _answer(item.answer), item.measured)
@@ -308,7 +306,7 @@ def begin_delivery(connection: Connection, staged: Sequence[Staged], *, now: dat
     attributes.keep(connection, [(item.claim.job_id, item.attributes) for item in staged])
 
 
-def _promised(item: Staged) -> list[dict[str, Any]]:
+def _promised(item: StagedJob) -> list[dict[str, Any]]:
     job_id, _, attempt_id, arrival_id = item.claim
     return deliveries.promised(item.intents, job_id=job_id, arrival_id=arrival_id, attempt_id=attempt_id)
 
@@ -503,7 +501,8 @@ def _record_attempt(connection: Connection, rows: Sequence[tuple[dict[str, Any],
     """Write down how attempts ended, what they used, and what decoding found out about the scans."""
     one_by_one(connection, END_ATTEMPT, [row for row, _ in rows])
     known = [(row, measured) for row, measured in rows if measured is not None]
-    one_by_one(connection, DEVICE, [_device(row, use) for row, measured in known for use in measured.devices])
+    devices = [(row["attempt_id"], use) for row, measured in known for use in measured.devices]
+    one_by_one(connection, DEVICE, [{"attempt_id": attempt_id, **use.columns()} for attempt_id, use in devices])
     sizes = [
         {
             "job_id": row["job_id"],
@@ -523,16 +522,3 @@ def _correct(connection: Connection, rows: Sequence[tuple[Row, Measured | None]]
     for row, measured in rows:
         if measured is not None and measured.computed_by is not None:
             identity.correct(connection, row["job_id"], measured.computed_by, run_id=row["run_id"], now=now)
-
-
-def _device(row: Row, use: Any) -> dict[str, Any]:
-    return {
-        "attempt_id": row["attempt_id"],
-        "device": use.device,
-        "name": use.name,
-        "vram_before_mib": use.vram_before_mib,
-        "vram_peak_allocated_mib": use.vram_peak_allocated_mib,
-        "vram_peak_reserved_mib": use.vram_peak_reserved_mib,
-        "nvml_used_mib": use.nvml_used_mib,
-        "nvml_process_mib": use.nvml_process_mib,
-    }

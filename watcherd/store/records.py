@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
+from watcherd.values import Signature
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from watcherd.job import ErrorClass, Options, State
+    from watcherd.values import DeviceUse, FrameMeasure, Intent
 
 Disposal = Literal["pending", "archived", "kept", "deleted", "changed", "gone", "failed"]
 """What was done with a dropped file after its job had ended; ``pending``: nothing yet."""
@@ -50,8 +52,10 @@ def signed(number: int) -> int:
 Identity = tuple[bytes, int, int, int]
 
 
-class Signature(NamedTuple):
-    """What tells whether the file at a path is still the one that was seen. ``path`` is below the inbox.
+class PathSignature(NamedTuple):
+    """A `Signature` with its path and ctime: whether the file there is still the one that was seen, and what about it.
+
+    ``path`` is below the inbox. Flat, for it is a row of the tables, and a key that other rows are looked up by.
 
     ``ctime_ns`` changes with permissions too, which makes an ignored file worth another look. 0: not written down.
     """
@@ -62,6 +66,16 @@ class Signature(NamedTuple):
     device: int
     inode: int
     ctime_ns: int = 0
+
+    @classmethod
+    def at(cls, path: bytes, file: Signature, ctime_ns: int) -> Self:
+        """The signature of a file at this path."""
+        return cls(path, file.size, file.mtime_ns, file.device, file.inode, ctime_ns)
+
+    @property
+    def of_file(self) -> Signature:
+        """The same without the path, as the inbox compares it."""
+        return Signature(size=self.size_bytes, mtime_ns=self.mtime_ns, device=self.device, inode=self.inode)
 
     def identity(self) -> Identity:
         """What makes it the same file: not the device, whose number changes when a share is mounted again."""
@@ -94,7 +108,7 @@ class NewArrival:
     ``overrides``: what its sidecars say, a JSON object.
     """
 
-    signature: Signature
+    signature: PathSignature
     sha256: str
     spool_name: str
     options: Options
@@ -201,19 +215,6 @@ class ClaimedJob:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DeviceUse:
-    """Memory of one device during one attempt, in MiB; None where unknown, never 0 instead."""
-
-    device: str
-    name: str | None = None
-    vram_before_mib: float | None = None
-    vram_peak_allocated_mib: float | None = None
-    vram_peak_reserved_mib: float | None = None
-    nvml_used_mib: float | None = None
-    nvml_process_mib: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
     """What an attempt measured, as far as it came. ``inference_ms``: its share of its batches' time; shares add up.
 
@@ -246,23 +247,6 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FrameMeasure:
-    """One frame of a result in numbers (docs/measures.md). ``frame``: from 1. None: not measured, or there is none."""
-
-    frame: int
-    unit: Literal["px", "mm"]
-    area_fraction: float
-    components: int | None = None
-    length: float | None = None
-    mean_width: float | None = None
-    max_width: float | None = None
-
-    def columns(self) -> dict[str, Any]:
-        """Names and values, as they are stored and shown."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
     """Why an attempt failed: the class that decides what happens next, and for people what, why and what to do."""
 
@@ -270,17 +254,6 @@ class Failure:
     error: str
     advice: str = ""
     answer: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Intent:
-    """A staged result and the name that it will have; ``final`` is below the outbox."""
-
-    kind: str
-    staged: Path
-    final: bytes
-    sha256: str
-    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -304,14 +277,14 @@ class ArrivalInfo:
     id: int
     job_id: int
     state: State
-    signature: Signature
+    signature: PathSignature
     sha256: str
     source: str
     duplicate_of: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Staged:
+class StagedJob:
     """The results of one job, ready to be delivered under its first arrival's name."""
 
     claim: Claim

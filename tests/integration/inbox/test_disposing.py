@@ -290,7 +290,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from watcherd.inbox.dispose import Source, dispose
-from watcherd.inbox.values import Signature
+from watcherd.values import Signature
 dispose(eval(sys.argv[1]), inbox=Path(sys.argv[2]), archive=Path(sys.argv[3]))
 print("survived")
 """

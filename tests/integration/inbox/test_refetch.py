@@ -14,7 +14,7 @@ from watcherd.inbox.dispose import archived_names
 from watcherd.inbox.spool import Spool
 from watcherd.intake.refetch import Refetch
 from watcherd.job import Options
-from watcherd.store import Database, NewArrival, Signature, arrivals
+from watcherd.store import Database, NewArrival, PathSignature, arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Place:
         self.spool.prepare()
         self.database = Database.open(self.config.state.database)
         new = NewArrival(
-            signature=Signature(PATH, len(CONTENT), 1, 1, 1),
+            signature=PathSignature(PATH, len(CONTENT), 1, 1, 1),
             sha256=SHA256,
             spool_name=SHA256,
             options=Options(),

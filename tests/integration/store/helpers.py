@@ -12,20 +12,19 @@ from watcherd.store import (
     Answer,
     Claim,
     ClaimedJob,
-    DeviceUse,
     Enqueued,
     Failure,
-    Intent,
     InUse,
     Measured,
     ModelIdentity,
     NewArrival,
-    Signature,
-    Staged,
+    PathSignature,
+    StagedJob,
     arrivals,
     queue,
     runs,
 )
+from watcherd.values import DeviceUse, Intent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +59,7 @@ def scan(name: str | bytes, content: int | None = None, *, options: Options = OP
     path = name if isinstance(name, bytes) else name.encode()
     content = hash(path) % 2**60 if content is None else content
     return NewArrival(
-        signature=Signature(path, 1000, mtime, 2**63 + 7, 2**64 - 1),
+        signature=PathSignature(path, 1000, mtime, 2**63 + 7, 2**64 - 1),
         sha256=f"{content:064x}",
         spool_name=f"{content:064x}",
         options=options,
@@ -90,9 +89,9 @@ def intents(name: str, kinds: Sequence[str] = ("mask", "result")) -> list[Intent
     ]
 
 
-def staged(claim: Claim, name: str | None = None) -> Staged:
+def staged(claim: Claim, name: str | None = None) -> StagedJob:
     """Results for a claimed job, measured on two devices."""
-    return Staged(
+    return StagedJob(
         claim=claim,
         intents=intents(name or f"scan-{claim.job_id}"),
         measured=Measured(

@@ -29,7 +29,7 @@ from watcherd.store import arrivals, deliveries, history, queue
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from watcherd.store import Signature
+    from watcherd.store import PathSignature
 
 
 def due(connection: Connection) -> list[int]:
@@ -243,7 +243,7 @@ def test_a_kept_source_is_known_for_ever(connection: Connection, run_id: int) ->
     assert arrivals.present_after(connection, b"", 9) == [scan("a.png", 1).signature]
 
 
-def seen(name: str, ctime_ns: int = 1) -> Signature:
+def seen(name: str, ctime_ns: int = 1) -> PathSignature:
     return scan(name).signature._replace(ctime_ns=ctime_ns)
 
 

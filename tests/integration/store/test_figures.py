@@ -13,7 +13,8 @@ from alembic import command
 
 from tests.integration.store.helpers import NOW, claim_one, enqueue, later, scan, staged, start_run
 from watcherd.errors import StaleJobError
-from watcherd.store import Claim, Database, FrameMeasure, arrivals, backup, deliveries, figures, history, migrate, queue
+from watcherd.store import Claim, Database, arrivals, backup, deliveries, figures, history, migrate, queue
+from watcherd.values import FrameMeasure
 
 if TYPE_CHECKING:
     from pathlib import Path

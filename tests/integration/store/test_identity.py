@@ -27,7 +27,7 @@ from watcherd.store import (
     Hold,
     InUse,
     ModelIdentity,
-    Staged,
+    StagedJob,
     arrivals,
     backup,
     deliveries,
@@ -260,7 +260,7 @@ def test_a_backlog_of_duplicates_is_worked_off_in_pieces(connection: Connection,
     assert adds_up(connection)
 
 
-def computed_by(job: ClaimedJob, model: ModelIdentity) -> Staged:
+def computed_by(job: ClaimedJob, model: ModelIdentity) -> StagedJob:
     result = staged(job.claim)
     return replace(result, measured=replace(result.measured, computed_by=model))
 

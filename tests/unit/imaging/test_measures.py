@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from watcherd.imaging.results import measures
-from watcherd.imaging.results.measures import FrameMeasures, measure, measure_frames
+from watcherd.imaging.results.measures import measure, measure_frames
+from watcherd.values import FrameMeasure
 
 
 def bar(height: int, width: int, *, shape: tuple[int, int] = (100, 200)) -> np.ndarray:
@@ -87,7 +88,7 @@ def test_pixels_that_are_not_square_do_not_bend_a_bar(degrees):
 
 def test_an_empty_mask_has_no_width_and_costs_nothing(monkeypatch):
     monkeypatch.setattr(measures, "_cropped", None)
-    empty = FrameMeasures(frame=1, unit="px", area_fraction=0, components=0, length=0)
+    empty = FrameMeasure(frame=1, unit="px", area_fraction=0, components=0, length=0)
     assert empty == measure(np.zeros((5, 7), np.uint8))
     assert (empty,) == measure_frames(np.zeros((1, 5, 7), np.uint8), [0])
 

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from watcherd.inbox.expected import Expected
 from watcherd.inbox.settle import Settler
-from watcherd.inbox.values import Candidate, NotYet, Signature
+from watcherd.inbox.values import Candidate, NotYet
+from watcherd.values import Signature
 
 
 def file(path: bytes = b"scan", *, size: int = 1, ctime_ns: int = 0, mtime_ns: int = 0) -> Candidate:

@@ -11,8 +11,9 @@ from watcherd.inbox.folders import open_root
 from watcherd.inbox.settle import Settled
 from watcherd.inbox.sidecar_options import KEYS, WrongError, is_foreign, overrides
 from watcherd.inbox.sidecars import MOST, NOTHING, Asked, Sidecars, Unsettled, is_sidecar, scan_of
-from watcherd.inbox.values import Candidate, NotYet, Signature, candidate_of
+from watcherd.inbox.values import Candidate, NotYet, candidate_of
 from watcherd.job import Options
+from watcherd.values import Signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

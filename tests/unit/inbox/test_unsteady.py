@@ -5,7 +5,7 @@ from __future__ import annotations
 from watcherd.inbox import unsteady
 from watcherd.inbox.dispose import Disposal, Source
 from watcherd.inbox.unsteady import Unsteady
-from watcherd.inbox.values import Signature
+from watcherd.values import Signature
 
 
 def source(mtime: int, sha256: str = "aa", path: bytes = b"a.png") -> Source:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests import fuse_like
-from watcherd.outbox.deliver import Intent, Outbox, ResultLostError, Staged
+from watcherd.outbox.deliver import Outbox, ResultLostError
+from watcherd.values import Intent, ResultFile
 
 SHA = "ab" * 32
 
@@ -28,7 +29,7 @@ def stage(outbox: Outbox, job: int = 1, stem: bytes = b"a", mask: bytes = b"mask
         path = folder / f"{kind}{suffix}"
         path.write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
-        staged.append(Staged(kind=kind, path=path, suffix=suffix, sha256=digest, bytes=len(content)))
+        staged.append(ResultFile(kind=kind, path=path, sha256=digest, bytes=len(content)))
     return outbox.intents(stem, staged)
 
 

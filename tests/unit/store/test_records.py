@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcherd.store import Signature, moment, stamp
+from watcherd.store import PathSignature, moment, stamp
 from watcherd.store.records import milliseconds, signed
 
 MOMENTS = st.datetimes(min_value=datetime(1000, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - the zone is beside it
@@ -46,7 +46,7 @@ def test_an_unsigned_number_fits_and_comes_back(number: int) -> None:
 
 
 def test_another_device_number_is_no_other_file() -> None:
-    one = Signature(b"a.png", 1, 2, 3, 4)
+    one = PathSignature(b"a.png", 1, 2, 3, 4)
     assert one.identity() == one._replace(device=9, ctime_ns=9).identity()
     for field in ("path", "size_bytes", "mtime_ns", "inode"):
         assert one.identity() != one._replace(**{field: b"b" if field == "path" else 9}).identity()

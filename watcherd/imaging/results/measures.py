@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from watcherd.imaging.values import FrameMeasures
+from watcherd.values import FrameMeasure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.spatial import KDTree
 
-    from watcherd.imaging.values import Unit
+    from watcherd.values import Unit
 
     Mask = NDArray[np.bool_]
     Points = NDArray[np.intp]
     Values = NDArray[np.float64]
 
-__all__ = ["FrameMeasures", "measure", "measure_frames"]
+__all__ = ["measure", "measure_frames"]
 
 SECONDS = 15.0
 """What a scan's measures may cost by `_cost`: one frame of 4000 x 4000 takes 5, a run of 40 of 512 x 512 takes 1. Of
@@ -51,7 +51,7 @@ class Masks(Protocol):
 
 def measure_frames(
     masks: Masks, areas: Sequence[int], spacing_mm: Spacing | None = None, *, seconds: float = SECONDS
-) -> tuple[FrameMeasures, ...]:
+) -> tuple[FrameMeasure, ...]:
     """Measure a scan's masks, holding one at a time.
 
     ``areas``: how many pixels of each belong to the mask. ``spacing_mm``: (height, width) of one pixel; None: lengths
@@ -59,7 +59,7 @@ def measure_frames(
     """
     size = masks.shape[1] * masks.shape[2]
     found = [
-        FrameMeasures(frame=index + 1, unit=_unit(spacing_mm), area_fraction=_rounded(area / size))
+        FrameMeasure(frame=index + 1, unit=_unit(spacing_mm), area_fraction=_rounded(area / size))
         if area
         else _empty(index + 1, spacing_mm)
         for index, area in enumerate(areas)
@@ -104,7 +104,7 @@ def _widest_square(mask: Mask) -> int:
     return side
 
 
-def measure(labels: NDArray[np.uint8], spacing_mm: Spacing | None = None, *, frame: int = 1) -> FrameMeasures:
+def measure(labels: NDArray[np.uint8], spacing_mm: Spacing | None = None, *, frame: int = 1) -> FrameMeasure:
     """Measure one mask, (height, width), of which everything but 0 counts.
 
     The length is that of the mask's skeleton (T. C. Lee, R. L. Kashyap, C.-N. Chu, "Building skeleton models via 3-D
@@ -121,7 +121,7 @@ def measure(labels: NDArray[np.uint8], spacing_mm: Spacing | None = None, *, fra
     mask = np.pad(_cropped(filled), 1)
     skeleton = np.asarray(skeletonize(mask, method="lee")) > 0
     widths = _widths(mask, skeleton, spacing)
-    return FrameMeasures(
+    return FrameMeasure(
         frame=frame,
         unit=_unit(spacing_mm),
         area_fraction=_rounded(np.count_nonzero(filled) / filled.size),
@@ -132,8 +132,8 @@ def measure(labels: NDArray[np.uint8], spacing_mm: Spacing | None = None, *, fra
     )
 
 
-def _empty(frame: int, spacing_mm: Spacing | None) -> FrameMeasures:
-    return FrameMeasures(frame=frame, unit=_unit(spacing_mm), area_fraction=0.0, components=0, length=0.0)
+def _empty(frame: int, spacing_mm: Spacing | None) -> FrameMeasure:
+    return FrameMeasure(frame=frame, unit=_unit(spacing_mm), area_fraction=0.0, components=0, length=0.0)
 
 
 def _unit(spacing_mm: Spacing | None) -> Unit:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from watcherd.inference.base import Frame, Pending, Prediction, Segmenter
-    from watcherd.inference.messages import DeviceUse
     from watcherd.inference.replica.vram import Meter
+    from watcherd.values import DeviceUse
 
 __all__ = [
     "Batches",

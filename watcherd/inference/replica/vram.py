@@ -17,7 +17,7 @@ import pynvml
 
 from watcherd.inference.machine import devices
 from watcherd.inference.machine.devices import MIB
-from watcherd.inference.messages import DeviceUse
+from watcherd.values import DeviceUse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ from watcherd.errors import JobError, NoMaskError, TransientError
 from watcherd.formats.npy_frames import FrameFile, FrameWriter
 from watcherd.inference.base import Frame, Prediction, RunSegmenter
 from watcherd.inference.faults import give_back_memory
-from watcherd.inference.messages import BatchEnded, DeviceUse, NotSegmented, Outcome, Segmented, WorkItem
+from watcherd.inference.messages import BatchEnded, NotSegmented, Outcome, Segmented, WorkItem
 from watcherd.inference.replica import batching
 from watcherd.inference.replica.batching import Batches, FrameOutcome
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from watcherd.inference.base import Segmenter
     from watcherd.inference.replica.batching import Outcomes, Probe
     from watcherd.inference.replica.vram import Meter
+    from watcherd.values import DeviceUse
 
 WINDOW = 64
 """Frames that are held in memory at once, unless one batch needs more."""

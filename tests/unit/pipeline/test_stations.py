@@ -1,4 +1,4 @@
-"""How much is under way at a time."""
+"""How much is under way at a time, and what a job leaves behind."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.asides import aside
-from watcherd.config import Config
+from tests.parts import run_of
+from watcherd.delivery.delivery import Delivery
 from watcherd.flights import Flight
-from watcherd.new_files_first import NewFilesFirst
-from watcherd.pauses import Pauses
-from watcherd.pipeline.stations import BATCHES_UNDER_WAY, Pipeline
+from watcherd.inbox.expected import Expected
+from watcherd.inbox.requests import IntakeRequests
+from watcherd.inference.pool.lanes import Lane
+from watcherd.pipeline.claim import BATCHES_UNDER_WAY
+from watcherd.pipeline.places import Places
+from watcherd.pipeline.stations import Pipeline
+from watcherd.store import ModelIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,48 +41,41 @@ class OneReplica:
         return [None]
 
 
-def pipeline(scratch: Path = Path(), new_files_first: Any = None) -> Pipeline:
-    nothing = cast("Any", None)
-    return Pipeline(
-        Config(),
-        nothing,
-        nothing,
-        lambda: cast("Any", OneReplica()),
-        nothing,
-        nothing,
-        new_files_first or NewFilesFirst(),
-        aside(),
-        run_id=1,
-        scratch=scratch,
-        spool_path=Path,
-        stopping=threading.Event(),
-    )
+def pipeline(scratch: Path = Path(), new_files_first: Any = None, imaging: Any = None) -> Pipeline:
+    run, requests, bell = run_of(new_files_first=new_files_first), IntakeRequests(), threading.Event()
+    lane = Lane[ModelIdentity]()
+    lane.carried_by(cast("Any", OneReplica()))
+    delivery = Delivery(run, cast("Any", None), requests, bell, lambda: None)
+    places = Places(scratch=scratch, spool_path=Path, bring_back=lambda _: False)
+    return Pipeline(run, lane, imaging, delivery, requests, Expected(), places, bell)
+
+
+def job(number: int) -> Any:
+    return SimpleNamespace(id=number, run=None)
 
 
 def test_a_fast_model_does_not_fill_the_run_folder() -> None:
     """Nothing more is claimed while so many scans are between claim and record, whatever the replicas would take."""
     line = pipeline()
     most = (BATCHES_UNDER_WAY + 2) * CAPACITY
-    line._flights = {number: cast("Any", None) for number in range(most - 1)}
-    assert line._has_room()
-    line._flights[most] = cast("Any", None)
-    assert not line._has_room()
+    line._flights.begin([job(number) for number in range(most - 1)])
+    assert line._feed._claims.replicas_have_room()
+    line._flights.begin([job(most)])
+    assert not line._feed._claims.replicas_have_room()
 
 
 def test_a_job_claimed_again_before_its_last_flight_is_cleared_away_stays_under_way(tmp_path: Path) -> None:
     """Handed back by a dying replica it is claimed at once: clearing up after the old flight must not touch the new."""
     line = pipeline(tmp_path)
-    job = cast("Any", SimpleNamespace(id=7))
-    old, new = Flight(job), Flight(job)
+    [old], [new] = line._flights.begin([job(7)]), line._flights.begin([job(7)])
     for flight in (old, new):
         (tmp_path / f"{flight.stem}.npy").touch()
-    line._flights[7] = new
-    line._land([old])
-    line._clear()
-    assert {7: new} == line._flights
+    line._landing.land([old])
+    line._landing.clear(tmp_path)
+    assert [new] == line._flights.all()
     assert [f"{new.stem}.npy"] == [path.name for path in tmp_path.iterdir()]
-    line._land([new])
-    line._clear()
+    line._landing.land([new])
+    line._landing.clear(tmp_path)
     assert not line.busy
     assert [] == list(tmp_path.iterdir())
 
@@ -96,12 +93,8 @@ def test_the_next_batch_is_claimed_while_one_is_decoded_if_the_model_is_quick(
     seconds_per_scan: float, claimed: int, order: list[str]
 ) -> None:
     """A slow one's next scans stay in the queue until their turn has come, and so does what nobody waits for."""
-    line = pipeline()
-    line._pauses = Pauses(threading.Event())
-    line._seconds_per_scan = seconds_per_scan
-    line._batch_limit = lambda: CAPACITY  # type: ignore[method-assign]
     log: list[str] = []
-    flights = [Flight(cast("Any", SimpleNamespace(id=number, run=None))) for number in range(claimed + 1)]
+    flights = [Flight(job(number)) for number in range(claimed + 1)]
 
     @contextmanager
     def together() -> Iterator[None]:
@@ -118,9 +111,12 @@ def test_the_next_batch_is_claimed_while_one_is_decoded_if_the_model_is_quick(
         return flights[-1:]
 
     begun: list[Flight] = []
-    line._imaging = cast("Any", SimpleNamespace(together=together))
-    line._decode = decode  # type: ignore[method-assign]
-    line._claim = claim  # type: ignore[method-assign]
-    line._send = lambda flights, decoding: log.append(f"send {len(decoding)}")  # type: ignore[method-assign]
-    line._decode_and_send(flights[:-1])
+    feed = pipeline(imaging=SimpleNamespace(together=together))._feed
+    if seconds_per_scan:
+        feed._lane.took(seconds_per_scan)
+    feed._lane.batch_limit = lambda: CAPACITY  # type: ignore[method-assign]
+    feed._decode = decode  # type: ignore[method-assign]
+    feed._claims.claim = claim  # type: ignore[method-assign]
+    feed._send = lambda flights, decoding: log.append(f"send {len(decoding)}")  # type: ignore[method-assign]
+    feed._decode_and_send(flights[:-1])
     assert order == log

@@ -10,7 +10,7 @@ import pytest
 
 from watcherd.delivery.documents import failure_note, outputs, result_json
 from watcherd.job import ErrorClass, State
-from watcherd.outbox.deliver import Intent
+from watcherd.values import Intent
 
 MASK = Intent(kind="mask", staged=Path("/staging/1"), final=b"masks/M\xfcller \\1.png", sha256="ab" * 32, bytes=7)
 

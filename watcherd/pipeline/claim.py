@@ -1,0 +1,116 @@
+"""What is taken from the queue, and when: as much as the replicas take soon, and the run folder holds."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from watcherd.crash_points import crash_point
+from watcherd.inbox.sidecars import Asked
+from watcherd.pauses import check_room, in_words, is_passing
+from watcherd.run_names import LONGEST, as_frame
+from watcherd.store import Hold, InUse
+from watcherd.store import queue as jobs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from watcherd.flights import Flight, Flights
+    from watcherd.inbox.expected import Expected
+    from watcherd.inference.pool.lanes import Lane
+    from watcherd.job import Options
+    from watcherd.pipeline.belts import Belts
+    from watcherd.state.run import Run
+    from watcherd.store import ClaimedJob, Connection, ModelIdentity
+
+BATCHES_UNDER_WAY = 6
+"""Batches, besides two for each replica, that may be decoded, drawn and delivered at a time: a model that is faster
+than the disk must not fill the run folder."""
+
+
+class Claims:
+    """Claims jobs for a lane. Only the thread `feed` calls it; it keeps nothing of its own."""
+
+    def __init__(
+        self,
+        run: Run,
+        lane: Lane[ModelIdentity],
+        expected: Expected,
+        scratch: Path,
+        flights: Flights,
+        belts: Belts,
+    ) -> None:
+        self._run = run
+        self._lane = lane
+        self._expected = expected
+        self._scratch = scratch
+        self._flights = flights
+        self._belts = belts
+
+    def may_claim(self) -> bool:
+        """Whether there is room for more, and nobody has paused or stopped the work."""
+        there_is_room = self.run_folder_has_room()  # asked in any case: it is shown while there is none
+        return (
+            there_is_room
+            and not self._belts.held.is_set()
+            and not self._run.stopping.is_set()
+            and self.replicas_have_room()
+        )
+
+    def run_folder_has_room(self) -> bool:
+        """Whether decoded scans can be written; a pause that is shown, unless it is our own that fill the folder."""
+        try:
+            check_room(self._scratch, max(1, self._run.config.limits.min_free_mib))
+        except OSError as error:
+            if not is_passing(error):
+                raise
+            if not self._flights.count:
+                self._run.pauses.set("run folder", in_words(error))
+            return False
+        self._run.pauses.clear("run folder")
+        return True
+
+    def replicas_have_room(self) -> bool:
+        """Whether a replica would take another batch soon, and what comes after the replicas keeps up."""
+        pool = self._lane.pool
+        batches = BATCHES_UNDER_WAY + 2 * len(pool.status())
+        return pool.has_room() and self._flights.count < batches * self._lane.batch_limit()
+
+    def claim(self) -> list[Flight]:
+        """Take the next batch from the queue; when there is none, remember when something is due."""
+        self._run.new_files_first.give_way()
+        limit, in_use, hold = self._lane.batch_limit(), self._in_use(), self._hold()
+
+        def work(connection: Connection) -> tuple[list[ClaimedJob], datetime | None]:
+            now = datetime.now(UTC)
+            claimed = jobs.claim(connection, run_id=self._run.id, limit=limit, now=now, in_use=in_use, hold=hold)
+            crash_point("claim.begun")
+            return claimed, None if claimed else jobs.next_due(connection, now=now)
+
+        claimed, due = self._run.write(work)
+        if due is not None:
+            self._belts.due.tell(due)
+        flights = self._flights.begin(claimed)
+        if flights:
+            crash_point("claim.committed")
+        return flights
+
+    def _in_use(self) -> InUse:
+        """The model that would run a job now, and what its scan is asked for."""
+        return InUse(identity=self._lane.identity, options=self._options)
+
+    def _options(self, path: bytes, overrides: Mapping[str, Any] | None) -> Options:
+        """What a scan is to be done with by the configuration as it is now.
+
+        ``overrides``: what its sidecars said when it was taken, as it is kept with its job.
+        """
+        options = Asked.of(overrides or {}).applied_to(self._run.config.options_for(os.fsdecode(path)))
+        return as_frame(options, path) if self._lane.follows_runs else options
+
+    def _hold(self) -> Hold:
+        """How long the frames of a run wait for one another."""
+        expected = self._expected
+        quiet, most = expected.quiet, self._run.config.limits.max_frames
+        return Hold(quiet=quiet, longest=LONGEST * quiet, since=expected.since, most=most, expected=expected.may_bring)
