@@ -22,7 +22,7 @@ from datetime import timedelta
 
 from watcherd import retry
 from watcherd.imaging import worker
-from watcherd.inference.pool import ReplicaPool
+from watcherd.inference.pool.pool import ReplicaPool
 
 retry.DELAYS = (timedelta(seconds=0.5),) * 3
 ReplicaPool.__init__.__kwdefaults__["back_off"] = lambda restarts: 0.1

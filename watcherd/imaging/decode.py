@@ -10,6 +10,8 @@ from __future__ import annotations
 import warnings
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -18,21 +20,22 @@ from PIL import Image, UnidentifiedImageError
 
 from watcherd.errors import InputError, JobError
 from watcherd.formats.npy_frames import write_frames
-from watcherd.formats.sniff import describe, image_format
+from watcherd.formats.sniff import describe, known_format
+from watcherd.formats.table import BY_NAME, advised
 from watcherd.formats.truncation import ends_early
 from watcherd.imaging.limits import DecodeLimits
 from watcherd.imaging.readers.curves import inverted, of_frame
-from watcherd.imaging.readers.pillow_scan import PillowScan
-from watcherd.imaging.readers.scan import TruncatedError, bands, tags_of, told_by
+from watcherd.imaging.readers.scan import TruncatedError, bands, tags_of, told_by, tried
 from watcherd.imaging.readers.window import LEVELS_ENOUGH, Survey, Window
 from watcherd.imaging.values import Decoded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from watcherd.formats.table import Format
     from watcherd.imaging.readers.curves import Shown
     from watcherd.imaging.readers.scan import Pixels, Scan, Told
 
@@ -43,13 +46,11 @@ __all__ = ["DecodeLimits", "Decoded", "TruncatedError", "decode"]
 ZERO_TAIL = 512
 """Zero bytes at the end of a file that cannot be decoded, from which it counts as not written completely."""
 
-WITH_WINDOWS = ("DICOM", "NIFTI", "ZIP", "GZIP")
-"""Formats that may say how their values are to be shown."""
-
 AS_IT_IS = Window(low=0, high=255)
 """How 8 bits are shown that nobody says anything about."""
 
-EXPORT = "Export the scan as DICOM, NIfTI, PNG, JPEG, TIFF, BMP, WebP, GIF or PNM, or a run as a zip of these."
+_ADVISED = advised()
+EXPORT = f"Export the scan as {', '.join(_ADVISED[:-1])} or {_ADVISED[-1]}, or a run as a zip of these."
 
 
 def decode(source: Path, target: Path, limits: DecodeLimits, tags: Sequence[str] = ()) -> Decoded:
@@ -62,9 +63,8 @@ def decode(source: Path, target: Path, limits: DecodeLimits, tags: Sequence[str]
     Raises `InputError`, `TruncatedError` or `TransientError`; never anything else.
     """
     with _own_errors(source, limits):
-        kind = _identify(source)
         failures: list[Exception] = []
-        for reader in _readers(kind):
+        for reader in _readers(_identify(source)):
             try:
                 with closing(reader(source, limits)) as scan:
                     return _stored(scan, target, limits, tags)
@@ -75,7 +75,7 @@ def decode(source: Path, target: Path, limits: DecodeLimits, tags: Sequence[str]
         raise failures[0]
 
 
-def _identify(source: Path) -> str:
+def _identify(source: Path) -> Format:
     """The format by content, after checks that need no decoder."""
     with source.open("rb") as file:
         head = file.read(512)
@@ -83,15 +83,15 @@ def _identify(source: Path) -> str:
         early = ends_early(file)
     if not head:
         raise TruncatedError("The file is empty.", hint="It was not written completely; drop it again.")
-    kind = image_format(head)
+    kind = known_format(head)
     if kind is None and not head.strip(b"\0"):
         raise TruncatedError(
             "The file begins with zeros: nothing is written yet.", hint="Drop it again when it is complete."
         )
     if kind is None and not early:
         raise InputError(f"The file is not an image that can be read: it {describe(head)}.", hint=EXPORT)
-    if kind == "WEBP" and _ends_in_zeros(source):
-        early = "a WebP whose second part is zeros"  # it would decode to half a picture
+    if kind is not None and kind.half_of_zeros and _ends_in_zeros(source):
+        early = kind.half_of_zeros
     if early:
         raise TruncatedError(
             f"The file is truncated: it is {early} and stops after {size:,} bytes.",
@@ -101,86 +101,18 @@ def _identify(source: Path) -> str:
     return kind
 
 
-def _readers(kind: str) -> tuple[Reader, ...]:
+def _readers(kind: Format) -> list[Reader]:
     """What can open a format, the likeliest first."""
-    others = {
-        "TIFF": (_with_pillow, _with_tifffile),
-        "ZIP": (_with_zip,),
-        "DICOM": (_with_dicom,),
-        "NIFTI": (_with_nifti,),
-        "PNM": (_with_pnm,),
-        "GZIP": (_with_gzip,),
-        "JPEG2000": (_with_jpeg_2000,),
-        "JXL": (_with_jpeg_xl,),
-    }
-    return others.get(kind, (_with_pillow,))
+    more = {"opener": _member} if kind.holds_files else {}
+    return [partial(_opened, name, more) for name in kind.readers]
 
 
-def _with_pillow(source: Path, limits: DecodeLimits) -> Scan:
-    scan = PillowScan(source, limits)
-    if not scan.needs_tifffile():
-        return scan
-    scan.close()
-    return _tried(_with_tifffile, source, limits)
-
-
-def _tried(reader: Reader, source: Path, limits: DecodeLimits) -> Scan:
-    """A file that is open, and whose first frame can be read. Raises what the reader raises."""
-    scan = reader(source, limits)
-    try:
-        scan.read(0)
-    except BaseException:
-        scan.close()
-        raise
+def _opened(reader: str, more: Mapping[str, Reader], source: Path, limits: DecodeLimits) -> Scan:
+    """A file through the reader with this dotted name, which is imported only now: most are rarely needed, and slow to
+    import."""
+    module, _, name = reader.partition(":")
+    scan: Scan = getattr(import_module(module), name)(source, limits, **more)
     return scan
-
-
-def _with_tifffile(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.readers.tifffile_scan import TifffileScan  # rarely needed, and slow to import
-
-    return TifffileScan(source, limits)
-
-
-def _with_dicom(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.readers.dicom_scan import DicomScan  # slow to import
-
-    return DicomScan(source, limits)
-
-
-def _with_nifti(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.readers.nifti_scan import NiftiScan  # slow to import
-
-    return NiftiScan(source, limits)
-
-
-def _with_pnm(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.readers.pnm_scan import PnmScan
-
-    return PnmScan(source, limits)
-
-
-def _with_jpeg_2000(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.readers.codec_scan import Jpeg2000Scan
-
-    return Jpeg2000Scan(source, limits)
-
-
-def _with_jpeg_xl(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.readers.codec_scan import JpegXlScan
-
-    return JpegXlScan(source, limits)
-
-
-def _with_gzip(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.readers.gzip_scan import GzipScan
-
-    return GzipScan(source, limits, _member)
-
-
-def _with_zip(source: Path, limits: DecodeLimits) -> Scan:
-    from watcherd.imaging.readers.zip_scan import ZipScan
-
-    return ZipScan(source, limits, _member)
 
 
 def _member(source: Path, limits: DecodeLimits) -> Scan:
@@ -188,7 +120,7 @@ def _member(source: Path, limits: DecodeLimits) -> Scan:
     readers = _readers(_identify(source))
     for reader in readers[:-1]:
         try:
-            return _tried(reader, source, limits)
+            return tried(reader, source, limits)
         except (JobError, MemoryError):
             raise
         except Exception:  # noqa: S112 - the last one's error is told
@@ -214,7 +146,7 @@ def _stored(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str])
 def _store(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str]) -> Decoded:
     """Look at every frame, decide window and colour for all, then write them one by one."""
     frames = _Frames(scan)
-    seen, survey = _look_through(frames, scan.frames, says=scan.format in WITH_WINDOWS)
+    seen, survey = _look_through(frames, scan.frames, says=BY_NAME[scan.format].says_window)
     height, width = seen[0].size
     colour = any(look.colour for look in seen)
     limits.check_bytes(len(seen) * height * width * (3 if colour else 1))

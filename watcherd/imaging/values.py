@@ -19,8 +19,7 @@ class Decoded:
     """A scan as frames on disk.
 
     ``path``: an ``.npy`` file of uint8, (frames, height, width) for grey or (frames, height, width, 3) for RGB.
-    ``format``: ``PNG``, ``JPEG``, ``TIFF``, ``BMP``, ``WEBP``, ``GIF``, ``AVIF``, ``JPEG2000``, ``JXL``, ``PNM``,
-    ``GZIP``, ``ZIP``, ``DICOM`` or ``NIFTI``.
+    ``format``: a name in `formats.table`, such as ``PNG``.
     ``bit_depth``: of one value.
     ``window``: the values that became black and white, the first above the second where high is dark; None where the
     file's 8 bits, or its own curve, were taken as they are.

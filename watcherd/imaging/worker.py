@@ -42,6 +42,7 @@ def start_worker(memory_mib: int, parent: int | None = None) -> None:
         os.environ[name] = "1"
 
     from watcherd.imaging import decode, encode  # noqa: F401 - loaded before the first scan comes
+    from watcherd.imaging.readers import pillow_scan  # noqa: F401 - so is what reads most of them
 
     limit = _address_space() + memory_mib * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

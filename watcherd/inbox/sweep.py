@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import TYPE_CHECKING
 
+from watcherd.formats.table import FORMATS
 from watcherd.inbox.folders import VANISHED, OpenFolders, open_below, split
 from watcherd.inbox.litter import LITTER
 from watcherd.inbox.values import (
@@ -40,7 +41,8 @@ DEEPEST = 64
 FOLDER_WITH_A_SCANS_NAME = "is a folder, though named like a scan; what is in it is taken one by one"
 UNREADABLE_FOLDER = "is a folder that the service may not enter; give its user permission to read it (r-x)"
 
-_LOOKS_LIKE_A_SCAN = re.compile(r".\.(png|jpe?g|tiff?|bmp|webp|gif|dcm|dicom|jp2|j2k|npy|nii(\.gz)?)\Z", re.IGNORECASE)
+_SUFFIXES = (*(suffix for row in FORMATS for suffix in row.suffixes), "npy")
+_LOOKS_LIKE_A_SCAN = re.compile(rf".\.({'|'.join(map(re.escape, _SUFFIXES))})\Z", re.IGNORECASE)
 
 
 class IgnoreList:

@@ -20,7 +20,7 @@ from watcherd.config import Log, Model
 from watcherd.inference.base import Placement
 from watcherd.inference.fake import VARIABLE, marked
 from watcherd.inference.messages import LoadFailed, NotSegmented, Outcome, Ready, ReplicaSpec, Segmented, WorkItem
-from watcherd.inference.pool import pool as pool_module
+from watcherd.inference.pool import local, member
 from watcherd.inference.pool.interface import Died, Phase
 from watcherd.inference.pool.pool import ReplicaPool
 from watcherd.job import ErrorClass, Options
@@ -349,7 +349,7 @@ def test_an_end_that_another_thread_is_about_to_note_still_has_its_code() -> Non
 
         def join(self, _seconds: float) -> None: ...
 
-    assert pool_module._exit_code(cast("Any", Noted())) == -9
+    assert local._exit_code(cast("Any", Noted())) == -9
 
 
 def test_a_process_for_which_there_is_no_room_is_started_when_there_is(
@@ -357,15 +357,15 @@ def test_a_process_for_which_there_is_no_room_is_started_when_there_is(
 ) -> None:
     """Descriptors or memory have run out: that is no death of the model's, however often it happens."""
     errors = [OSError(errno.EMFILE, "Too many open files")] * 4
-    launch = pool_module.get_context("spawn").Process.start
+    launch = local.get_context("spawn").Process.start
 
     def refuse(process: Any) -> None:
         if errors:
             raise errors.pop()
         launch(process)
 
-    monkeypatch.setattr(pool_module, "START_AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(pool_module.get_context("spawn").Process, "start", refuse)
+    monkeypatch.setattr(member, "START_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(local.get_context("spawn").Process, "start", refuse)
     pool, notes = start()
     notes.ready.get(timeout=PATIENCE)
     pool.submit([item(tmp_path, 1)])
@@ -380,7 +380,7 @@ def test_a_replica_whose_thread_fails_is_given_up(start: Start, monkeypatch: pyt
     def refuse(_process: Any) -> None:
         raise OSError(errno.ENOENT, "No such file or directory")
 
-    monkeypatch.setattr(pool_module.get_context("spawn").Process, "start", refuse)
+    monkeypatch.setattr(local.get_context("spawn").Process, "start", refuse)
     monkeypatch.setattr(threading, "excepthook", lambda _arguments: None)
     pool, notes = start()
     assert "The thread of replica 0 failed" in notes.unusable.get(timeout=PATIENCE).message

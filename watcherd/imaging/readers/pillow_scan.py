@@ -9,17 +9,18 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from watcherd.errors import InputError
+from watcherd.formats.table import by_pillow
 from watcherd.imaging.readers.calibration import told_by_tags
 from watcherd.imaging.readers.jpeg_inside import damage_inside
-from watcherd.imaging.readers.scan import Pixels, Told, bands, over_black, turned
+from watcherd.imaging.readers.scan import Pixels, Told, bands, over_black, tried, turned
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from watcherd.imaging.limits import DecodeLimits
+    from watcherd.imaging.readers.scan import Scan
 
-FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "AVIF")
-"""Pillow is not asked for others: EPS would start Ghostscript, and tiny BLP files ask for 600 MB."""
+FORMATS: Final = by_pillow()
 
 ORIENTATION, SUBFILE, BITS, SAMPLES, PHOTOMETRIC, DESCRIPTION = 274, 254, 258, 277, 262, 270
 ACROSS, DOWN, UNIT, SAMPLE_FORMAT, DEPTH, EXTRA, PLANES = 282, 283, 296, 339, 32997, 338, 284
@@ -53,6 +54,17 @@ HELD_OTHERWISE = 4
 
 COARSE_LIMIT = 64
 """Of 16-bit colours Pillow hands out the upper 8 bits. Where these stay below this, most of the picture is lost."""
+
+
+def opened(path: Path, limits: DecodeLimits) -> Scan:
+    """The file through Pillow, or through tifffile where Pillow would lose some of it."""
+    scan = PillowScan(path, limits)
+    if not scan.needs_tifffile():
+        return scan
+    scan.close()
+    from watcherd.imaging.readers.tifffile_scan import TifffileScan  # rarely needed, and slow to import
+
+    return tried(TifffileScan, path, limits)
 
 
 class PillowScan:

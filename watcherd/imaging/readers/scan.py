@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from watcherd.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
+    from watcherd.imaging.limits import DecodeLimits
     from watcherd.imaging.readers.curves import Shown
 
 Pixels = NDArray[Any]
@@ -73,6 +75,17 @@ def bands(height: int, width: int) -> Iterator[slice]:
     """The rows of a frame in pieces of about `BAND` pixels; small frames whole."""
     rows = max(1, BAND // max(1, width))
     return (slice(top, min(height, top + rows)) for top in range(0, height, rows))
+
+
+def tried(reader: Callable[[Path, DecodeLimits], Scan], source: Path, limits: DecodeLimits) -> Scan:
+    """A file that is open, and whose first frame can be read. Raises what the reader raises."""
+    scan = reader(source, limits)
+    try:
+        scan.read(0)
+    except BaseException:
+        scan.close()
+        raise
+    return scan
 
 
 def told_by(scan: Scan) -> Told:

@@ -21,6 +21,7 @@ import numpy as np
 from watcherd.errors import InputError
 from watcherd.formats.dicom import without_pictures
 from watcherd.formats.sniff import describe, image_format
+from watcherd.formats.table import HOLES, advised
 from watcherd.imaging.limits import MOST_MEMBER_BYTES, RATIO, ROOM
 from watcherd.imaging.readers.curves import EachItsOwn
 from watcherd.imaging.readers.scan import Told, tags_of, told_by
@@ -51,10 +52,7 @@ NO_PICTURES = frozenset({
 })  # fmt: skip
 """Ends of names of files that may be empty without a frame missing: texts, programs, marks."""
 
-OTHER_PICTURES = (
-    "is HEIC", "is a video", "is a Matroska or WebM video", "is NRRD", "is MetaImage", "is JPEG XR", "is OpenEXR",
-)  # fmt: skip
-"""How `sniff.describe` begins for pictures that are not read here: leaving them out would tear a run apart."""
+ADVISED = advised(in_zip=True)
 
 PLAIN = "Make a plain zip of the pictures alone."
 
@@ -228,7 +226,7 @@ def _pictures(archive: zipfile.ZipFile, size: int, limits: DecodeLimits) -> list
             f"The zip holds no picture that can be read, only {len(files)} other files."
             if files
             else "The zip is empty.",
-            hint="Put DICOM, PNG, JPEG, TIFF, BMP, WebP or GIF files into it.",
+            hint=f"Put {', '.join(ADVISED[:-1])} or {ADVISED[-1]} files into it.",
         )
     return sorted(pictures, key=lambda member: (_natural(member.info.filename), member.info.filename, member.number))
 
@@ -310,7 +308,7 @@ def _is_picture(archive: zipfile.ZipFile, member: _Member) -> bool:
             return False
     if kind == "ZIP":
         raise InputError(f"Member {member.number} of the zip is an archive itself.", hint=PLAIN)
-    if kind is None and (what := describe(head)).startswith(OTHER_PICTURES):
+    if kind is None and (what := describe(head)) in HOLES:
         raise InputError(f"Member {member.number} of the zip {what}.", hint="Save it as PNG, or leave it out.")
     return kind is not None
 

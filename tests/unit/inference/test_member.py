@@ -1,0 +1,337 @@
+"""A replica's life over a pretended carrier: another machine, with paths of its own, and without a process."""
+
+from __future__ import annotations
+
+import queue
+import select
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from watcherd.config import Log, Model
+from watcherd.inference.base import ModelInfo, Placement
+from watcherd.inference.messages import (
+    BatchEnded,
+    FromReplica,
+    LoadFailed,
+    Marked,
+    NotSegmented,
+    Outcome,
+    Ready,
+    ReplicaSpec,
+    Segmented,
+    WorkItem,
+)
+from watcherd.inference.pool import member
+from watcherd.inference.pool.bell import Bell
+from watcherd.inference.pool.carrier import Ended, NoRoomError, SilentError
+from watcherd.inference.pool.interface import Died, Phase
+from watcherd.inference.pool.pool import ReplicaPool
+from watcherd.job import ErrorClass, Options
+
+PATIENCE = 30.0
+HERE, THERE = Path("/here"), Path("/there")
+READY = Ready(
+    info=ModelInfo(segmenter="far", model="none", revision="1", dtype="float32"),
+    load_ms=1,
+    batch_size=1,
+    weights=(),
+    host_rss_mib=None,
+)
+
+
+class FarMachine:
+    """A carrier whose process is the test: what it was given is read from ``sent``, what it says comes by `say`."""
+
+    def __init__(self, spec: ReplicaSpec) -> None:
+        self.starts = 0
+        self.refusals = 0
+        self.sent: queue.Queue[Sequence[WorkItem]] = queue.Queue()
+        self.calls: queue.Queue[str] = queue.Queue()
+        self.fetched: list[Path] = []
+        self._said: deque[list[FromReplica] | Exception] = deque()
+        self._word = Bell()
+
+    def say(self, *messages: FromReplica) -> None:
+        self._said.append(list(messages))
+        self._word.ring()
+
+    def fail(self, error: Exception) -> None:
+        self._said.append(error)
+        self._word.ring()
+
+    def start(self) -> int:
+        if self.refusals:
+            self.refusals -= 1
+            raise NoRoomError("no descriptors")
+        self.starts += 1
+        self.say(READY)
+        return 1000 + self.starts
+
+    def bring(self, items: Sequence[WorkItem]) -> Sequence[WorkItem]:
+        return [replace(item, decoded=_moved(item.decoded, THERE), target=_moved(item.target, THERE)) for item in items]
+
+    def send(self, items: Sequence[WorkItem]) -> None:
+        self.sent.put(items)
+
+    def receive(self, seconds: float, bell: Bell | None = None) -> Sequence[FromReplica] | None:
+        return self._next(bell, seconds)
+
+    def rest(self, bell: Bell) -> None:
+        assert self._next(bell, PATIENCE) is None
+
+    def _next(self, bell: Bell | None, seconds: float) -> Sequence[FromReplica] | None:
+        if not self._said:
+            ready, _, _ = select.select([self._word, *filter(None, [bell])], [], [], seconds)
+            if not ready:
+                raise SilentError
+            if self._word in ready:
+                self._word.answer()
+            elif bell is not None:
+                bell.answer()
+                return None
+        if not self._said:  # a ring for what was read already
+            return self._next(bell, seconds)
+        said = self._said.popleft()
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    def fetch(self, outcome: Segmented) -> Segmented:
+        self.fetched.append(outcome.mask)
+        return replace(outcome, mask=_moved(outcome.mask, HERE))
+
+    def ask_for_stack(self) -> bool:
+        self.calls.put("ask_for_stack")
+        return True
+
+    def stack(self) -> str:
+        return "in predict"
+
+    def kill(self) -> None:
+        self.calls.put("kill")
+        self.fail(Ended("killed"))
+
+    def join(self, seconds: float | None = None) -> None:
+        self.calls.put("join")
+        self._said.clear()
+
+    def wait_released(self, stop: threading.Event) -> None:
+        self.calls.put("wait_released")
+
+    def end(self) -> None:
+        self.calls.put("end")
+
+
+def _moved(path: Path, root: Path) -> Path:
+    return root / path.name
+
+
+class Heard:
+    """Both listeners: what the pool said, in queues."""
+
+    def __init__(self) -> None:
+        self.started: queue.Queue[int] = queue.Queue()
+        self.ready: queue.Queue[int] = queue.Queue()
+        self.deaths: queue.Queue[Died] = queue.Queue()
+        self.unusable: queue.Queue[LoadFailed] = queue.Queue()
+        self.outcomes: queue.Queue[Outcome] = queue.Queue()
+        self.handed_back: queue.Queue[int] = queue.Queue()
+
+    def replica_starting(self, number: int, pid: int) -> None:
+        self.started.put(pid)
+
+    def replica_ready(self, number: int, ready: Ready) -> None:
+        self.ready.put(number)
+
+    def replica_died(self, died: Died) -> None:
+        self.deaths.put(died)
+
+    def replica_stopped(self, number: int) -> None: ...
+
+    def model_unusable(self, failed: LoadFailed) -> None:
+        self.unusable.put(failed)
+
+    def batch_taken(self) -> None: ...
+
+    def scans_answered(self, number: int, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            self.outcomes.put(outcome)
+
+    def scans_handed_back(self, jobs: Sequence[int]) -> None:
+        for job in jobs:
+            self.handed_back.put(job)
+
+
+def spec(number: int = 0) -> ReplicaSpec:
+    nowhere = Path("/nowhere")
+    return ReplicaSpec(
+        number=number, model=Model(segmenter="far"), placement=Placement(), cache=nowhere, stack=nowhere, log=Log()
+    )
+
+
+def item(job: int) -> WorkItem:
+    return WorkItem(job_id=job, decoded=HERE / f"{job}.npy", frames=1, options=Options(), target=HERE / str(job))
+
+
+def segmented(job: int) -> Segmented:
+    return Segmented(
+        job_id=job,
+        mask=THERE / f"{job}-mask.npy",
+        probability=None,
+        classes=1,
+        labels=(),
+        answer=None,
+        decode=None,
+        note=None,
+        inference_ms=1.0,
+        batch_size=1,
+        devices=(),
+        host_peak_rss_mib=None,
+    )
+
+
+Life = Callable[..., tuple[ReplicaPool, FarMachine, Heard]]
+
+
+@pytest.fixture
+def life(monkeypatch: pytest.MonkeyPatch) -> Iterator[Life]:
+    """A pool of one replica on the far machine, started; it is killed at the end."""
+    monkeypatch.setattr(member, "STACK_SECONDS", 0.0)
+    monkeypatch.setattr(member, "START_AGAIN_SECONDS", 0.0)
+    pools: list[ReplicaPool] = []
+
+    def begin(*, seconds: float = PATIENCE, refusals: int = 0) -> tuple[ReplicaPool, FarMachine, Heard]:
+        heard = Heard()
+        machines: list[FarMachine] = []
+
+        def carrier(spec: ReplicaSpec) -> FarMachine:
+            machines.append(FarMachine(spec))
+            machines[-1].refusals = refusals
+            return machines[-1]
+
+        pool = ReplicaPool(
+            [spec()],
+            heard,
+            heard,
+            load_seconds=PATIENCE,
+            batch_seconds=seconds,
+            back_off=lambda _: 0.0,
+            carriers=carrier,
+        )
+        pools.append(pool)
+        pool.start()
+        return pool, machines[0], heard
+
+    yield begin
+    for pool in pools:
+        pool.kill()
+
+
+def test_a_batch_is_brought_there_and_its_masks_are_fetched(life: Life) -> None:
+    """The replica sees paths of its own machine, and the pipeline those that it asked for."""
+    pool, machine, heard = life()
+    heard.ready.get(timeout=PATIENCE)
+    pool.submit([item(1), item(2)])
+    sent = machine.sent.get(timeout=PATIENCE)
+    assert [(THERE / "1.npy", THERE / "1"), (THERE / "2.npy", THERE / "2")] == [
+        (each.decoded, each.target) for each in sent
+    ]
+    refused = NotSegmented(job_id=2, error_class=ErrorClass.INPUT, error="damaged")
+    machine.say(segmented(1), refused, BatchEnded())
+    first = heard.outcomes.get(timeout=PATIENCE)
+    assert isinstance(first, Segmented)
+    assert HERE / "1-mask.npy" == first.mask
+    assert refused == heard.outcomes.get(timeout=PATIENCE)
+    assert [THERE / "1-mask.npy"] == machine.fetched
+
+
+def test_a_death_crashes_what_was_begun_and_hands_back_the_rest(life: Life) -> None:
+    """And the replica is buried, then started again in the same place."""
+    pool, machine, heard = life()
+    assert 1001 == heard.started.get(timeout=PATIENCE)
+    heard.ready.get(timeout=PATIENCE)
+    pool.submit([item(1), item(2), item(3)])
+    machine.sent.get(timeout=PATIENCE)
+    machine.say(segmented(1))
+    machine.say(Marked(stage="segmenting", jobs=(2,)))
+    assert isinstance(heard.outcomes.get(timeout=PATIENCE), Segmented)
+    machine.fail(Ended("the machine is gone", "in read"))
+    crashed = heard.outcomes.get(timeout=PATIENCE)
+    assert isinstance(crashed, NotSegmented)
+    assert (2, ErrorClass.CRASH) == (crashed.job_id, crashed.error_class)
+    assert "the machine is gone" in crashed.error
+    assert 3 == heard.handed_back.get(timeout=PATIENCE)
+    died = heard.deaths.get(timeout=PATIENCE)
+    assert (1001, "the machine is gone", "in read", (2,)) == (died.pid, died.reason, died.stack, died.jobs)
+    assert ["kill", "join", "wait_released"] == [machine.calls.get(timeout=PATIENCE) for _ in range(3)]
+    assert 1002 == heard.started.get(timeout=PATIENCE)
+    heard.ready.get(timeout=PATIENCE)
+    assert 1 == pool.status()[0].restarts
+
+
+def test_results_that_cannot_be_fetched_are_not_answers(life: Life) -> None:
+    """The mask is lost with its machine: the scan crashed, whatever the replica said of it."""
+    pool, machine, heard = life()
+    heard.ready.get(timeout=PATIENCE)
+
+    def lost(outcome: Segmented) -> Segmented:
+        raise Ended("the connection broke")
+
+    machine.fetch = lost  # type: ignore[method-assign]
+    pool.submit([item(1)])
+    machine.sent.get(timeout=PATIENCE)
+    machine.say(segmented(1), BatchEnded())
+    crashed = heard.outcomes.get(timeout=PATIENCE)
+    assert isinstance(crashed, NotSegmented)
+    assert ErrorClass.CRASH is crashed.error_class
+
+
+def test_a_silence_is_a_hang_that_is_asked_for_its_stack_and_killed(life: Life) -> None:
+    """In this order, and before anything else is done with it."""
+    pool, machine, heard = life(seconds=0.05)
+    heard.ready.get(timeout=PATIENCE)
+    pool.submit([item(1)])
+    died = heard.deaths.get(timeout=PATIENCE)
+    assert ("no sign of life for 0.05 s while computing a batch", "in predict") == (died.reason, died.stack)
+    assert ["ask_for_stack", "kill", "join"] == [machine.calls.get(timeout=PATIENCE) for _ in range(3)]
+    assert isinstance(heard.outcomes.get(timeout=PATIENCE), NotSegmented)
+
+
+def test_an_idle_process_that_ends_is_noticed(life: Life) -> None:
+    """Nobody waits for the next batch to find out."""
+    _pool, machine, heard = life()
+    heard.ready.get(timeout=PATIENCE)
+    machine.fail(Ended("the machine is gone"))
+    assert "the machine is gone" == heard.deaths.get(timeout=PATIENCE).reason
+    heard.ready.get(timeout=PATIENCE)
+
+
+def test_a_machine_without_room_is_asked_again(life: Life) -> None:
+    """That is no death of the model's, however often it happens."""
+    pool, _machine, heard = life(refusals=4)
+    heard.ready.get(timeout=PATIENCE)
+    assert heard.deaths.empty()
+    assert 0 == pool.status()[0].restarts
+
+
+def test_a_stop_hands_back_what_nobody_took_and_ends_the_process(life: Life) -> None:
+    """In good order: the batch at work is answered first."""
+    pool, machine, heard = life()
+    heard.ready.get(timeout=PATIENCE)
+    pool.submit([item(1)])
+    machine.sent.get(timeout=PATIENCE)
+    pool.submit([item(2)])
+    stopper = threading.Thread(target=pool.stop, kwargs={"within": PATIENCE})
+    stopper.start()
+    assert 2 == heard.handed_back.get(timeout=PATIENCE)
+    machine.say(segmented(1), BatchEnded())
+    stopper.join(PATIENCE)
+    assert isinstance(heard.outcomes.get(timeout=PATIENCE), Segmented)
+    assert "end" == machine.calls.get(timeout=PATIENCE)
+    assert heard.deaths.empty()
+    assert Phase.STOPPED is pool.status()[0].phase
