@@ -174,12 +174,12 @@ def test_a_second_daemon_ends_with_75_and_names_the_first(service: Service) -> N
 
 def test_whoever_asks_who_the_owner_is_does_not_keep_a_daemon_from_starting(tmp_path: Path) -> None:
     """`status` holds the lock for a moment; a daemon that starts in this very moment waits for it."""
-    lock = tmp_path / "watcherd.lock"
-    with lock.open("w") as asking:
+    path = tmp_path / "watcherd.lock"
+    with path.open("w") as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)
         threading.Timer(0.1, lambda: fcntl.flock(asking, fcntl.LOCK_UN)).start()
-        with lock.sole_owner(lock):
-            assert lock.owner(lock) == os.getpid()
+        with lock.sole_owner(path):
+            assert lock.owner(path) == os.getpid()
 
 
 # --------------------------------------------------------------------------------------------------------- signals

@@ -24,7 +24,7 @@ from watcherd.install.units import Names, Service
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "systemd"
 SAMPLE = ROOT / "config.toml"
 RUNNABLE = sorted(path.name for path in SHIPPED.glob("*.service"))

@@ -14,7 +14,7 @@ from watcherd.job import ErrorClass
 from watcherd.notify import metrics
 from watcherd.notify.metrics import BUCKETS, METRICS, STAGES, Histogram, Tally
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "monitoring.md").read_text()
 DASHBOARD = DOCS / "monitoring" / "watcherd-dashboard.json"
 ALERTS = DOCS / "monitoring" / "watcherd-alerts.yml"
