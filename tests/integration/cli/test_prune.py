@@ -13,6 +13,9 @@ import pytest
 
 from watcherd.inbox.spool import Spool
 from watcherd.service import prune as housekeeping
+from watcherd.service.job_commands import JobCommands
+from watcherd.state.mailbox import Command
+from watcherd.state.run import Settings
 from watcherd.store import Database, runs
 from watcherd.wall_clock import Reading
 
@@ -51,6 +54,19 @@ def test_by_default_only_copies_of_long_failed_scans_go(watcherd: CommandLine) -
     assert (set(), before) == (files(spool), files(archive))
     assert 4 == len(watcherd.states())
     assert "queued again" in watcherd("retry", str(watcherd.job("refused.png"))).out, "the archive still has it"
+
+
+def test_a_service_prunes_by_what_a_reload_has_changed(watcherd: CommandLine) -> None:
+    """The page of the configuration says that a reload applies `[retention]`."""
+    config = watcherd.config
+    settings = Settings(config)
+    assert files(config.inbox.archive_path)
+    with Database.open(config.state.database) as database:
+        commands = JobCommands(settings, database, Spool(config.state.spool))
+        retention = config.retention.model_copy(update={"archive_gib": 1e-9})
+        settings.replace(config.model_copy(update={"retention": retention}))
+        commands.carry_out(Command(id="1", verb="prune", arguments={}))
+    assert set() == files(config.inbox.archive_path)
 
 
 def test_old_history_goes_and_the_rest_still_adds_up(watcherd: CommandLine) -> None:
