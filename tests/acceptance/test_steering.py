@@ -15,6 +15,7 @@ import pytest
 
 from tests.acceptance.invariants import check_at_any_moment, check_invariants, documents, notes
 from tests.acceptance.service import Service, broken, marked_png, png
+from watcherd.state import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

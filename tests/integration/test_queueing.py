@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import random
 import threading
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.store.helpers import MODEL, claim, start_run, succeed
+from tests.integration.store.helpers import MODEL, claim, later, start_run, succeed
 from tests.integration.store.test_database import held
 from tests.runs import a_lane, a_run
 from watcherd.config import build
+from watcherd.errors import TransientError
 from watcherd.inbox.events import Hints
 from watcherd.inbox.expected import Expected
 from watcherd.inbox.requests import IntakeRequests
@@ -22,7 +26,10 @@ from watcherd.intake.intake import Intake
 from watcherd.intake.take import QUEUED_AT_ONCE
 from watcherd.intake.waiting import FEW
 from watcherd.new_files_first import NewFilesFirst
-from watcherd.store import Database, StoreUnavailableError
+from watcherd.service.prune import _prune_spool
+from watcherd.store import Database, StoreUnavailableError, Turn, leftovers
+from watcherd.store import queue as jobs
+from watcherd.store.deliveries import arrivals_to_deliver, skip_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,10 +105,29 @@ class Taking:
     def copies(self) -> set[str]:
         return {path.name for path in self.spool.root.glob("??/*")}
 
+    def copies_named(self) -> set[str]:
+        """The copies that the history knows of."""
+        with self.database.reader() as connection:
+            rows = connection.exec_driver_sql("SELECT spool_name FROM scan WHERE spool_name IS NOT NULL")
+            return {row.spool_name for row in rows}
+
+    def copies_needed(self) -> set[str]:
+        """The copies of scans that wait in the queue."""
+        with self.database.reader() as connection:
+            return set(leftovers.needed_copies(connection))
+
+    def calm_down(self) -> None:
+        """Turns until there is nothing to do but what the jobs do."""
+        for _ in range(3):
+            self.take()
+            self.finish()
+            self.turn(CLEAN_SECONDS)
+
     def complete_all(self) -> None:
-        """Every job that waits has succeeded."""
+        """Every job that waits has succeeded, and every other name of its scan is done with."""
         for job in self.database.write(lambda c: claim(c, self.run_id, limit=1000)):
             self.database.write(lambda c, job=job: succeed(c, job.claim, f"{job.claim.job_id}.png"))  # type: ignore[misc]
+        self.database.write(lambda c: skip_delivery(c, [one.id for one in arrivals_to_deliver(c, 1000)]))
         self.requests.scans_finished()
 
 
@@ -283,6 +309,131 @@ def test_a_copy_stays_whose_bytes_are_on_their_way_into_the_queue_again(taking: 
     assert digest(b"bytes") in taking.copies()
 
 
+@pytest.mark.parametrize("again", ["scan.png", "strict/scan.png"], ids=["a duplicate", "a new job"])
+@pytest.mark.parametrize("others", [0, FEW], ids=["queued before", "queued after"])
+def test_a_copy_that_came_again_while_copies_were_given_up_stays_only_as_long_as_it_is_needed(
+    again: str, others: int, taking: Taking
+) -> None:
+    """The question what may go comes to pass after a few files are queued, and before many are."""
+    taking.drop("scan.png", content=b"bytes")
+    taking.take()
+    taking.finish()
+    taking.complete_all()
+    taking.requests.take_finished()
+    release = held(taking.database)
+    taking.drop(again, content=b"bytes")
+    taking.drop(*(f"{number}.png" for number in range(others)))
+    taking.turn()
+    taking.now += CLEAN_SECONDS
+    taking.requests.scans_finished()
+    taking.turn(SETTLE)
+    assert taking.intake._copies._forgetting is not None
+    release.set()
+    taking.calm_down()
+    assert taking.copies_named() == taking.copies() >= taking.copies_needed()
+    assert (digest(b"bytes") in taking.copies()) == (again == "strict/scan.png")
+    taking.complete_all()
+    taking.calm_down()
+    assert not taking.copies()
+
+
+def test_a_copy_stays_while_its_bytes_are_on_their_way_though_no_row_names_it(taking: Taking) -> None:
+    """It was given up before the folder with the same bytes is queued, and is not removed in between."""
+    taking.drop("scan.png", content=b"bytes")
+    taking.take()
+    taking.finish()
+    taking.complete_all()
+    taking.requests.take_finished()
+    release, release_folder = held(taking.database), threading.Event()
+    taking.database.submit(lambda _: release_folder.wait(30), turn=Turn.LATER)
+    taking.drop("strict/scan.png", content=b"bytes")
+    taking.drop(*(f"{number}.png" for number in range(FEW)))
+    taking.turn()
+    taking.now += CLEAN_SECONDS
+    taking.requests.scans_finished()
+    taking.turn(SETTLE)
+    forgetting = taking.intake._copies._forgetting
+    assert forgetting is not None
+    release.set()
+    assert [digest(b"bytes")] == forgetting.result(30)
+    taking.turn()
+    taking.turn()
+    assert digest(b"bytes") not in taking.copies_named()
+    assert digest(b"bytes") in taking.copies()
+    release_folder.set()
+    taking.calm_down()
+    assert digest(b"bytes") in taking.copies_needed()
+    assert taking.copies_named() == taking.copies()
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_a_copy_goes_whose_batch_was_set_aside(needed: bool, taking: Taking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless another job needs it; it is copied anew when it is tried again."""
+    if needed:
+        taking.drop("first.png", content=b"bytes")
+        taking.take()
+        taking.finish()
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise ValueError
+
+    monkeypatch.setattr("watcherd.store.arrivals.enqueue", fails)
+    taking.drop("scan.png", content=b"bytes")
+    taking.take()
+    taking.finish()
+    taking.turn(CLEAN_SECONDS)
+    assert taking.copies_named() == taking.copies() == taking.copies_needed()
+    assert needed == bool(taking.copies())
+
+
+def test_a_copy_that_comes_again_stays_though_a_person_has_old_ones_removed(taking: Taking) -> None:
+    """The command would overtake the folder that is being queued, and find the copy needed by nobody."""
+    taking.drop("scan.png", content=b"bytes")
+    taking.take()
+    taking.finish()
+    taking.database.write(lambda c: jobs.cancel(c, [1], now=later()))
+    taking.database.write(lambda c: skip_delivery(c, [1]))
+    taking.database.write(lambda c: c.exec_driver_sql("UPDATE arrival SET disposal = 'kept'"))
+    release = held(taking.database)
+    taking.drop("strict/scan.png", content=b"bytes")
+    taking.drop(*(f"{number}.png" for number in range(FEW)))
+    taking.take()
+    removed: list[int] = []
+    prune = partial(_prune_spool, taking.database, taking.spool, later(days=1))
+    taking.requests._errands.append(lambda: removed.append(prune()))
+    with released_soon(release):
+        taking.turn()
+    taking.calm_down()
+    assert [0] == removed
+    assert digest(b"bytes") in taking.copies_needed()
+    assert digest(b"bytes") in taking.copies()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_spool_holds_what_the_history_names_whatever_comes_to_pass_first(seed: int, taking: Taking) -> None:
+    """The same few bytes come again and again under the same few names, while their jobs end and the disk is slow."""
+    dice = random.Random(seed)
+    timers = []
+    for _ in range(60):
+        if dice.random() < 0.5:
+            release = held(taking.database)
+            timers.append(threading.Timer(dice.random() / 50, release.set))
+            timers[-1].start()
+        content = bytes([dice.randrange(4)])
+        taking.drop(dice.choice(["a.png", "b.png", "strict/a.png"]), content=content)
+        if dice.random() < 0.2:
+            taking.drop(*(f"{number}.png" for number in range(FEW)), content=content)
+        taking.turn(dice.choice([0.1, SETTLE]))
+        if dice.random() < 0.5:
+            taking.complete_all()
+        assert taking.copies_needed() <= taking.copies()
+    taking.calm_down()
+    assert taking.copies_named() == taking.copies() >= taking.copies_needed()
+    taking.complete_all()
+    taking.calm_down()
+    assert not taking.copies()
+
+
 def test_a_batch_that_could_not_be_written_is_written_later(taking: Taking, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk: the intake pauses, says so, and tries again; nothing is lost, nothing comes twice."""
     submit, refused = taking.database.submit, [True]
@@ -301,6 +452,38 @@ def test_a_batch_that_could_not_be_written_is_written_later(taking: Taking, monk
     taking.finish()
     assert ["scan.png"] == taking.sources()
     assert not refused
+
+
+@pytest.mark.parametrize("refuses", ["known", "spool", "note"])
+def test_files_that_settled_while_something_refused_are_taken_later(
+    refuses: str, taking: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the step: the history cannot be read, the spool not be written, the inbox does not answer."""
+    monkeypatch.setattr("watcherd.intake.intake.RETRY_SECONDS", 0.0)
+    part, step, error = {
+        "known": (taking.intake._take, "_without_known", StoreUnavailableError("The database is locked.")),
+        "spool": (taking.intake._take, "_copy", TransientError("The spool cannot be written.")),
+        "note": (taking.intake._fates, "_note", OSError(errno.ESTALE, "Stale file handle")),
+    }[refuses]
+    real, errors = getattr(part, step), [error]
+
+    def refusing(*arguments: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return real(*arguments)
+
+    taking.drop("scan.png", "other.png")
+    taking.drop("empty.png", "void.png", content=b"")  # are waited for, with a note each
+    taking.turn()
+    monkeypatch.setattr(part, step, refusing)
+    taking.turn(SETTLE)
+    assert not errors
+    taking.calm_down()
+    assert ["other.png", "scan.png"] == sorted(taking.sources())
+    with taking.database.reader() as connection:
+        rows = connection.exec_driver_sql("SELECT path_text FROM arrival WHERE fate = 'settling' ORDER BY path_text")
+        assert ["empty.png", "void.png"] == [row.path_text for row in rows]
+    assert taking.copies_named() == taking.copies()
 
 
 def test_copies_go_while_nothing_else_is_to_be_done(taking: Taking) -> None:

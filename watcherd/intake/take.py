@@ -6,7 +6,7 @@ import os
 from collections import deque
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from watcherd.crash_points import crash_point
 from watcherd.errors import TransientError
@@ -94,12 +94,17 @@ class IntoQueue:
         return {item.path for batch in self._batches for item in batch.taken}
 
     def put(self, taken: Sequence[Ingested]) -> None:
-        """Have files that lie in the spool written into the queue."""
-        for start in range(0, len(taken), QUEUED_AT_ONCE):
-            piece = taken[start : start + QUEUED_AT_ONCE]
-            for item in piece:
-                self._copies.keep(item.sha256)
-            self._leave(self._run.set_aside.each("intake", piece, _taken_named, self._begin))
+        """Have files that lie in the spool written into the queue, once there is room for them."""
+        try:
+            self.finish(room_for=len(taken))
+            for start in range(0, len(taken), QUEUED_AT_ONCE):
+                piece = taken[start : start + QUEUED_AT_ONCE]
+                for item in piece:
+                    self._copies.keep(item.sha256)
+                self._leave(self._run.set_aside.each("intake", piece, _taken_named, self._begin))
+        except Exception:
+            self._copies.doubt(item.sha256 for item in taken)
+            raise
 
     def _leave(self, left: Sequence[Ingested]) -> None:
         """These are set aside, and copied anew when they are tried again."""
@@ -222,18 +227,34 @@ class Take:
         batch durable as long as few files wait for that: the next ones are copied meanwhile."""
         settler, clock = self._waiting.settler, self._presence.clock
         while not self._run.stopping.is_set() and (batch := settler.settled(clock(), limit=BATCH)):
-            batch = self._with_sidecars(self._without_known(batch))
-            if not batch:
-                continue
-            outcomes = self._copied(batch)
-            self._run.pauses.clear("spool")
-            taken = [outcome for outcome in outcomes if isinstance(outcome, Ingested)]
-            self._into_queue.finish(room_for=len(taken))
-            self._into_queue.put(taken)
-            self._fates.record([outcome for outcome in outcomes if not isinstance(outcome, Ingested)])
+            try:
+                self._take(batch)
+            except Exception:
+                self._put_back(batch)
+                raise
+
+    def _take(self, batch: list[Settled]) -> None:
+        batch = self._with_sidecars(self._without_known(batch))
+        if not batch:
+            return
+        outcomes = self._copied(batch)
+        self._run.pauses.clear("spool")
+        self._into_queue.put([outcome for outcome in outcomes if isinstance(outcome, Ingested)])
+        self._fates.record([outcome for outcome in outcomes if not isinstance(outcome, Ingested)])
+
+    def _put_back(self, batch: Sequence[Settled]) -> None:
+        """The disk, the inbox or the database refused: forget what is not on its way; the next sweep finds it again."""
+        under_way = self._into_queue.paths()
+        for item in batch:
+            if item.candidate.path not in under_way:
+                self._waiting.settler.gone(item.candidate.path)
+        self._sweeps.need()
 
     def _copied(self, batch: Sequence[Settled]) -> list[Outcome]:
-        """What came of copying them into the spool; a file that fails in a way that nobody foresaw is set aside."""
+        """What came of copying them into the spool; a file that fails in a way that nobody foresaw is set aside.
+
+        Raises `TransientError` when the spool refuses for now.
+        """
         outcomes: list[Outcome] = []
 
         def work(items: Sequence[Settled]) -> None:
@@ -242,7 +263,9 @@ class Take:
         try:
             left = self._run.set_aside.each("intake", batch, settled_named, work)
         except (OSError, TransientError) as error:
-            self._put_back(batch, error)
+            if not is_passing(error):
+                raise
+            raise TransientError(in_words(error)) from error
         self._leave(left)
         return outcomes
 
@@ -253,15 +276,6 @@ class Take:
         with self._run.set_aside.marked("intake", [settled_named(item) for item in batch]):
             leases = not presence.network
             return take(batch, presence.root, self._spool, leases=leases, sync_each=presence.sync_each)
-
-    def _put_back(self, batch: Sequence[Settled], error: Exception) -> NoReturn:
-        """The spool refused: forget the batch, which the next sweep finds again, and say why."""
-        for item in batch:
-            self._waiting.settler.gone(item.candidate.path)
-        self._sweeps.need()
-        if not is_passing(error):
-            raise error
-        raise TransientError(in_words(error)) from error
 
     def _leave(self, left: Sequence[Settled]) -> None:
         self._fates.leave((item.candidate.path, settled_named(item)) for item in left)

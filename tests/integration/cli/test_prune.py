@@ -13,6 +13,7 @@ import pytest
 
 from watcherd.inbox.spool import Spool
 from watcherd.service import prune as housekeeping
+from watcherd.service.backups import back_up
 from watcherd.service.job_commands import JobCommands
 from watcherd.state.mailbox import Command
 from watcherd.state.run import Settings
@@ -232,5 +233,5 @@ def test_a_backup_from_a_clock_that_was_ahead_makes_room_for_newer_ones(watcherd
     folder.mkdir()
     for year in (2025, 2090, 2091):
         (folder / f"watcherd-{year}0101T000000Z.db").touch()
-    copy = housekeeping.back_up(watcherd.config)
+    copy = back_up(watcherd.config)
     assert {copy.name, "watcherd-20250101T000000Z.db"} == {path.name for path in folder.iterdir()}
