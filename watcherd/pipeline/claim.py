@@ -31,7 +31,10 @@ than the disk must not fill the run folder."""
 
 
 class Claims:
-    """Claims jobs for a lane. Only the thread `feed` calls it; it keeps nothing of its own."""
+    """Claims jobs for a lane. Only the thread `feed` calls it; it keeps nothing of its own.
+
+    The database's thread asks `_options` while it claims, and `Expected` whether more frames may come.
+    """
 
     def __init__(
         self,
@@ -81,7 +84,8 @@ class Claims:
     def claim(self) -> list[Flight]:
         """Take the next batch from the queue; when there is none, remember when something is due."""
         self._run.new_files_first.give_way()
-        limit, in_use, hold = self._lane.batch_limit(), self._in_use(), self._hold()
+        limit, hold, joined = self._lane.batch_limit(), self._hold(), list[int]()
+        in_use = InUse(identity=self._lane.identity, options=self._options, joined=joined.append)
 
         def work(connection: Connection) -> tuple[list[ClaimedJob], datetime | None]:
             now = datetime.now(UTC)
@@ -92,14 +96,12 @@ class Claims:
         claimed, due = self._run.write(work)
         if due is not None:
             self._belts.due.tell(due)
+        if joined:  # with jobs that may have ended: their names wait for results that are there
+            self._belts.look_for_arrivals()
         flights = self._flights.begin(claimed)
         if flights:
             crash_point("claim.committed")
         return flights
-
-    def _in_use(self) -> InUse:
-        """The model that would run a job now, and what its scan is asked for."""
-        return InUse(identity=self._lane.identity, options=self._options)
 
     def _options(self, path: bytes, overrides: Mapping[str, Any] | None) -> Options:
         """What a scan is to be done with by the configuration as it is now.

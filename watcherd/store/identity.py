@@ -92,10 +92,12 @@ class InUse:
 
     ``options``: what a scan at this path below the inbox is to be done with, by the configuration as it is now and by
     what the scan's sidecars overrode (keys and values; None: not known, so nothing).
+    ``joined``: called, before the transaction ends, with each job that another one was joined with.
     """
 
     identity: ModelIdentity
     options: Callable[[bytes, Mapping[str, Any] | None], Options]
+    joined: Callable[[int], object] = lambda _job_id: None
 
 
 def identity_of(row: Any) -> ModelIdentity:
@@ -167,6 +169,7 @@ def _renew(connection: Connection, row: Any, in_use: InUse, *, run_id: int, at: 
         OTHER, {"scan_id": row.scan_id, "options_key": key, "job_id": row.id}
     ).one_or_none()
     if other is not None:
+        in_use.joined(other.id)
         return _join(connection, row, other, run_id=run_id, at=at)
     columns = in_use.identity.columns() | {"job_id": row.id, "options": options.to_json(), "options_key": key}
     one_by_one(connection, RENEW, [columns | {"profile": options.profile, "threshold": options.threshold}])

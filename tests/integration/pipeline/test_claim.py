@@ -1,0 +1,60 @@
+"""What a claim does besides taking jobs."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, cast
+
+from tests.integration.store.helpers import MODEL, enqueue, scan, start_run, succeed
+from tests.parts import run_of
+from watcherd.flights import Flights
+from watcherd.inbox.expected import Expected
+from watcherd.inference.pool.lanes import Lane
+from watcherd.pipeline.belts import Belts
+from watcherd.pipeline.claim import Claims
+from watcherd.store import Database, ModelIdentity
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class OneReplica:
+    """A pool for a batch of one."""
+
+    def capacity(self) -> int:
+        return 1
+
+
+def claims(database: Database, model: ModelIdentity, scratch: Path) -> Claims:
+    lane = Lane[ModelIdentity]()
+    lane.carried_by(cast("Any", OneReplica()))
+    lane.became_ready(model, follows_runs=False)
+    return Claims(run_of(database), lane, Expected(), scratch, Flights(), Belts(bell=threading.Event()))
+
+
+def test_names_of_a_job_that_becomes_one_with_an_ended_one_are_looked_for(tmp_path: Path) -> None:
+    """Nothing else would tell that they wait: the job that has ended has told its own names long ago."""
+    other = ModelIdentity(segmenter="sa2va", model="m", revision="2", dtype="bfloat16")
+    with Database.open(tmp_path / "watcherd.db") as database:
+        run_id = database.write(start_run)
+        database.write(lambda c: enqueue(c, run_id, scan("first.png", 1)))
+        theirs = claims(database, other, tmp_path)
+        [flight] = theirs.claim()
+        database.write(lambda c: succeed(c, flight.job.claim))
+        assert theirs._belts.results.empty()  # it was made anew, and is one with nobody
+        database.write(lambda c: enqueue(c, run_id, scan("second.png", 1)))
+        assert [] == theirs.claim()
+        with database.reader() as connection:
+            waiting = connection.exec_driver_sql("SELECT path_text FROM arrival WHERE delivery = 'due'").scalars().all()
+        assert ["second.png"] == waiting
+        assert theirs._belts.results.get(timeout=1) is None
+
+
+def test_a_claim_of_what_is_queued_for_the_model_in_use_tells_nobody(tmp_path: Path) -> None:
+    with Database.open(tmp_path / "watcherd.db") as database:
+        run_id = database.write(start_run)
+        database.write(lambda c: enqueue(c, run_id, scan("first.png", 1)))
+        mine = claims(database, MODEL, tmp_path)
+        [flight] = mine.claim()
+        assert mine._belts.results.empty()
+        assert [flight] == mine._flights.all()
