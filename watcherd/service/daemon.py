@@ -42,6 +42,7 @@ from watcherd.inference.segmenters import refuse_unknown
 from watcherd.intake.intake import Intake
 from watcherd.intake.refetch import Refetch
 from watcherd.job import State
+from watcherd.linux.threads import name_thread
 from watcherd.new_files_first import NewFilesFirst
 from watcherd.notify import exporter, hooks
 from watcherd.notify.exporter import Exporter
@@ -391,6 +392,7 @@ class Daemon:
 
     def _thread(self, name: str, target: Callable[[], None]) -> None:
         def guarded() -> None:
+            name_thread(name)
             try:
                 target()
             except BaseException as error:  # a part that fails must not leave a daemon that only looks alive
