@@ -22,6 +22,7 @@ from pebble import CONSTS, ProcessExpired, ProcessPool
 
 from watcherd.errors import NO_ROOM_FOR_A_PROCESS, CrashError
 from watcherd.imaging.worker import run_group, start_worker
+from watcherd.linux.threads import NamedThread, name_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -92,8 +93,8 @@ class ImagingPool:
         self._some_under_way = threading.Event()
         self._ended = threading.Event()
         self._stopped = False
-        self._thread = threading.Thread(target=self._serve, name="imaging", daemon=True)
-        self._watch = threading.Thread(target=self._end_what_overruns, name="imaging-deadlines", daemon=True)
+        self._thread = NamedThread(target=self._serve, name="imaging", daemon=True)
+        self._watch = NamedThread(target=self._end_what_overruns, name="imaging-watch", daemon=True)
 
     def start(self) -> None:
         """Start the workers; without it the first task does."""
@@ -181,6 +182,7 @@ class ImagingPool:
 
     def _make(self) -> ProcessPool:
         CONSTS.sleep_unit = LOOK_SECONDS
+        name_thread("imaging-pool")  # pebble's threads begin with the name of the one that starts them
         pool = ProcessPool(
             max_workers=self._workers,
             max_tasks=TASKS_PER_WORKER,
@@ -194,6 +196,8 @@ class ImagingPool:
             pool.stop()
             pool.join(5)
             raise
+        finally:
+            name_thread(self._thread.name)
         return pool
 
     def _next(self) -> list[_Task] | None:

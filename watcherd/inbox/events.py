@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask
 
+from watcherd.linux.threads import name_thread
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -239,6 +241,11 @@ class _Reader(InotifyFD):
                 os.close(descriptor)  # there was none left for the pipe beside it
             raise
         self._events = events
+
+    def run(self) -> None:
+        """Read events until `stop`, under a name of its own."""
+        name_thread("events")
+        super().run()
 
     def handle_event(self, event: InotifyEvent) -> None:
         if event.is_ignored:

@@ -15,6 +15,8 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from watcherd.linux.threads import NamedThread
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from http.client import HTTPConnection
@@ -184,7 +186,7 @@ def _cut_off(connection: HTTPConnection, seconds: float, stopping: threading.Eve
                         connection.sock.shutdown(2)
                     return
 
-    watcher = threading.Thread(target=watch, name="hook-deadline", daemon=True)
+    watcher = NamedThread(target=watch, name="hook-deadline", daemon=True)
     watcher.start()
     try:
         yield cut

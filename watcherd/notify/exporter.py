@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from watcherd.errors import ConfigError, StoreError, UnavailableError
 from watcherd.inference.pool.interface import Phase
 from watcherd.job import Fate
+from watcherd.linux.threads import NamedThread
 from watcherd.logs import get_logger
 from watcherd.notify import metrics
 from watcherd.store import history, hooks, progress
@@ -182,7 +183,7 @@ class Exporter:
         if port and self._server is None:
             with self._troubling("port", OSError):
                 self._server = _server(port, self.text)
-                threading.Thread(target=self._server.serve_forever, name="metrics-port", daemon=True).start()
+                NamedThread(target=self._server.serve_forever, name="metrics-port", daemon=True).start()
 
     def _take_away_file(self) -> None:
         if self._file is not None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from watcherd.crash_points import crash_point
 from watcherd.errors import ConfigError, StoreError
+from watcherd.linux.threads import NamedThread
 from watcherd.logs import get_logger
 from watcherd.notify.calls import CallFailedError, StoppedCallError, post, run_program
 from watcherd.pauses import StoppedError, is_passing
@@ -138,7 +139,7 @@ class Hooks:
                 raise
             return
         for call in due:
-            thread = threading.Thread(target=self._make, args=(call,), name=f"hook-{call.id}", daemon=True)
+            thread = NamedThread(target=self._make, args=(call,), name=f"hook-{call.id}", daemon=True)
             self._under_way[call.id] = thread
             thread.start()
 

@@ -15,6 +15,7 @@ from watcherd.inference.messages import ReplicaSpec
 from watcherd.inference.pool import placement
 from watcherd.inference.pool.interface import Phase
 from watcherd.inference.pool.pool import ReplicaPool
+from watcherd.linux.threads import NamedThread
 from watcherd.logs import get_logger
 from watcherd.pauses import StoppedError
 from watcherd.store import ModelIdentity, runs
@@ -91,7 +92,7 @@ class Replicas:
         pool = self._pool
         if pool is None:
             return
-        stopper = threading.Thread(target=pool.stop, kwargs={"within": within}, name="stopper", daemon=True)
+        stopper = NamedThread(target=pool.stop, kwargs={"within": within}, name="stopper", daemon=True)
         stopper.start()
         while stopper.is_alive():
             stopper.join(0.1)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING
 
 from watcherd.errors import WatcherdError
+from watcherd.linux.threads import NamedThread
 from watcherd.logs import get_logger
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from watcherd.service.ending import Ending
@@ -33,7 +34,7 @@ class Threads:
                 self._log.exception("daemon_part_failed", kind=name)
                 self._ending.fail(WatcherdError(f"The part {name!r} failed: {type(error).__name__}: {error}"))
 
-        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        thread = NamedThread(target=guarded, name=name, daemon=True)
         self._threads[name] = thread
         thread.start()
 

@@ -14,12 +14,13 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
-from threading import Lock, Thread
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sqlalchemy import Connection, exc
 
 from watcherd.errors import StoreError
+from watcherd.linux.threads import NamedThread
 from watcherd.store import connections
 from watcherd.store.connections import CorruptDatabaseError, StoreUnavailableError, driver_of, errors_of, translated
 from watcherd.store.migrate import upgrade
@@ -77,7 +78,7 @@ class Database:
         self._numbers = itertools.count()
         self._closed = False
         self._door = Lock()  # nothing may queue up behind the end
-        self._thread = Thread(target=self._serve, name="database", daemon=True)
+        self._thread = NamedThread(target=self._serve, name="store", daemon=True)
         self._thread.start()
 
     @classmethod

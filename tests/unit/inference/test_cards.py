@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pynvml
@@ -56,3 +59,17 @@ def test_a_driver_that_refuses_leaves_all_unknown(monkeypatch: pytest.MonkeyPatc
     cards = Cards([UUID])
     cards.look()
     assert (Card(uuid=UUID, processes={}),) == cards.latest
+
+
+def test_the_thread_that_looks_has_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's name, which is what a person sees who finds it hanging in the driver."""
+    seen: queue.Queue[str] = queue.Queue()
+
+    def refuse(uuid: str) -> None:
+        seen.put(Path(f"/proc/self/task/{threading.get_native_id()}/comm").read_text())
+        raise pynvml.NVMLError_GpuIsLost
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", refuse)
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    Cards([UUID]).start()
+    assert "cards\n" == seen.get(timeout=30)

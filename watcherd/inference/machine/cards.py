@@ -1,12 +1,11 @@
-"""What the replicas' GPUs hold at this moment, for the screens: asked of the driver by a thread of its own.
+"""The memory in use on the replicas' GPUs now, for the screens: a thread of its own asks the driver.
 
-The driver of a card that fell off the bus may never answer. Then this thread hangs and nothing else does, and the
-figures become unknown rather than old.
+The driver of a card that fell off the bus may never answer. Then only this thread hangs, and the figures become unknown
+rather than old.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING
 import pynvml
 
 from watcherd.inference.machine.devices import MIB
+from watcherd.linux.threads import NamedThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 LOOK_SECONDS = 5.0
 STALE_SECONDS = 30.0
-"""Seconds without an answer after which the driver's last figures are no longer believed."""
+"""Seconds after which a driver's last answer is not shown any more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,31 +38,42 @@ class Card:
     processes: Mapping[int, int | None]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    """What was seen, and when, as of `time.monotonic`."""
+
+    at: float
+    cards: tuple[Card, ...]
+
+
 class Cards:
-    """Looks at these GPUs every few seconds, from `start` on; without any it does nothing."""
+    """Looks at these GPUs every few seconds, from `start` on; without any it does nothing.
+
+    Its own thread looks; any thread reads `latest`. A look is published as a whole, so that nobody sees half of it.
+    """
 
     def __init__(self, uuids: Iterable[str], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._uuids = tuple(dict.fromkeys(uuids))
         self._clock = clock
-        self._looked_at = clock()
-        self._latest = tuple(Card(uuid=uuid, processes={}) for uuid in self._uuids)
+        self._look = _Look(at=clock(), cards=tuple(Card(uuid=uuid, processes={}) for uuid in self._uuids))
 
     def start(self) -> None:
         """Begin to look."""
         if self._uuids:
-            threading.Thread(target=self._keep_looking, name="cards", daemon=True).start()
+            NamedThread(target=self._keep_looking, name="cards", daemon=True).start()
 
     @property
     def latest(self) -> tuple[Card, ...]:
         """The cards as they were seen last; without figures when that is too long ago."""
-        if self._clock() - self._looked_at <= STALE_SECONDS:
-            return self._latest
-        return tuple(replace(card, used_mib=None, processes={}) for card in self._latest)
+        look = self._look
+        if self._clock() - look.at <= STALE_SECONDS:
+            return look.cards
+        return tuple(replace(card, used_mib=None, processes={}) for card in look.cards)
 
     def look(self) -> None:
         """Ask the driver now."""
-        self._latest = tuple(_look_at(uuid) for uuid in self._uuids)
-        self._looked_at = self._clock()
+        cards = tuple(_look_at(uuid) for uuid in self._uuids)
+        self._look = _Look(at=self._clock(), cards=cards)
 
     def _keep_looking(self) -> None:
         _open_driver()  # and leave it open: opening it anew takes tens of milliseconds

@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 GIB = 2**30
 MIB = 2**20
 RELEASE_SECONDS = 10.0
-"""How long the driver may take to free a dead process's memory; it is a second or two in practice."""
+"""Seconds that the driver may take to free a dead process's memory; in practice one or two."""
 POLL_SECONDS = 0.1
 MAX_PLANNED = 256
-"""More made-up GPUs than this are a slip of the keyboard."""
+"""Made-up GPUs at most: more are a typing mistake."""
 
 _NO_GPU = ("NVML_ERROR_LIBRARY_NOT_FOUND", "NVML_ERROR_DRIVER_NOT_LOADED")
-"""What NVML says where there is no NVIDIA driver at all, as opposed to one that is broken."""
+"""NVML's errors on a machine without an NVIDIA driver, as opposed to one whose driver is broken."""
 _HIDES_ALL = frozenset({"", "-1", "none", "void", "NoDevFiles"})
-"""Values of ``CUDA_VISIBLE_DEVICES`` by which people and container runtimes say that there shall be no GPU."""
+"""Values of ``CUDA_VISIBLE_DEVICES`` with which people and container runtimes hide every GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
     """One GPU.
 
-    ``index``: as ``nvidia-smi`` counts. ``free_gib``: what nobody uses now. ``has_bfloat16``: computes in bfloat16
-    itself (compute capability 8.0, Ampere, and later).
+    ``index``: as ``nvidia-smi`` counts. ``free_gib``: not in use now. ``has_bfloat16``: computes in bfloat16 natively
+    (compute capability 8.0, Ampere, and later).
     """
 
     index: int
@@ -50,9 +50,9 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Card:
-    """A GPU by the little that is asked of all of them.
+    """A GPU, by the little that every GPU is asked for.
 
-    ``lost``: why it does not answer; its UUID may be unknown then.
+    ``lost``: why it does not answer; then its UUID may be unknown.
     """
 
     index: int
@@ -77,11 +77,11 @@ def inventory(
 
     ``use``: ``auto`` (every GPU), ``cpu`` (none), or a list of indexes and UUIDs (their beginnings suffice).
     A ``CUDA_VISIBLE_DEVICES`` in ``environ`` hides GPUs, as it does from every CUDA program. ``warn`` is told, in a
-    sentence, of each GPU that ``auto`` leaves out because it does not answer. What is not wanted is not asked.
+    sentence, of each GPU that ``auto`` leaves out because it does not answer. Unwanted GPUs are not asked.
 
-    Raises `ConfigError` when the list names a GPU that is not there or names one twice, and `UnavailableError` when
-    the driver, a GPU of the list, or every GPU does not answer, or when ``CUDA_VISIBLE_DEVICES`` names none of those
-    that there are: then computing on the CPU instead would hide a fault.
+    Raises `ConfigError` when the list names a missing GPU or names one twice, and `UnavailableError` when the driver, a
+    GPU of the list, or every GPU does not answer, or when ``CUDA_VISIBLE_DEVICES`` names none of this machine's: to
+    compute on the CPU then would hide a fault.
     """
     if use == "cpu" or not _has_driver():
         return ()
@@ -152,7 +152,7 @@ def process_mib(uuid: str, pid: int) -> float | None:
 
 
 def used_mib(uuid: str) -> float | None:
-    """MiB in use on the GPU by everybody; None where the driver does not say."""
+    """MiB in use on the GPU by all processes; None where the driver does not say."""
     memory = _query(uuid, pynvml.nvmlDeviceGetMemoryInfo)
     return None if memory is None else float(memory.used / MIB)
 
@@ -169,7 +169,7 @@ def _processes(uuid: str, pid: int) -> list[Any]:
 
 
 def _query(uuid: str, question: Callable[[Any], Any]) -> Any:
-    """NVML's answer about the GPU, or None. NVML counts who has opened it, so that opening it again is cheap."""
+    """NVML's answer about the GPU, or None. NVML counts its users, so opening it again is cheap."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -183,7 +183,7 @@ def _query(uuid: str, question: Callable[[Any], Any]) -> Any:
 
 
 def _has_driver() -> bool:
-    """Whether there is a driver; NVML is open then, to be shut down by the caller."""
+    """Whether there is a driver; if so, NVML is open and the caller shuts it down."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
@@ -238,9 +238,9 @@ def _describe(index: int) -> Device:
 
 
 def _visible(found: list[_Card], names: str | None) -> list[_Card]:
-    """What is left of ``found`` under ``CUDA_VISIBLE_DEVICES``; like CUDA, it ends at the first name that is none.
+    """The part of ``found`` that ``CUDA_VISIBLE_DEVICES`` shows; like CUDA, it stops at the first unknown name.
 
-    Raises `UnavailableError` when nothing is left, unless it says that there shall be none (empty, or -1).
+    Raises `UnavailableError` when nothing is left, unless the variable hides every GPU on purpose (empty, or -1).
     """
     if names is None:
         return found

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from watcherd.inference.machine.devices import Device
 
 SAME_CARD_GIB = 0.25
-"""Cards whose room differs by less are of one kind."""
+"""GiB of room: cards that differ by less count as one kind."""
 MAX_PER_REPLICA = 16
-"""GPUs in the largest machines; a model that needs more is no candidate for one process."""
+"""GPUs in the largest machines; a model that needs more does not fit one process."""
 
 Fits = Callable[[Sequence[float]], bool]
-"""Whether a replica fits on devices with so many GiB for weights each."""
+"""Whether a replica fits on devices with these GiB for weights each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class Card:
 
 
 def gather(cards: Sequence[Card], per_replica: Literal["auto"] | int, fits: Fits) -> list[tuple[Card, ...]]:
-    """Disjoint groups of cards that each carry a replica: as many of the smallest size as there are, then larger."""
+    """Disjoint groups of cards, each of which carries a replica: as many small groups as possible, then larger ones."""
     fits = _remembered(fits)
     left = sorted(cards, key=lambda card: (-card.kind, card.device.index))
     groups: list[tuple[Card, ...]] = []
@@ -46,7 +46,7 @@ def gather(cards: Sequence[Card], per_replica: Literal["auto"] | int, fits: Fits
 
 
 def _remembered(fits: Fits) -> Fits:
-    """Equal rooms are asked about again and again, and the answer takes a while."""
+    """The same question, answered once for equal rooms: it is asked often, and the answer takes a while."""
     known: dict[tuple[float, ...], bool] = {}
 
     def answer(rooms: Sequence[float]) -> bool:
@@ -59,7 +59,7 @@ def _remembered(fits: Fits) -> Fits:
 
 
 def _groups_of(size: int, cards: Sequence[Card], fits: Fits) -> list[tuple[Card, ...]]:
-    """As many groups of ``size`` cards as can be found; of like cards only, where that gives as many.
+    """As many groups of ``size`` cards as possible; of like cards only, where that gives as many.
 
     ``cards``: the largest first, and like ones by index.
     """
@@ -75,7 +75,7 @@ def _groups_of(size: int, cards: Sequence[Card], fits: Fits) -> list[tuple[Card,
 
 
 def _pair_off(size: int, cards: Sequence[Card], fits: Fits) -> list[tuple[Card, ...]]:
-    """Give the largest card the smallest companions that do; for pairs this finds as many groups as there can be."""
+    """Give the largest card the smallest companions that suffice; for pairs this finds the most groups possible."""
     groups: list[tuple[Card, ...]] = []
     left = list(cards)
     while len(left) >= size:
@@ -91,7 +91,7 @@ def _pair_off(size: int, cards: Sequence[Card], fits: Fits) -> list[tuple[Card, 
 
 
 def _nearest(cards: Sequence[Card], start: int, size: int) -> int:
-    """Of runs of like cards the one with the lowest indexes: neighbours are often linked."""
+    """The run of like cards with the lowest indexes: neighbours are often linked."""
     kinds = [card.kind for card in cards]
     while start > 0 and kinds[start - 1 : start - 1 + size] == kinds[start : start + size]:
         start -= 1

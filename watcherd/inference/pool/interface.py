@@ -25,7 +25,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplicaStatus:
-    """One replica as it is now. Times are of `time.monotonic`."""
+    """One replica as it is now: a value that its thread replaces as a whole. Times are of `time.monotonic`."""
 
     number: int
     phase: Phase
@@ -42,7 +42,7 @@ class ReplicaStatus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Died:
-    """A replica's process ended against our will."""
+    """A replica's process ended, and nobody had asked it to."""
 
     number: int
     pid: int
@@ -52,7 +52,7 @@ class Died:
 
 
 class Listener(Protocol):
-    """Who hears how the replicas live. Called from the replicas' threads."""
+    """Hears of each replica's life. Called from the replicas' threads."""
 
     def replica_starting(self, number: int, pid: int) -> None: ...
     def replica_ready(self, number: int, ready: Ready) -> None: ...
@@ -62,7 +62,7 @@ class Listener(Protocol):
 
 
 class ScanListener(Protocol):
-    """Who hears what became of the scans. Called from the replicas' threads."""
+    """Hears what became of the scans. Called from the replicas' threads."""
 
     def batch_taken(self) -> None: ...
     def scans_answered(self, number: int, outcomes: Sequence[Outcome]) -> None: ...
@@ -70,7 +70,7 @@ class ScanListener(Protocol):
 
 
 class Pool(Protocol):
-    """What the pipeline needs of the replicas, be they one or many."""
+    """What the pipeline and the service need of the replicas, be they one or many. Any thread may call it."""
 
     def start(self) -> None: ...
     def has_room(self) -> bool: ...

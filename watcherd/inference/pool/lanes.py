@@ -1,4 +1,4 @@
-"""A lane for each model: which model its replicas have loaded, how fast they are, and whether they take more.
+"""A lane for each model: which model its replicas have loaded, how fast they are, and how much they take at once.
 
 Replicas' threads tell it what they know; intake and pipeline ask. One service has one lane so far, ``default``.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Identity = TypeVar("Identity")
 
 WORK_SECONDS = 0.5
-"""Seconds of work in a batch for a replica: enough to hide the way there, little enough to share out evenly."""
+"""Seconds of work in a batch: enough to hide the message latency, little enough to share out evenly."""
 MOST_AT_ONCE = 64
 """Scans in a batch at most."""
 SMOOTHING = 0.2
@@ -47,7 +47,7 @@ class Lane(Generic[Identity]):
         self._ready.set()
 
     def took(self, seconds: float) -> None:
-        """A scan was computed in so many seconds."""
+        """A scan took this many seconds to compute."""
         with self._lock:
             before = self._seconds_per_scan
             self._seconds_per_scan = (1 - SMOOTHING) * before + SMOOTHING * seconds if before else seconds
@@ -60,7 +60,7 @@ class Lane(Generic[Identity]):
         return self._ready.is_set()
 
     def wait_ready(self, seconds: float) -> bool:
-        """Wait until one is, so many seconds at most; whether one is."""
+        """Wait for one, at most ``seconds``; whether one is ready."""
         return self._ready.wait(seconds)
 
     @property

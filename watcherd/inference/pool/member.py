@@ -28,6 +28,7 @@ from watcherd.inference.messages import (
 from watcherd.inference.pool.carrier import Ended, NoRoomError, SilentError
 from watcherd.inference.pool.interface import Died, Listener, Phase, ReplicaStatus, ScanListener
 from watcherd.job import ErrorClass
+from watcherd.linux.threads import NamedThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,7 +92,7 @@ class Member:
         self._under_way: deque[Batch] = deque()
         self._quick = False
         self.status = ReplicaStatus(number=spec.number, phase=Phase.STARTING, devices=spec.visible or ("cpu",))
-        self.thread = threading.Thread(target=self._live, name=f"replica-{spec.number}", daemon=True)
+        self.thread = NamedThread(target=self._live, name=f"replica-{spec.number}", daemon=True)
 
     # -------------------------------------------------------------------------------------- called by other threads
 

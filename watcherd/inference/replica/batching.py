@@ -41,7 +41,7 @@ __all__ = [
 T = TypeVar("T")
 
 clock: Callable[[], float] = time.perf_counter
-"""What batches are timed with, in seconds."""
+"""The clock that times batches, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ class FrameOutcome:
 
 
 Outcomes: TypeAlias = "list[tuple[T, FrameOutcome]]"
-"""Those of one batch, with the tags of its frames."""
+"""The outcomes of one batch, with its frames' tags."""
 
 
 def run(
@@ -74,7 +74,7 @@ def run(
 
 
 class Batches(Generic[T]):
-    """Frames through a segmenter, batch by batch, grouped by shape; each frame has a tag by which it is known again.
+    """Runs frames through a segmenter, batch by batch, grouped by shape. A tag identifies each frame's outcome.
 
     ``limits``: what the probe found; learns smaller batches as memory errors come. Where the segmenter can
     (`AsyncSegmenter`), one batch is left on the devices while the outcomes of the one before are dealt with.
@@ -91,7 +91,7 @@ class Batches(Generic[T]):
         self._dispatch = segmenter.dispatch if isinstance(segmenter, AsyncSegmenter) else None
         self._under_way: _Batch[T] | None = None
         self._free_since = 0.0
-        """When the last batch had been computed, as of `clock`."""
+        """When the devices finished the last batch, as of `clock`."""
 
     def feed(self, frames: Sequence[tuple[T, Frame]]) -> Iterator[Outcomes[T]]:
         """Compute these frames; yields outcomes a batch at a time. The last batch may be left to `rest`."""
@@ -113,12 +113,12 @@ class Batches(Generic[T]):
                     yield from self._finish(batch)
 
     def computed(self) -> bool:
-        """Whether the devices have nothing more to do."""
+        """Whether the devices have finished."""
         batch = self._under_way
         return batch is None or batch.pending is None or batch.pending.done()
 
     def rest(self) -> Iterator[Outcomes[T]]:
-        """The outcomes of what is under way."""
+        """The outcomes of the batch that is still on the devices."""
         batch, self._under_way = self._under_way, None
         if batch is not None:
             yield from self._finish(batch)
@@ -139,12 +139,12 @@ class Batches(Generic[T]):
         return batch
 
     def _finish(self, batch: _Batch[T]) -> Iterator[Outcomes[T]]:
-        """Wait for a batch; one that failed is tried again in parts."""
+        """Wait for a batch; if it failed, try it again in parts."""
         predictions = self._collect(batch)
         if batch.error is None:
             yield self._outcomes(batch, predictions)
             return
-        # Only here, outside the except block, is nothing left that holds the failed batch's tensors.
+        # Here, outside the except block, nothing holds the failed batch's tensors any more.
         batch.error.__context__ = batch.error.__cause__ = None
         batch.pending = None
         short = is_memory_error(batch.error)
@@ -200,7 +200,7 @@ class Batches(Generic[T]):
 
 @dataclass(slots=True)
 class _Batch(Generic[T]):
-    """Frames that share a pass; either ``predictions`` are there, or they are ``pending``, or ``error`` is there."""
+    """Frames that share a pass: computed (``predictions``), on the devices (``pending``), or failed (``error``)."""
 
     shape: Hashable
     frames: list[tuple[T, Frame]]
@@ -214,14 +214,14 @@ class _Batch(Generic[T]):
 
 
 def _harmless(error: Exception) -> Exception:
-    """An error that leaves the process sound, free of the tensors that its traceback holds; others go through."""
+    """The error without its traceback, which holds tensors. Raises it if it leaves the process unsound."""
     if is_sticky(error):
         raise error
     return error.with_traceback(None)
 
 
 def check(frames: Sequence[Frame], predictions: Sequence[Prediction]) -> None:
-    """A segmenter's promises about its answer's shape; a broken one must not become a mask."""
+    """Check what a segmenter promises about its answer, so that a broken answer never becomes a mask."""
     if len(predictions) != len(frames):
         raise TransientError(f"The segmenter gave {len(predictions)} answers for {len(frames)} frames.")
     for frame, prediction in zip(frames, predictions, strict=True):
@@ -236,7 +236,7 @@ def check(frames: Sequence[Frame], predictions: Sequence[Prediction]) -> None:
 
 
 def as_job_error(error: Exception, uses: Sequence[DeviceUse], rss: float | None) -> JobError:
-    """Whatever stopped a frame or a run that was alone, as an error of ours; a memory error has the figures."""
+    """The error that stopped a single frame or run, as one of ours; a memory error gets the figures."""
     if isinstance(error, JobError):
         return error
     what = " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""The replica's memory on the host: kept from one batch to the next, given back at rest.
+"""The replica's host memory: kept between batches, given back at rest.
 
 On a CPU a batch takes hundreds of megabytes and frees them. The C library asks the kernel for each large block and
 returns it at once, and the kernel clears every page that comes: a sixth of the time of the default model (see
@@ -14,7 +14,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_freed() -> None:
-    """From now on keep what is freed, for what is allocated next; other C libraries than glibc do as they did."""
+    """From now on keep freed memory for the next allocations. Has an effect with glibc only."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)  # large blocks come from the heap
@@ -22,7 +22,7 @@ def keep_freed() -> None:
 
 
 def give_back() -> None:
-    """Return to the kernel what is free at the moment."""
+    """Return the free memory to the kernel."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

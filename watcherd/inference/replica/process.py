@@ -1,6 +1,6 @@
-"""The inside of a replica's process: load, check, say ready, then one batch after the other.
+"""The inside of a replica's process: load, check, say ready, then compute one batch after the other.
 
-`main`'s thread owns the devices and does everything else as well, so that every sign of life comes from it: see `work`.
+A single thread does everything, so every sign of life comes from the thread that owns the devices: see `work`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 PR_SET_PDEATHSIG = 1
 REST_SECONDS = 5.0
-"""After so long without work the memory that the last batches needed is given back."""
+"""Seconds without work after which the last batches' memory goes back to the kernel."""
 LOOK_SECONDS = 0.001
-"""How often is looked whether the devices are done, while nothing else is to be done."""
+"""Seconds between two checks whether the devices are done, while there is nothing else to do."""
 
 
 def main(spec: ReplicaSpec, connection: Connection[Any, Any]) -> None:
@@ -53,7 +53,7 @@ def main(spec: ReplicaSpec, connection: Connection[Any, Any]) -> None:
 
 
 class _Worker:
-    """A loaded segmenter and the connection it answers through."""
+    """A segmenter and the connection through which it answers. Owned by the process's only thread."""
 
     def __init__(self, spec: ReplicaSpec, connection: Connection[Any, Any]) -> None:
         from watcherd.inference import segmenters
@@ -98,7 +98,7 @@ class _Worker:
         self._send([ready])
 
     def _check_folder(self, revision: str) -> None:
-        """Raise `UnavailableError` if the model's files were changed while they were read: no revision fits that."""
+        """Raise `UnavailableError` if the model's files changed while they were read: no revision describes that."""
         from watcherd.inference import segmenters
 
         if segmenters.create(self._spec.model).info().revision != revision:
@@ -111,7 +111,7 @@ class _Worker:
         from watcherd.inference.replica import batching, host_memory
         from watcherd.inference.replica.work import Work
 
-        host_memory.keep_freed()  # not sooner: what loading has freed is not needed again
+        host_memory.keep_freed()  # only now: memory that loading freed is not needed again
         work = Work(self._segmenter, self._probe, self._meter, self._send, self._working_on)
         while (items := self._next()) is not None:
             try:
@@ -132,7 +132,7 @@ class _Worker:
         return items
 
     def _rest_or_more(self, work: Work) -> None:
-        """While the devices compute the last batch, wait for more; what comes is begun before that one is finished."""
+        """While the devices compute the last batch, wait for the next: it is begun before the last one is finished."""
         while not self._connection.poll(0 if work.computed() else LOOK_SECONDS):
             if work.computed():
                 work.rest()
@@ -142,7 +142,7 @@ class _Worker:
         self._send([Marked(stage="segmenting", jobs=jobs)])
 
     def _end_poisoned(self, error: Exception) -> NoReturn:
-        """A broken device context: no other result may come from this process."""
+        """The device context is broken: this process must give no further result."""
         self._send([Poisoned(error=f"{type(error).__name__}: {error}")])
         self._connection.close()
         os._exit(70)
@@ -157,7 +157,7 @@ def _bind_to_parent() -> None:
 
 
 def _keep_quiet_about_interrupts() -> None:
-    """A Ctrl-C in the terminal reaches the whole group; the main process decides what it means."""
+    """Ignore Ctrl-C, which reaches the whole process group: the main process decides what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from watcherd.values import DeviceUse
 
 WINDOW = 64
-"""Frames that are held in memory at once, unless one batch needs more."""
+"""Frames in memory at once, unless one batch needs more."""
 TOGETHER_SECONDS = 0.02
-"""Answers of one batch are told together, but none waits longer for the others' masks to be written."""
+"""Seconds at most that a batch's first answer waits for the others, so that they are sent together."""
 
 Said: TypeAlias = Outcome | BatchEnded
 
@@ -61,12 +61,12 @@ class _Scan:
     answered: bool = False
     followed: bool = False
     besides: str = ""
-    """What the record says besides the model's note."""
+    """Words for the record, in front of the model's note."""
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """A map of the decoded file: a window of large scans is read as it is used and not held in memory. Opened when
-        it is needed: a run may come as more files than a process may have open."""
+        """The decoded file, mapped: large scans are read as they are used and never held in memory. Opened on demand,
+        since a run may consist of more files than a process may have open."""
         if self.mapped is None:
             self.mapped = FrameFile(self.item.decoded).mapped()
         return self.mapped
@@ -82,7 +82,7 @@ class _Scan:
                 writer.close()
 
     def discard(self) -> None:
-        """Give back the room of what was written: nobody will read it."""
+        """Remove what was written: nobody will read it."""
         self.mapped = None
         for writer in (self.mask, self.probability):
             if writer is not None:
@@ -90,12 +90,12 @@ class _Scan:
 
 
 class Work:
-    """Scans that a segmenter is busy with: `take` them, list by list, and hear through ``tell`` what became of each.
+    """The scans that a segmenter works on: `take` them, list by list, and hear through ``tell`` what became of each.
 
-    ``tell`` is given what came together: outcomes, and a `BatchEnded` for each list when its last scan is answered for.
-    ``working_on`` hears which jobs are at hand. Where the segmenter leaves a batch on its devices
-    (`batching.Batches`), its last outcomes come with the next list, or by `rest`. One thread calls it all: a second
-    one would make the first wait for Python's lock at every kernel that it launches.
+    ``tell`` gets several at once: outcomes, and a `BatchEnded` for each list whose last scan is answered for.
+    ``working_on`` hears which jobs are being computed. Where the segmenter leaves a batch on its devices
+    (`batching.Batches`), its last outcomes come with the next list, or by `rest`. A single thread calls everything: a
+    second one would make the first wait for Python's lock at every kernel that it launches.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Work:
     def _begin(self) -> None:
         self._batches: Batches[tuple[_Scan, int]] = Batches(self._segmenter, self._probe, self._meter)
         self._lists: deque[list[_Scan]] = deque()
-        """Those taken that have not ended, the oldest first."""
+        """The lists that have not ended, the oldest first."""
 
     def take(self, items: Sequence[WorkItem]) -> None:
         """Compute every frame. Errors that poison the process (see `batching.is_sticky`) go through."""
@@ -136,16 +136,16 @@ class Work:
                 self._finish(outcomes)
 
     def computed(self) -> bool:
-        """Whether the devices have nothing more to do: the time for `rest`."""
+        """Whether the devices have finished, so that it is time for `rest`."""
         return self._batches.computed()
 
     def rest(self) -> None:
-        """Answer for all that was taken."""
+        """Answer for every scan that was taken."""
         for outcomes in self._batches.rest():
             self._finish(outcomes)
 
     def give_up(self, error: Exception) -> None:
-        """What nobody foresaw has stopped everything: it is the failure of all that was taken."""
+        """An unforeseen error has stopped everything: every scan that was taken fails with it."""
         told: list[Said] = []
         for scan in self._open():
             scan.discard()
@@ -155,11 +155,11 @@ class Work:
         self._tell(told)
 
     def _open(self) -> list[_Scan]:
-        """Those taken that are not answered for."""
+        """The scans that are not answered for."""
         return [scan for scans in self._lists for scan in scans if not scan.answered]
 
     def _finish(self, outcomes: Outcomes[tuple[_Scan, int]]) -> None:
-        """Write a batch's masks, and tell of the scans for which they were the last."""
+        """Write a batch's masks, and tell of the scans that are complete."""
         told: list[Said] = []
         since = batching.clock()
         for (scan, index), outcome in outcomes:
@@ -181,7 +181,7 @@ class Work:
         return told
 
     def _runs(self, scans: list[_Scan]) -> list[_Scan]:
-        """Follow the frames of one run, be they one file or many; returns the scans that are left for batches."""
+        """Follow the frames of one run, in one file or many; returns the scans that are left for batches."""
         several = len(scans) > 1
         if not several and scans[0].item.frames == 1:
             return scans
@@ -197,7 +197,7 @@ class Work:
         """Single files as the frames of one run, each answered for when its own mask is there.
 
         Returns the files that are left when the run breaks off: one bad frame must not cost the others their masks.
-        Only the frames that the model was given and has not answered are under suspicion if the process dies.
+        If the process dies, only the frames that the model had and did not answer come under suspicion.
         """
         given = answered = 0
 
@@ -253,14 +253,14 @@ class Work:
 
 
 def _by_themselves(scans: list[_Scan], why: str) -> list[_Scan]:
-    """Frames of a run that cannot be followed, and the reason in their records."""
+    """The frames of a run that cannot be followed, with the reason for their records."""
     for scan in scans:
         scan.besides = f"segmented by itself, apart from its run: {why}"
     return scans
 
 
 def _next(predictions: Iterator[Prediction], scan: _Scan, meter: Meter) -> FrameOutcome | JobError:
-    """What the model says about a run's next frame, or why it says nothing more."""
+    """The model's answer for a run's next frame, or why there is none."""
     meter.before()
     began = batching.clock()
     failure: Exception | None = None
@@ -284,7 +284,7 @@ def _next(predictions: Iterator[Prediction], scan: _Scan, meter: Meter) -> Frame
 
 
 def _take(scan: _Scan, index: int, outcome: FrameOutcome) -> Outcome | None:
-    """Put one frame's outcome into its scan; the scan's outcome when this was what it waited for."""
+    """Put one frame's outcome into its scan; returns the scan's own outcome if this was its last frame."""
     if scan.answered:
         return None
     scan.inference_ms += outcome.inference_ms if outcome.inference_ms is not None else 0.0
@@ -299,7 +299,7 @@ def _take(scan: _Scan, index: int, outcome: FrameOutcome) -> Outcome | None:
         if scan.done < scan.item.frames:
             return None
         scan.close()
-    except Exception as error:  # whatever it is, it is this scan's, and the replica goes on
+    except Exception as error:  # it fails this scan only, and the replica goes on
         scan.answered = True
         scan.discard()
         return NotSegmented.of(scan.item.job_id, error)
@@ -307,7 +307,7 @@ def _take(scan: _Scan, index: int, outcome: FrameOutcome) -> Outcome | None:
 
 
 def _larger(before: DeviceUse | None, use: DeviceUse) -> DeviceUse:
-    """Of two batches' figures for a device, those with the higher peak."""
+    """Of a device's figures for two batches, those with the higher peak."""
     if before is None or (use.vram_peak_allocated_mib or 0) >= (before.vram_peak_allocated_mib or 0):
         return use
     return before
@@ -342,7 +342,7 @@ def _store(scan: _Scan, index: int, prediction: Prediction) -> None:
 
 
 def _maps(probability: NDArray[np.float32] | None) -> int:
-    """For how many classes there are probabilities."""
+    """How many classes have probabilities."""
     return len(probability) if probability is not None and probability.ndim == 3 else 0
 
 

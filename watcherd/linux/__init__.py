@@ -1,0 +1,1 @@
+"""What only Linux offers and the standard library lacks."""
