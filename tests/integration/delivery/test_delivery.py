@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.store.helpers import NOW, claim_one, enqueue, failure, scan, staged, start_run
-from tests.parts import run_of
+from tests.runs import a_run
 from watcherd.config import Config
 from watcherd.delivery.delivery import Delivery
 from watcherd.inbox.requests import IntakeRequests
@@ -37,7 +37,7 @@ class Line:
         self.requests, self.bell = IntakeRequests(), threading.Event()
         self.told = 0
         self.run_id = database.write(start_run)
-        self.delivery = Delivery(run_of(database, config=config), self.outbox, self.requests, self.bell, self._tell)
+        self.delivery = Delivery(a_run(config, database), self.outbox, self.requests, self.bell, self._tell)
 
     def _tell(self) -> None:
         self.told += 1

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.parts import run_of
+from tests.runs import a_run
 from watcherd.errors import StaleJobError
 from watcherd.flights import Flights
 from watcherd.pauses import StoppedError
@@ -30,7 +30,7 @@ class Books:
 def landing(*answers: Exception | None) -> tuple[Landing, Flights, Belts]:
     flights, belts = Flights(), Belts(bell=threading.Event())
     flights.begin([cast("Any", SimpleNamespace(id=number, claim=None)) for number in range(3)])
-    return Landing(run_of(cast("Any", Books(*answers))), flights, belts), flights, belts
+    return Landing(a_run(database=Books(*answers)), flights, belts), flights, belts
 
 
 @pytest.mark.parametrize("error", [None, StaleJobError("it is being delivered")])

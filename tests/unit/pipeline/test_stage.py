@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.parts import run_of
+from tests.runs import a_run
 from watcherd.errors import InputError, JobError, StaleJobError, TransientError
 from watcherd.flights import Failed, Flights
 from watcherd.inference.messages import Segmented
@@ -37,7 +37,7 @@ class Line:
         self.books, self.flights, self.belts = Books(stale=stale), Flights(), Belts(bell=threading.Event())
         self.drawn: list[Any] = []
         self.discarded: list[Any] = []
-        run = run_of(cast("Any", self.books))
+        run = a_run(database=self.books)
         promises = SimpleNamespace(discard=self.discarded.append, check_outbox=lambda: None)
         draw = SimpleNamespace(render=lambda flight, _: self.drawn.append(flight))
         landing = Landing(run, self.flights, self.belts)
