@@ -185,6 +185,10 @@ def _as_json(said: Said, means: Mapping[str, Mean], differences: Mapping[str, Di
         "tolerance": asdict(said.asked.tolerance),
         "scans": [_scan(one) for one in judged],
         "summary": {name: mean.as_json() for name, mean in means.items()},
+        "classes": {
+            str(label): {name: mean.as_json() for name, mean in summaries.summary(scans).items()}
+            for label, scans in summaries.by_class(judged).items()
+        },
         "agreement": {name: asdict(one) for name, one in summaries.extents(judged).items()},
         "worst": [one.name for one in figures.worst(judged, WORST)],
         "sweep": [asdict(point) for point in points],
@@ -209,6 +213,7 @@ def _scan(one: Judged) -> dict[str, Any]:
         "unit": one.unit,
         "group": one.group,
         **asdict(one.score),
+        "classes": {str(label): _scan(of) for label, of in one.classes.items()},
     }
 
 
@@ -233,6 +238,7 @@ def _show(said: Said, means: Mapping[str, Mean], differences: Mapping[str, Diffe
     rows = [(one.name, *(_number(one.value(name)) for name in IN_TABLE)) for one in figures.worst(judged, len(judged))]
     print_table(("scan", *IN_TABLE), rows, right=IN_TABLE, spare=SPARE)
     _show_summary(means, judged)
+    _show_classes(judged)
     if said.choice is not None:
         _show_choice(said.choice, _points(report, said.choice), said.asked.profile)
     if said.other is not None:
@@ -262,6 +268,22 @@ def _show_summary(found: Mapping[str, Mean], judged: Sequence[Judged]) -> None:
         what, unit = name.rsplit("_", 1)
         limits = "" if one.low is None else f", 95 % of the scans between {one.low:+,.4g} and {one.high:+,.4g}"
         typer.echo(f"{'mean ' * (what == 'width')}{what}: measured less drawn {one.bias:+,.4g} {unit}{limits}")
+
+
+def _show_classes(judged: Sequence[Judged]) -> None:
+    from watcherd.evaluation.summaries import by_class, summary
+
+    classes = by_class(judged)
+    if not classes:
+        return
+    typer.echo("\nMeans by class, over the scans that have it")
+    rows = []
+    for label, scans in classes.items():
+        means = summary(scans)
+        cells = (_number(means[name].mean) if name in means else "" for name in IN_TABLE)
+        rows.append((label, *cells, len(scans)))
+    columns = ("class", *IN_TABLE, "scans")
+    print_table(columns, rows, right=columns, spare=SPARE)
 
 
 def _show_choice(choice: Choice, points: Sequence[Point], profile: str | None) -> None:

@@ -32,7 +32,7 @@ PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
 class Drawn:
     """A mask file. ``shape``: (frames, height, width). ``level``: above which value its pixels count; with ``negative``
     the others do. ``notes``: what was decided, for the person who asked. ``spacing_mm``: (height, width) of a pixel,
-    where the file says so.
+    where the file says so. ``labels``: the values above 0 of a grey file, if they are few and low enough for classes.
     """
 
     frames: FrameFile
@@ -41,6 +41,12 @@ class Drawn:
     negative: bool
     notes: tuple[str, ...]
     spacing_mm: tuple[float, float] | None
+    labels: frozenset[int]
+
+    def of_class(self, index: int, label: int) -> Mask:
+        """Where one frame has one label."""
+        found: Mask = self.frames[index] == label
+        return found
 
     def frame(self, index: int) -> Mask:
         """One frame, (height, width)."""
@@ -80,7 +86,13 @@ def read_drawn(path: Path, target: Path, *, inverted: bool | None = None) -> Dra
         negative=negative,
         notes=tuple(notes),
         spacing_mm=decoded.spacing_mm,
+        labels=frozenset() if negative or decoded.colour else _labels(counts),
     )
+
+
+def _labels(counts: NDArray[np.intp]) -> frozenset[int]:
+    values = np.flatnonzero(counts[1:]) + 1
+    return frozenset(values.tolist()) if len(values) and values[-1] <= FEW_VALUES else frozenset()
 
 
 def _is_negative(path: Path, share: float) -> bool:

@@ -197,7 +197,8 @@ class Judged:
     """One scan with its score.
 
     ``figures``: those beyond counts of pixels, by name; None where there is nothing to be measured. ``unit``: of those
-    that are lengths. ``group``: scans of one group are not independent of one another.
+    that are lengths. ``group``: scans of one group are not independent of one another. ``classes``: the same of each
+    label that the mask or the drawn one has, where both are label maps.
     """
 
     name: str
@@ -205,6 +206,7 @@ class Judged:
     figures: Mapping[str, float | None] = field(default_factory=dict)
     unit: Unit = "px"
     group: str = ""
+    classes: Mapping[int, Judged] = field(default_factory=dict)
 
     def value(self, name: str) -> float | None:
         """Any figure by its name; None where this scan has none."""

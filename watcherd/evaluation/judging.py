@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
     Spacing = tuple[float, float]
     Watch = Callable[[Iterable[str]], Iterable[str]]
+    Frames = Callable[[int], tuple[Mask, Mask]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,11 +79,22 @@ def _judge_one(report: Report, key: str, pair: Pair, one: Made, folder: Path, op
     from watcherd.evaluation.figures import Judged
 
     with _Opened(pair, one, folder, options.inverted) as opened:
-        score, figures, pixels = _compared(opened, options)
+        score, figures, pixels = _compared(opened, options, opened.masks)
+        classes = {label: _compared(opened, options, opened.of_class(label)) for label in opened.classes()}
         swept = _swept(opened, pixels, options) if pixels is not None else None
     report.problems += [note for note in opened.notes if note not in report.problems]
     unit: Unit = "mm" if opened.spacing else "px"
-    report.judged[key] = Judged(name=pair.name, score=score, figures=figures, unit=unit, group=pair.group)
+    report.judged[key] = Judged(
+        name=pair.name,
+        score=score,
+        figures=figures,
+        unit=unit,
+        group=pair.group,
+        classes={
+            label: Judged(name=pair.name, score=found[0], figures=found[1], unit=unit, group=pair.group)
+            for label, found in classes.items()
+        },
+    )
     report.pairs[key] = (pair, one)
     if one.model not in report.models:
         report.models.append(one.model)
@@ -130,6 +142,15 @@ class _Opened:
     def masks(self, index: int) -> tuple[Mask, Mask]:
         """A frame's mask, and the drawn one."""
         return self._own.frame(index), self._truth.frame(index)
+
+    def classes(self) -> list[int]:
+        """The labels of both; none where one of them is no label map, or there is but one."""
+        own, truth = self._own.labels, self._truth.labels
+        return sorted(own | truth) if own and truth and len(own | truth) > 1 else []
+
+    def of_class(self, label: int) -> Frames:
+        """As `masks`, of one label."""
+        return lambda index: (self._own.of_class(index, label), self._truth.of_class(index, label))
 
     def truth(self, index: int) -> Mask:
         return self._truth.frame(index)
@@ -189,8 +210,13 @@ class _Maps:
             self._tiff.close()
 
 
-def _compared(opened: _Opened, options: Options) -> tuple[Score, dict[str, float | None], Histogram | None]:
-    """Score, figures and histogram of one scan: pixels of all its frames together, shapes as means over them."""
+def _compared(
+    opened: _Opened, options: Options, masks: Frames
+) -> tuple[Score, dict[str, float | None], Histogram | None]:
+    """Score, figures and histogram of one scan: pixels of all its frames together, shapes as means over them.
+
+    ``masks``: of a frame. Probabilities are of all classes together, so that one class has no histogram.
+    """
     from watcherd.evaluation.figures import Score, compare, histogram
     from watcherd.evaluation.frame_figures import EVERY, OF_RUNS, of_frame, of_scan
     from watcherd.evaluation.ranking import auc, average_precision
@@ -198,12 +224,12 @@ def _compared(opened: _Opened, options: Options) -> tuple[Score, dict[str, float
     names = (*EVERY, *OF_RUNS) if opened.count > 1 else EVERY
     scores, frames, counts = [], [], []
     for index in range(opened.count):
-        mask, truth = opened.masks(index)
+        mask, truth = masks(index)
         scores.append(compare(mask, truth, opened.counted))
         frames.append(
             of_frame(mask, truth, opened.counted, spacing=opened.spacing, tolerance=options.tolerance, names=names)
         )
-        if opened.has_maps:
+        if opened.has_maps and masks == opened.masks:
             counts.append(histogram(opened.probability(index), truth, opened.counted))
             counts[:] = [reduce(add, counts)]
     total = Score(

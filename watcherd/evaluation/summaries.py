@@ -71,6 +71,12 @@ def summary(judged: Sequence[Judged]) -> dict[str, Mean]:
     return found
 
 
+def by_class(judged: Sequence[Judged]) -> dict[int, list[Judged]]:
+    """Of each label the scans in which mask or drawn mask have it."""
+    labels = sorted({label for one in judged for label in one.classes})
+    return {label: [one.classes[label] for one in judged if label in one.classes] for label in labels}
+
+
 def _units(judged: Sequence[Judged]) -> tuple[str, ...]:
     return tuple(sorted({one.unit for one in judged}, reverse=True))
 

@@ -132,6 +132,27 @@ def test_the_sets_own_figures_weigh_as_they_are_defined(folder: Path, evaluate: 
     assert found["ciou"]["low"] < found["ciou"]["mean"] < found["ciou"]["high"]
 
 
+def test_label_maps_are_judged_by_class_too(folder: Path, evaluate: Callable[..., Said]) -> None:
+    """Over the scans that have the class; all together as before. A mask of 0 and 255 has no classes."""
+    expected = []
+    for name in NAMES:
+        own, truth = mask_of(name, 0.25), truth_of(name)
+        right = np.arange(SIZE[1]) >= (30 if name != NAMES[0] else 999)
+        labels = [area.astype(np.uint8) * (1 + right[np.newaxis].astype(np.uint8)) for area in (own, truth)]
+        save(folder / "labels" / f"{name}.png", labels[0])
+        save(folder / "drawn" / f"{name}_manual.png", labels[1])
+        if right.any():
+            expected.append(dice(labels[0] == 2, labels[1] == 2))
+    found = evaluate("--predictions", folder / "labels", "--json").json
+    assert {"1", "2"} == found["classes"].keys()
+    assert np.mean(expected) == pytest.approx(found["classes"]["2"]["dice"]["mean"])
+    assert 11 == found["classes"]["2"]["cldice"]["scans"]
+    binary = evaluate("--predictions", folder / "low", "--json").json
+    assert {} == binary["classes"]
+    assert binary["summary"]["dice"] == found["summary"]["dice"]
+    assert "Means by class" in evaluate("--predictions", folder / "labels").out
+
+
 def test_groups_widen_intervals_and_are_read_from_names_or_folders(folder: Path, evaluate: Callable[..., Said]) -> None:
     alone = evaluate("--predictions", folder / "low", "--json").json
     found = evaluate("--predictions", folder / "low", "--group", r"(p\d)_", "--json").json
