@@ -244,7 +244,8 @@ def _show(said: Said, means: Mapping[str, Mean], differences: Mapping[str, Diffe
     if said.other is not None:
         _show_differences(differences, said.against)
     used = "" if report.threshold is None else f", masks at threshold {report.threshold:g}"
-    typer.echo(f"\n{len(judged)} scans, {', '.join(filter(None, report.models))}{used}")
+    count = "1 scan" if len(judged) == 1 else f"{len(judged)} scans"
+    typer.echo(f"\n{count}, {', '.join(filter(None, report.models))}{used}")
     if report.pixels is not None:
         error = figures.calibration_error(figures.reliability(report.pixels))
         typer.echo(f"Probabilities are off by {error:.3f} in the mean (see {said.files['reliability']})")

@@ -42,7 +42,7 @@ def put_in_place(asked: Asked, choice: Choice) -> None:
     settings = configuration.load(path)
     if asked.profile is not None and asked.profile not in settings.profiles:
         raise ConfigError(f"{path} has no profile {asked.profile!r}.", hint=f"It has {', '.join(settings.profiles)}.")
-    text = path.read_text(encoding="utf-8")
+    text = path.read_bytes().decode()
     changed = put(text, asked.profile, choice.best.threshold)
     backup = _free_name(path)
     try:

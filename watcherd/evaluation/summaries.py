@@ -128,7 +128,7 @@ def doubts(judged: Sequence[Judged]) -> list[str]:
     said = []
     groups = len({one.group for one in judged})
     if groups < FEW_GROUPS:
-        said.append(f"There are {groups} groups of scans: intervals of fewer than {FEW_GROUPS} are too narrow.")
+        said.append(f"Groups of scans: {groups}. Intervals from fewer than {FEW_GROUPS} are too narrow.")
     for name in ("cldice", "hd95", "nsd", "length"):
         without = sum(1 for one in judged if one.value(name) is None and one.figures)
         if without:

@@ -157,7 +157,7 @@ def test_groups_widen_intervals_and_are_read_from_names_or_folders(folder: Path,
     alone = evaluate("--predictions", folder / "low", "--json").json
     found = evaluate("--predictions", folder / "low", "--group", r"(p\d)_", "--json").json
     assert {f"p{patient}" for patient in range(6)} == {one["group"] for one in found["scans"]}
-    assert "There are 6 groups" in found["doubts"][0]
+    assert "Groups of scans: 6." in found["doubts"][0]
     assert [] == alone["doubts"]
     assert alone["summary"]["dice"]["low"] != found["summary"]["dice"]["low"]
     for said, hint in (
@@ -197,6 +197,34 @@ def test_scans_give_pictures_their_ground(folder: Path, evaluate: Callable[..., 
     sums = [np.asarray(Image.open(document["files"]["worst"][0])).sum(dtype=float) for document in (bare, found)]
     assert sums[0] < sums[1]
     assert bare["scans"] == found["scans"]
+
+
+def test_runs_have_j_and_f_and_their_maps_are_read_page_by_page(folder: Path, evaluate: Callable[..., Said]) -> None:
+    """Pixels of all frames together, J and F as means over them; single scans have none."""
+    pages = {"low": mask_of, "drawn": lambda name, _: truth_of(name), "maps": lambda name, _: map_of(name)}
+    for kind, of in pages.items():
+        run_of = np.stack([of(name, 0.25) for name in NAMES[:3]])
+        run_of = run_of.astype(np.uint8) * np.uint8(255) if run_of.dtype == bool else run_of
+        tifffile.imwrite(folder / kind / "run.tif", run_of, photometric="minisblack")
+    given = ("--predictions", folder / "low", "--probabilities", folder / "maps", "--json")
+    scans = {one["name"]: one for one in evaluate(*given).json["scans"]}
+    found, pairs = scans["run.tif"], [(mask_of(name, 0.25), truth_of(name)) for name in NAMES[:3]]
+    assert np.mean([(mask & truth).sum() / (mask | truth).sum() for mask, truth in pairs]) == pytest.approx(found["j"])
+    assert (found["j"] + found["f"]) / 2 == pytest.approx(found["jf"])
+    masks, truths = (np.stack(areas) for areas in zip(*pairs, strict=True))
+    assert dice(masks, truths) == pytest.approx(found["dice"])
+    assert np.mean([scans[f"{name}.png"]["hd95"] for name in NAMES[:3]]) == pytest.approx(found["hd95"])
+    assert found["auc"] > 0.9
+    assert scans[f"{NAMES[0]}.png"]["j"] is None
+
+
+def test_one_scan_will_do(folder: Path, evaluate: Callable[..., Said]) -> None:
+    """It has figures, and no intervals."""
+    for name in NAMES[1:]:
+        (folder / "low" / f"{name}.png").unlink()
+    found = evaluate("--predictions", folder / "low", "--against", folder / "high", "--json").json
+    assert (1, None) == (found["summary"]["dice"]["scans"], found["summary"]["dice"]["low"])
+    assert found["against"]["differences"]["dice"]["interval"] is None
 
 
 # ------------------------------------------------------------------------------------------------- masks as people make
@@ -261,17 +289,17 @@ def test_maps_give_auc_and_a_sweep_by_any_figure(folder: Path, evaluate: Callabl
 
 def test_the_threshold_is_written_with_a_backup(folder: Path, evaluate: Callable[..., Said]) -> None:
     """Nothing else of the file changes, and its mode neither."""
-    text = '# mine\n[model]\nthreshold = 0.5 # as before\n\n[profiles.retina]\nfolder = "retina"\n'
+    text = '# mine\n[model]\nthreshold = 0.5 # as before\r\n\n[profiles.retina]\nfolder = "retina"\n'
     config = folder / "empty" / "config.toml"
-    config.write_text(text)
+    config.write_bytes(text.encode())
     config.chmod(0o640)
     given = ("--predictions", folder / "high", "--probabilities", folder / "maps", "--write")
     said = evaluate(*given)
     assert 0 == said.code, said.err
     best = json.loads((folder / "empty" / "evaluation" / "evaluation.json").read_text())["best"]["threshold"]
     assert best < 0.5
-    assert text.replace("0.5 #", f"{best:g} #") == config.read_text()
-    assert text == (folder / "empty" / "config.toml.before-1").read_text()
+    assert text.replace("0.5 #", f"{best:g} #") == config.read_bytes().decode()
+    assert text == (folder / "empty" / "config.toml.before-1").read_bytes().decode()
     assert 0o640 == config.stat().st_mode & 0o777
     assert 0 == evaluate(*given, "--profile", "retina").code
     assert f'[profiles.retina]\nthreshold = {best:g}\nfolder = "retina"\n' in config.read_text()
