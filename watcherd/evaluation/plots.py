@@ -82,12 +82,12 @@ def _plain(name: str) -> str:
 def _dice(axis: Any, judged: Sequence[Judged]) -> None:
     """From the worst to the best, clDice as a dot; names where there is room for them."""
     ordered = sorted(judged, key=lambda one: (one.score.dice, one.name))
-    axis.barh(range(len(ordered)), [one.score.dice for one in ordered], color=BLUE, label="Dice")
+    axis.barh(range(len(ordered)), [one.score.dice for one in ordered], color=BLUE)
     lines = [(one.value("cldice"), row) for row, one in enumerate(ordered)]
     there = [(value, row) for value, row in lines if value is not None]
-    axis.plot([value for value, _ in there], [row for _, row in there], "o", color=ORANGE, ms=3, label="clDice")
-    axis.set(xlabel="Dice, clDice", xlim=(0, 1), ylim=(len(ordered) - 0.4, -0.6), title="scans, worst first")
-    axis.legend(loc="lower left", fontsize=8)
+    axis.plot([value for value, _ in there], [row for _, row in there], "o", color=ORANGE, ms=3)
+    title = "Dice (bars), clDice (dots), worst first"
+    axis.set(xlabel="Dice, clDice", xlim=(0, 1), ylim=(len(ordered) - 0.4, -0.6), title=title)
     names = [_plain(_short(one.name)) for one in ordered] if len(ordered) <= MOST_NAMED else []
     axis.set_yticks(range(len(names)), names, fontsize=7)
 
