@@ -69,6 +69,7 @@ STANDS_FOR = {
     "watcherd demo": "WATCHERD_MODEL__SEGMENTER=vesselness watcherd demo",
     "--model DIR": "--model models/sa2va-8b",
     "--images DIR --masks DIR": "--images chase/images --masks chase/masks",
+    "DIR/images --masks DIR/masks": "chase/images --masks chase/masks",
     "/var/lib/scan-done": "scan-done",
     "/srv/masks": "masks-elsewhere",
     "/etc/bash_completion.d/": "completion-",
@@ -79,8 +80,13 @@ STANDS_FOR = {
 model takes half a minute of CPU: tests/integration/test_wheel.py runs it."""
 
 
-DEPENDS = {"watcherd plan --model models/sa2va-8b": (0, 69), "watcherd show 17 --open": (0, 64, 69)}
-"""Commands whose answer is about this very machine (it fits or not, there is a display or not), and its exit codes."""
+DEPENDS = {
+    "watcherd plan --model models/sa2va-8b": (0, 69),
+    "watcherd show 17 --open": (0, 64, 69),
+    'watcherd evaluate --jobs "since 7d" --masks chase/masks --out last-week': (65,),
+}
+"""Commands whose answer is about this very machine (it fits or not, there is a display or not, no job is of a scan that
+somebody has drawn), and its exit codes."""
 
 BEFORE = {
     r"watcherd retry": "watcherd pause; watcherd cancel 17 18 19",
@@ -91,7 +97,7 @@ BEFORE = {
 
 
 FILES = ("scan.png", "run-17/1.jpg", "run-17/2.jpg", "left.tif", "right.tif")
-FILES += tuple(f"chase/{folder}/Image_01L.png" for folder in ("images", "masks", "fov"))
+FILES += tuple(f"chase/{folder}/Image_01L.png" for folder in ("images", "masks", "masks2", "fov"))
 """Files that commands name."""
 
 PROFILE = {"profiles.coronary": {"folder": "coronary"}}

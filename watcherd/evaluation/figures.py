@@ -11,15 +11,17 @@ holds anything they agree.
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from watcherd.imaging.values import Unit
 
     Mask = NDArray[np.bool_]
     Counts = NDArray[np.int64]
@@ -86,10 +88,21 @@ def as_mask(pixels: NDArray[Any]) -> Mask:
 
     ``pixels``: (..., height, width) grey, or the same with 3 channels at the end, of which the brightest counts.
     """
-    grey = pixels.max(axis=-1) if pixels.ndim >= 3 and pixels.shape[-1] == 3 else pixels
-    values = np.flatnonzero(np.bincount(grey.ravel(), minlength=256))
-    found: Mask = grey > (values[-1] / 2 if len(values) > FEW_VALUES else 0)
+    grey = brightest(pixels)
+    found: Mask = grey > level_of(np.bincount(grey.ravel(), minlength=256))
     return found
+
+
+def brightest(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Grey pixels as they are, of 3 channels at the end the largest."""
+    grey: NDArray[Any] = pixels.max(axis=-1) if pixels.ndim >= 3 and pixels.shape[-1] == 3 else pixels
+    return grey
+
+
+def level_of(counts: NDArray[np.intp]) -> float:
+    """Above which value a mask's pixels count, by how often each value occurs: half of the highest in a soft one."""
+    values = np.flatnonzero(counts)
+    return float(values[-1] / 2) if len(values) > FEW_VALUES else 0.0
 
 
 # --------------------------------------------------------------------------------------------- probabilities and sweeps
@@ -144,11 +157,6 @@ def sweep(scans: Sequence[Sequence[Score]], thresholds: Sequence[float] = THRESH
     return points
 
 
-def best(points: Sequence[Point]) -> Point:
-    """The point of the highest mean Dice, the lowest threshold of equal ones."""
-    return max(points, key=lambda point: point.dice)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bin:
     """Pixels of similar probability: the mean of it, the share that is vessel, and how many there are."""
@@ -186,19 +194,23 @@ def calibration_error(found: Sequence[Bin]) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """One scan with its score."""
+    """One scan with its score.
+
+    ``figures``: those beyond counts of pixels, by name; None where there is nothing to be measured. ``unit``: of those
+    that are lengths. ``group``: scans of one group are not independent of one another. ``classes``: the same of each
+    label that the mask or the drawn one has, where both are label maps.
+    """
 
     name: str
     score: Score
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+    unit: Unit = "px"
+    group: str = ""
+    classes: Mapping[int, Judged] = field(default_factory=dict)
 
-
-def summary(judged: Sequence[Judged]) -> dict[str, dict[str, float]]:
-    """Mean and median over the scans of each figure."""
-    found: dict[str, dict[str, float]] = {}
-    for name in FIGURES:
-        values = [getattr(one.score, name) for one in judged]
-        found[name] = {"mean": statistics.fmean(values), "median": statistics.median(values)}
-    return found
+    def value(self, name: str) -> float | None:
+        """Any figure by its name; None where this scan has none."""
+        return float(getattr(self.score, name)) if name in FIGURES else self.figures.get(name)
 
 
 def worst(judged: Sequence[Judged], count: int) -> list[Judged]:
@@ -223,26 +235,36 @@ def match(images: Sequence[str], masks: Sequence[str], suffix: str | None = None
     """Which mask belongs to which image. All names are without extension.
 
     A mask is called as its image, or as its image with something behind that does not begin with a letter or a number
-    (``Image_11L``, ``Image_11L_1stHO``). ``suffix``: what stands behind every image's name, to the letter. An image
-    with several such masks is ambiguous, unless one has its very name.
+    (``Image_11L``, ``Image_11L_1stHO``); of several such images it is that of the longest name. ``suffix``: what stands
+    behind every image's name, to the letter. An image with several masks is ambiguous, unless one has its very name.
     """
-    free = set(masks)
-    pairs: dict[str, str] = {}
-    ambiguous: dict[str, tuple[str, ...]] = {}
-    for image in images:
-        found = [mask for mask in masks if _belongs(mask, image, suffix)]
-        exact = [mask for mask in found if mask == image]
-        if len(found) == 1 or exact:
-            pairs[image] = (exact or found)[0]
-        elif found:
-            ambiguous[image] = tuple(sorted(found))
-        free.difference_update(found)
-    alone = tuple(sorted(set(images) - pairs.keys() - ambiguous.keys()))
-    return Matched(pairs=pairs, images=alone, masks=tuple(sorted(free)), ambiguous=ambiguous)
+    known = set(images)
+    found: dict[str, list[str]] = {}
+    alone = []
+    for mask in sorted(set(masks)):
+        owner = _owner(mask, known, suffix)
+        if owner is None:
+            alone.append(mask)
+        else:
+            found.setdefault(owner, []).append(mask)
+    pairs, ambiguous = {}, {}
+    for image, several in found.items():
+        if len(several) == 1 or image in several:
+            pairs[image] = image if image in several else several[0]
+        else:
+            ambiguous[image] = tuple(several)
+    return Matched(
+        pairs={image: pairs[image] for image in images if image in pairs},
+        images=tuple(sorted(known - found.keys())),
+        masks=tuple(alone),
+        ambiguous=ambiguous,
+    )
 
 
-def _belongs(mask: str, image: str, suffix: str | None) -> bool:
+def _owner(mask: str, images: Collection[str], suffix: str | None) -> str | None:
+    """The image that a mask is called after."""
     if suffix is not None:
-        return mask == image + suffix
-    rest = mask.removeprefix(image)
-    return mask.startswith(image) and (not rest or not rest[0].isalnum())
+        image = mask.removesuffix(suffix)
+        return image if mask.endswith(suffix) and image in images else None
+    ends = [end for end in range(len(mask), 0, -1) if not mask[end : end + 1].isalnum()]
+    return next((mask[:end] for end in ends if mask[:end] in images), None)

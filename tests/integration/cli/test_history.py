@@ -9,8 +9,7 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
@@ -18,8 +17,9 @@ from rich.console import Console
 from tests.integration.store.test_history import DEVICE, PROMISED
 from tests.terminal import on_a_terminal
 from watcherd.cli.common import for_spreadsheets
-from watcherd.cli.evaluate import _write_csv
+from watcherd.cli.evaluate_results import _write_csv
 from watcherd.cli.jobs import _print_csv, job_table
+from watcherd.evaluation.figures import Judged, Score
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,8 +137,8 @@ def test_every_csv_guards_its_names(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     _print_csv(["source", "threshold"], [record])
     monkeypatch.undo()
     assert ["'=cmd|' /C calc'!A0", "-0.5"] == list(csv.reader(io.StringIO(written.getvalue())))[1]
-    score = SimpleNamespace(figures=lambda: {"dice": 1.0}, both=1, invented=2, missed=3)
-    _write_csv(tmp_path / "scores.csv", [cast("Any", SimpleNamespace(name="=1+1.png", score=score))])
+    score = Score(both=1, invented=0, missed=0)
+    _write_csv(tmp_path / "scores.csv", [Judged(name="=1+1.png", score=score, group="=2+2")])
     assert "\n'=1+1.png,1.0" in (tmp_path / "scores.csv").read_text().replace("\r", "")
 
 
