@@ -74,6 +74,17 @@ def test_everything_of_the_tree_is_in_it_and_nothing_else(wheel: Path) -> None:
         assert name in found
 
 
+def test_it_says_and_carries_its_licence(wheel: Path) -> None:
+    """By its identifier, and with the attributions that have to travel with it."""
+    with zipfile.ZipFile(wheel) as archive:
+        info = next(name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name)
+        metadata = archive.read(f"{info}/METADATA").decode()
+        for name in ("LICENSE", "NOTICE"):
+            assert f"\nLicense-File: {name}\n" in metadata
+            assert (ROOT / name).read_bytes() == archive.read(f"{info}/licenses/{name}")
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
+
+
 def test_it_finds_its_own_migrations_and_units(installed: Path, tmp_path: Path) -> None:
     """Those inside the package, not those of a checkout beside it."""
     program = (
