@@ -28,7 +28,8 @@ from watcherd.cli.status import status
 from watcherd.cli.steer import cancel, pause, prioritise, prune, reload, resume, retry
 from watcherd.cli.submit import submit
 from watcherd.cli.top import top
-from watcherd.errors import WatcherdError
+from watcherd.errors import UnavailableError, WatcherdError
+from watcherd.outputs import EXTRA_BY_MODULE
 
 USAGE = 64
 USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -83,6 +84,13 @@ def run(arguments: list[str] | None = None) -> int:
         if error.hint:
             print(error.hint, file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        extra = EXTRA_BY_MODULE.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(f"watcherd: This needs {extra.library}, which is not installed.", file=sys.stderr)
+        print(f"Install it: {extra.command}", file=sys.stderr)
+        return UnavailableError.exit_code
     except typer.Abort:
         return INTERRUPTED
     except USAGE_ERROR as error:
