@@ -65,6 +65,7 @@ STANDS_FOR = {
     "/var/lib/watcherd/watcherd.db": "state/watcherd.db",
     "runuser -u watcherd -- ": "",
     "/opt/watcherd/bin/watcherd": "watcherd",
+    "watcherd config init": "watcherd config init first.toml",
     "BACKUP": "copy.db",
     "watcherd demo": "WATCHERD_MODEL__SEGMENTER=vesselness watcherd demo",
     "--model DIR": "--model models/sa2va-8b",

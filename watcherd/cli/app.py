@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from watcherd.cli.ask import ask
 from watcherd.cli.config import config_app
 from watcherd.cli.db import db_app
 from watcherd.cli.demo import demo
@@ -61,7 +62,7 @@ def _options(
 
 
 app.command("run")(serve)
-LOOKING = (demo, status, top, jobs, show, logs, report, doctor, plan, evaluate)
+LOOKING = (demo, status, top, jobs, show, ask, logs, report, doctor, plan, evaluate)
 STEERING = (submit, retry, cancel, prioritise, pause, resume, reload, prune)
 for command in (*LOOKING, *STEERING):
     app.command()(command)
