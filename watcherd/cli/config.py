@@ -57,7 +57,7 @@ def _write_new(file: Path, content: bytes) -> None:
     except FileExistsError as error:
         raise UsageError(
             f"{file} is there already, and is left as it is.",
-            hint="Give another name: watcherd config init OTHER.toml. To check it: watcherd config check --config FILE.",
+            hint="Give another file: watcherd config init OTHER.toml. `watcherd config check` checks the one there.",
         ) from error
     except OSError as error:
         raise UnavailableError(

@@ -39,7 +39,7 @@ def find(path: Path | None) -> Path:
             return candidate.absolute()
     raise ConfigError(
         "There is no configuration file.",
-        hint=f"Looked for {' and '.join(map(str, SEARCHED))}. `watcherd config init` writes one here that can be used as "
+        hint=f"Looked for {' and '.join(map(str, SEARCHED))}. `watcherd config init` writes one here that works as "
         "it is; or give yours with --config or WATCHERD_CONFIG.",
     )
 
