@@ -6,27 +6,27 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from tests.asides import aside
+from watcherd.config import Config
 from watcherd.inference.pool.lanes import Lane
 from watcherd.new_files_first import NewFilesFirst
 from watcherd.pauses import Pauses
 from watcherd.state.run import Run, Settings
 
 if TYPE_CHECKING:
-    from watcherd.config import Config
     from watcherd.store import ModelIdentity
 
 
-def a_run(config: Config, database: Any = None, **parts: Any) -> Run:
+def a_run(config: Config | None = None, database: Any = None, **parts: Any) -> Run:
     """A run over a database, or over nothing. ``parts``: those that are not to be the usual ones."""
     stopping = parts.setdefault("stopping", threading.Event())
     usual: dict[str, Any] = {
         "id": 1,
-        "settings": Settings(config),
+        "settings": Settings(config or Config()),
         "database": database,
         "pauses": Pauses(stopping),
         "new_files_first": NewFilesFirst(),
     }
-    made = usual | parts
+    made = usual | {name: part for name, part in parts.items() if part is not None}
     return Run(**made | {"set_aside": made.get("set_aside") or aside(database)})
 
 

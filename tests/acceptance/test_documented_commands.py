@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.acceptance.service import PATIENCE, Service, broken, png
-from watcherd import cli
+from watcherd.cli import app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -197,7 +197,7 @@ def by_this_process(line: str, folder: Path) -> subprocess.CompletedProcess[str]
         return None
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.run(words[1:])
+        code = app.run(words[1:])
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 

@@ -126,7 +126,7 @@ def test_the_demo_runs_from_it(installed: Path, tmp_path: Path) -> None:
 def test_the_command_line_and_the_daemon_import_no_model_library(installed: Path, tmp_path: Path) -> None:
     """They start in a moment, also on a machine where a model takes minutes; the command line spares numpy, too."""
     heavy = {*MODEL_LIBRARIES, "skimage", "scipy"}
-    assert set() == heavy & imported(installed, tmp_path, "import watcherd.cli, watcherd.service.daemon")
-    command_line = imported(installed, tmp_path, "import watcherd.cli")
+    assert set() == heavy & imported(installed, tmp_path, "import watcherd.cli.app, watcherd.service.daemon")
+    command_line = imported(installed, tmp_path, "import watcherd.cli.app")
     assert set() == {*heavy, "numpy", "PIL", "alembic"} & command_line
     assert set() == {"pydantic", "sqlalchemy", "numpy"} & imported(installed, tmp_path, "import watcherd.__main__")

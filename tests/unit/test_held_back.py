@@ -77,14 +77,6 @@ def test_a_run_waits_for_a_sweep_where_events_do_not_tell_of_new_files(telling: 
     assert timedelta(seconds=45) == telling.quiet()
 
 
-def test_the_start_that_waiting_counts_from_is_set_with_the_clock(telling: Telling) -> None:
-    """Else frames that had been waiting before would wait a day longer."""
-    since = telling.expected.since
-    telling.requests.clock_was_set(-86_400.0)
-    telling.intake._take_requests()
-    assert since - timedelta(days=1) == telling.expected.since
-
-
 def test_more_frames_are_expected_while_the_inbox_is_not_known(telling: Telling) -> None:
     """Before the first sweep, during one, when one is due, and while a file of the run is not taken yet."""
     sweeps, expected = telling.intake._look.sweeps, telling.expected.may_bring

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.parts import run_of
+from tests.runs import a_run
 from tests.unit.pipeline.test_stations import pipeline
 from watcherd.delivery.delivery import Delivery
 from watcherd.inbox.requests import IntakeRequests
@@ -99,7 +99,7 @@ class Asked:
 
 
 def delivery() -> Delivery:
-    return Delivery(run_of(new_files_first=Asked()), NOTHING, IntakeRequests(), threading.Event(), lambda: None)
+    return Delivery(a_run(new_files_first=Asked()), NOTHING, IntakeRequests(), threading.Event(), lambda: None)
 
 
 def line() -> Pipeline:

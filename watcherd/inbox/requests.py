@@ -28,7 +28,6 @@ class IntakeRequests:
         self._sweep = False
         self._clean = False
         self._left: list[bytes] = []
-        self._clock_steps = 0.0
         self._errands: deque[Callable[[], None]] = deque()
         self._online = True
 
@@ -62,12 +61,6 @@ class IntakeRequests:
         """A source left the inbox; its folder may have become empty."""
         with self._lock:
             self._left.append(path)
-
-    def clock_was_set(self, seconds: float) -> None:
-        """The wall clock was set by so many seconds."""
-        with self._lock:
-            self._clock_steps += seconds
-        self.wake.set()
 
     def do(self, work: Callable[[], T], *, within: float) -> T:
         """Have the intake's thread do it, and wait for that, at most ``within`` seconds.
@@ -121,12 +114,6 @@ class IntakeRequests:
         with self._lock:
             left, self._left = self._left, []
         return left
-
-    def take_clock_steps(self) -> float:
-        """By how many seconds the wall clock was set since the last time."""
-        with self._lock:
-            steps, self._clock_steps = self._clock_steps, 0.0
-        return steps
 
     def take_errand(self) -> Callable[[], None] | None:
         """The next thing that somebody waits for."""

@@ -142,8 +142,6 @@ class Intake:
 
     def _take_requests(self) -> None:
         """Take what other threads have told, and tell how long frames wait for one another now."""
-        if step := self._requests.take_clock_steps():
-            self._expected.clock_was_set(step)
         self._expected.set_quiet(self._presence.quiet)
         if self._requests.take_sweep():
             self._look.sweep_soon()

@@ -102,7 +102,7 @@ def assemble(
         status=status,
         exporter=exporter,
         pulse=Pulse(run, intake, replicas),
-        clock=ClockFollower(run, requests, pipeline.queued),
+        clock=ClockFollower(run, expected, pipeline.queued),
         commands=Commands(run, requests, pipeline, jobs, status, reload),
         reload=reload,
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from watcherd.config import Config
-    from watcherd.inbox.requests import IntakeRequests
+    from watcherd.inbox.expected import Expected
     from watcherd.state.run import Run
     from watcherd.store import Connection
 
@@ -30,9 +30,9 @@ def longest_wait(config: Config) -> timedelta:
 class ClockFollower:
     """Looks at the wall clock in every turn of the main thread."""
 
-    def __init__(self, run: Run, requests: IntakeRequests, queued: Callable[[], None]) -> None:
+    def __init__(self, run: Run, expected: Expected, queued: Callable[[], None]) -> None:
         self._run = run
-        self._requests = requests
+        self._expected = expected
         self._queued = queued
         self._clock = WallClock()
         self._owed = 0.0
@@ -45,7 +45,7 @@ class ClockFollower:
         if step := self._clock.set_by():
             self._log.warning("wall_clock_set", wait_s=round(step, 1))
             self._owed += step
-            self._requests.clock_was_set(step)
+            self._expected.clock_was_set(step)
         self._see_whether_moved()
         if not self._owed or self._moving is not None:
             return

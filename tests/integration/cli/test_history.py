@@ -284,7 +284,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(lines: int, way: str) -> None
 
 CHATTY = """
 import sys, typer
-from watcherd import cli
+from watcherd.cli import app as cli
 @cli.app.command()
 def chatter():
     for _ in range({lines}):

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any, cast
 
 from tests.integration.store.helpers import MODEL, enqueue, scan, start_run, succeed
-from tests.parts import run_of
+from tests.runs import a_run
 from watcherd.flights import Flights
 from watcherd.inbox.expected import Expected
 from watcherd.inference.pool.lanes import Lane
@@ -29,7 +29,7 @@ def claims(database: Database, model: ModelIdentity, scratch: Path) -> Claims:
     lane = Lane[ModelIdentity]()
     lane.carried_by(cast("Any", OneReplica()))
     lane.became_ready(model, follows_runs=False)
-    return Claims(run_of(database), lane, Expected(), scratch, Flights(), Belts(bell=threading.Event()))
+    return Claims(a_run(database=database), lane, Expected(), scratch, Flights(), Belts(bell=threading.Event()))
 
 
 def test_names_of_a_job_that_becomes_one_with_an_ended_one_are_looked_for(tmp_path: Path) -> None:

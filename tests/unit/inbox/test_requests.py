@@ -19,11 +19,6 @@ def test_what_was_asked_for_is_taken_once_and_wakes_the_intake(requests: IntakeR
     requests.sweep()
     assert requests.wake.is_set()
     assert [True, False] == [requests.take_sweep(), requests.take_sweep()]
-    requests.wake.clear()
-    requests.clock_was_set(3600.0)
-    requests.clock_was_set(-600.0)
-    assert requests.wake.is_set()
-    assert [3000.0, 0.0] == [requests.take_clock_steps(), requests.take_clock_steps()]
     requests.source_left(b"a/1.png")
     requests.source_left(b"a/2.png")
     assert [[b"a/1.png", b"a/2.png"], []] == [requests.take_left(), requests.take_left()]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.parts import run_of
+from tests.runs import a_run
 from watcherd.delivery.delivery import Delivery
 from watcherd.flights import Flight
 from watcherd.inbox.expected import Expected
@@ -42,7 +42,7 @@ class OneReplica:
 
 
 def pipeline(scratch: Path = Path(), new_files_first: Any = None, imaging: Any = None) -> Pipeline:
-    run, requests, bell = run_of(new_files_first=new_files_first), IntakeRequests(), threading.Event()
+    run, requests, bell = a_run(new_files_first=new_files_first), IntakeRequests(), threading.Event()
     lane = Lane[ModelIdentity]()
     lane.carried_by(cast("Any", OneReplica()))
     delivery = Delivery(run, cast("Any", None), requests, bell, lambda: None)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from tests.integration.store.helpers import MODEL, NOW, OPTIONS, claim_one, start_run, succeed
-from tests.parts import run_of
+from tests.runs import a_run
 from watcherd.config import Config
 from watcherd.delivery.dispose import Sources
 from watcherd.inbox.requests import IntakeRequests
@@ -34,7 +34,7 @@ def test_a_source_that_is_touched_all_the_time_stays_and_is_said_once(tmp_path: 
         {"inbox": {"path": str(scan.parent), "archive_path": str(tmp_path / "archive")}}, context={"base": tmp_path}
     )
     with Database.open(tmp_path / "watcherd.db") as database:
-        sources = Sources(run_of(database, config=config), IntakeRequests())
+        sources = Sources(a_run(config, database), IntakeRequests())
         said: list[str] = []
         sources._log = cast("Any", type("Log", (), {"warning": lambda _, event, **__: said.append(event)})())
         run_id = database.write(start_run)
