@@ -1,4 +1,4 @@
-"""The kinds of files that a result consists of: a row for each.
+"""The kinds of files that a result consists of, and the libraries that only some of them need: a row for each.
 
 A new kind needs a row here, its word in ``Output`` of `watcherd.config`, and a drawing in `watcherd.imaging.encode`.
 """
@@ -41,3 +41,35 @@ BY_NAME = {kind.name: kind for kind in TABLE}
 
 DRAWN = tuple(kind.name for kind in TABLE if kind.drawn)
 """What can be drawn, in this order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extra:
+    """Libraries that are installed only on request, because the way of most scans does without them.
+
+    ``name``: in brackets behind watcherd, in pyproject.toml too. ``module``: as it is imported. ``library``: as people
+    call it. ``output``: the kind of output that needs it, if one does.
+    """
+
+    name: str
+    module: str
+    library: str
+    output: str | None = None
+
+    @property
+    def command(self) -> str:
+        """What installs it beside watcherd."""
+        return f'pip install "watcherd[{self.name}]"'
+
+
+VIDEO = Extra(name="video", module="av", library="PyAV", output="video")
+SEG = Extra(name="seg", module="highdicom", library="highdicom", output="dicom-seg")
+PLOTS = Extra(name="plots", module="matplotlib", library="matplotlib")
+EXTRAS = (VIDEO, SEG, PLOTS)
+"""All of them."""
+
+EXTRA_BY_MODULE = {extra.module: extra for extra in EXTRAS}
+"""Module to its row."""
+
+EXTRA_BY_OUTPUT = {extra.output: extra for extra in EXTRAS if extra.output is not None}
+"""Kind of output to the row that it needs."""

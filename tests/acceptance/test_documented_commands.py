@@ -65,6 +65,7 @@ STANDS_FOR = {
     "/var/lib/watcherd/watcherd.db": "state/watcherd.db",
     "runuser -u watcherd -- ": "",
     "/opt/watcherd/bin/watcherd": "watcherd",
+    "watcherd config init": "watcherd config init first.toml",
     "BACKUP": "copy.db",
     "watcherd demo": "WATCHERD_MODEL__SEGMENTER=vesselness watcherd demo",
     "--model DIR": "--model models/sa2va-8b",
@@ -239,7 +240,7 @@ def test_the_command_works(command: Command, at_rest: Service, request: pytest.F
 def by_itself(command: Command, folder: Path) -> None:
     done = by_this_process(command.here, folder) or shell(command.here, folder, command.typed)
     assert done.returncode in DEPENDS.get(command.line, (0,)), done.stderr + done.stdout
-    assert done.stdout or done.stderr or re.search(r"run --once|select| > ", command.line)
+    assert done.stdout or done.stderr or re.search(r"run --once|select| > |^cp ", command.line)
 
 
 def until_stopped(command: Command, folder: Path) -> None:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.acceptance.service import Service
+from watcherd.outputs import EXTRAS
 
 ROOT = Path(__file__).parents[2]
 CARRIED = {"watcherd": "watcherd", "migrations": "watcherd/migrations", "systemd": "watcherd/systemd"}
@@ -74,6 +83,17 @@ def test_everything_of_the_tree_is_in_it_and_nothing_else(wheel: Path) -> None:
         assert name in found
 
 
+def test_it_says_and_carries_its_licence(wheel: Path) -> None:
+    """By its identifier, and with the attributions that have to travel with it."""
+    with zipfile.ZipFile(wheel) as archive:
+        info = next(name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name)
+        metadata = archive.read(f"{info}/METADATA").decode()
+        for name in ("LICENSE", "NOTICE"):
+            assert f"\nLicense-File: {name}\n" in metadata
+            assert (ROOT / name).read_bytes() == archive.read(f"{info}/licenses/{name}")
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
+
+
 def test_it_finds_its_own_migrations_and_units(installed: Path, tmp_path: Path) -> None:
     """Those inside the package, not those of a checkout beside it."""
     program = (
@@ -110,6 +130,65 @@ def test_the_demo_runs_from_it(installed: Path, tmp_path: Path) -> None:
         assert 0.005 < record["mask_fraction"] < 0.4
         for output in record["outputs"]:
             assert (tmp_path / "demo-run" / "outbox" / output["path"]).stat().st_size == output["bytes"]
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh environment with the wheel as pip installs it and the libraries of the base, without the extras."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--quiet", "--no-index", "--no-deps", wheel], check=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    for extra in EXTRAS:
+        text = f"raise ModuleNotFoundError(\"No module named '{extra.module}'\", name={extra.module!r})\n"
+        (site / f"{extra.module}.py").write_text(text)
+    return folder
+
+
+def lines_of_the_readme() -> list[str]:
+    """What is typed below "Use it", without the comments."""
+    section = (ROOT / "README.md").read_text().partition("\n## Use it\n")[2]
+    block = re.search(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    assert block
+    return [line.partition("#")[0].strip() for line in block[1].splitlines()]
+
+
+@pytest.mark.slow
+def test_the_first_hour_of_somebody_who_types_the_readmes_lines(environment: Path, tmp_path: Path) -> None:
+    """In a fresh folder: a configuration, the service, a dropped scan, its overlay."""
+    _, init, run, drop, once, _ = lines = lines_of_the_readme()
+    assert ["watcherd config init", "watcherd run", "cp scan.png inbox/", "watcherd run --once"] == lines[1:5]
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("WATCHERD_", "PYTHON"))}
+    path = os.pathsep.join([str(environment / "bin"), inherited["PATH"]])
+    terminal: dict[str, Any] = {"cwd": tmp_path, "env": inherited | {"PATH": path, "OMP_NUM_THREADS": "1"}}
+    subprocess.run(["sh", "-c", init], check=True, **terminal)
+    shutil.copy(ROOT / "watcherd" / "inference" / "segmenters" / "vessel" / "golden.png", tmp_path / "scan.png")
+    service = Service.__new__(Service)
+    service.folder, service.state, service.logs = tmp_path, tmp_path / "state", tmp_path / "shown.log"
+    with service.logs.open("wb") as log:
+        service.process = subprocess.Popen(["sh", "-c", f"exec {run}"], stdout=log, stderr=log, **terminal)
+    try:
+        service.wait((tmp_path / "inbox").is_dir, "the inbox")
+        subprocess.run(["sh", "-c", drop], check=True, **terminal)
+        service.wait((tmp_path / "outbox" / "overlays" / "scan.jpg").is_file, "the overlay")
+        assert (tmp_path / "outbox" / "masks" / "scan.png").is_file()
+        service.signal(signal.SIGTERM)
+        assert 0 == service.ended(), service.tail()
+    finally:
+        service.end()
+    shutil.copy(tmp_path / "scan.png", tmp_path / "inbox" / "again.png")
+    subprocess.run(["sh", "-c", once], check=True, capture_output=True, **terminal)
+    assert (tmp_path / "outbox" / "overlays" / "again.jpg").is_file()
+
+
+def test_without_the_extras_it_says_what_to_install(environment: Path, tmp_path: Path) -> None:
+    """The plots of an evaluation are one."""
+    program = "import sys; from watcherd.cli import app\n"
+    program += "app.app = lambda **_: __import__('matplotlib')\nsys.exit(app.run())"
+    said = subprocess.run([environment / "bin" / "python", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (69, 'Install it: pip install "watcherd[plots]"') == (said.returncode, said.stderr.splitlines()[-1])
 
 
 def test_the_command_line_and_the_daemon_import_no_model_library(installed: Path, tmp_path: Path) -> None:

@@ -154,12 +154,17 @@ def test_the_configuration_cannot_be_changed(tmp_path: Path) -> None:
         build(tmp_path).inbox.settle_seconds = 3  # type: ignore[misc]
 
 
-def test_video_without_its_library_stops_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also in a profile; every run would fail for it."""
-    for sections in ({"outbox": {"outputs": ["video"]}}, {"profiles": {"x": {"folder": "x", "outputs": ["video"]}}}):
+@pytest.mark.parametrize(
+    ("output", "library", "extra"), [("video", "PyAV", "video"), ("dicom-seg", "highdicom", "seg")]
+)
+def test_an_output_without_its_library_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, library: str, extra: str
+) -> None:
+    """Also in a profile; no scan would ever have it."""
+    for sections in ({"outbox": {"outputs": [output]}}, {"profiles": {"x": {"folder": "x", "outputs": [output]}}}):
         build(tmp_path, **sections)
         with monkeypatch.context() as without:
             without.setattr("watcherd.config.toml_file.find_spec", lambda _: None)
-            with pytest.raises(ConfigError, match=r"\.outputs = \['video'\]: video needs PyAV") as caught:
+            with pytest.raises(ConfigError, match=rf"\.outputs = \['{output}'\]: {output} needs {library}") as caught:
                 build(tmp_path, **sections)
-        assert "watcherd[video]" in caught.value.hint
+        assert f"watcherd[{extra}]" in caught.value.hint

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from watcherd.cli.ask import ask
 from watcherd.cli.config import config_app
 from watcherd.cli.db import db_app
 from watcherd.cli.demo import demo
@@ -28,7 +29,8 @@ from watcherd.cli.status import status
 from watcherd.cli.steer import cancel, pause, prioritise, prune, reload, resume, retry
 from watcherd.cli.submit import submit
 from watcherd.cli.top import top
-from watcherd.errors import WatcherdError
+from watcherd.errors import UnavailableError, WatcherdError
+from watcherd.outputs import EXTRA_BY_MODULE
 
 USAGE = 64
 USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -60,7 +62,7 @@ def _options(
 
 
 app.command("run")(serve)
-LOOKING = (demo, status, top, jobs, show, logs, report, doctor, plan, evaluate)
+LOOKING = (demo, status, top, jobs, show, ask, logs, report, doctor, plan, evaluate)
 STEERING = (submit, retry, cancel, prioritise, pause, resume, reload, prune)
 for command in (*LOOKING, *STEERING):
     app.command()(command)
@@ -83,6 +85,13 @@ def run(arguments: list[str] | None = None) -> int:
         if error.hint:
             print(error.hint, file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        extra = EXTRA_BY_MODULE.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(f"watcherd: This needs {extra.library}, which is not installed.", file=sys.stderr)
+        print(f"Install it: {extra.command}", file=sys.stderr)
+        return UnavailableError.exit_code
     except typer.Abort:
         return INTERRUPTED
     except USAGE_ERROR as error:

@@ -1,16 +1,20 @@
-"""``watcherd config``: check the configuration, see what it comes to."""
+"""``watcherd config``: write a first configuration, check one, see what it comes to."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from watcherd import config as configuration
 from watcherd.cli.common import ConfigOption, JsonOption, print_fields, print_json
+from watcherd.errors import UnavailableError, UsageError
 from watcherd.imaging.limits import BYTES_PER_PIXEL
 from watcherd.inference.segmenters import BUILT_IN, FOLLOW_RUNS, refuse_unknown
+from watcherd.install import machine
 from watcherd.notify import exporter, hooks
 
 if TYPE_CHECKING:
@@ -19,6 +23,46 @@ if TYPE_CHECKING:
     from watcherd.config import Config
 
 config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
+
+
+@config_app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("config.toml"),
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a first configuration: every key with its meaning and its default. Nothing is overwritten."""
+    sample = machine.resource("config.toml").read_bytes()
+    _write_new(file, sample)
+    settings = configuration.load(file.absolute())
+    if as_json:
+        print_json({"path": str(file.absolute()), "inbox": str(settings.inbox.path)})
+        return
+    given = "" if file == Path("config.toml") else f" --config {shlex.quote(str(file))}"
+    typer.echo(f"Wrote {file}: every key with its default. It can be used as it is. Next:")
+    typer.echo(f"  watcherd run{given}")
+    typer.echo(f"Then copy scans into {settings.inbox.path}")
+    typer.echo(f"and find masks and overlays in {settings.outbox.path}")
+
+
+def _write_new(file: Path, content: bytes) -> None:
+    try:
+        with file.open("xb") as written:
+            try:
+                written.write(content)
+                written.flush()
+            except OSError:
+                file.unlink()  # half a configuration would be taken for a whole one
+                raise
+    except FileExistsError as error:
+        raise UsageError(
+            f"{file} is there already, and is left as it is.",
+            hint="Give another file: watcherd config init OTHER.toml. `watcherd config check` checks the one there.",
+        ) from error
+    except OSError as error:
+        raise UnavailableError(
+            f"{file} cannot be written: {error.strerror}.", hint="Give a file in a folder that is there and yours."
+        ) from error
 
 
 @config_app.command()

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from watcherd.config.tables import Config, Profile
 from watcherd.errors import ConfigError
 from watcherd.file_names import storable
+from watcherd.outputs import EXTRA_BY_OUTPUT
 
 SEARCHED = (Path("config.toml"), Path("/etc/watcherd/config.toml"))
 """Where a configuration is looked for after ``--config`` and ``WATCHERD_CONFIG``."""
@@ -38,7 +39,8 @@ def find(path: Path | None) -> Path:
             return candidate.absolute()
     raise ConfigError(
         "There is no configuration file.",
-        hint=f"Looked for {' and '.join(map(str, SEARCHED))}; give one with --config or WATCHERD_CONFIG.",
+        hint=f"Looked for {' and '.join(map(str, SEARCHED))}. `watcherd config init` writes one here that works as "
+        "it is; or give yours with --config or WATCHERD_CONFIG.",
     )
 
 
@@ -66,7 +68,7 @@ def build(values: dict[str, Any], *, base: Path, name: str = "the configuration"
         raise ConfigError(f"{name} is wrong:\n" + "\n".join(_explain(error))) from error
     _refuse_unreadable(config, name)
     _refuse_overlaps(config, name)
-    _refuse_video_without_its_library(config, name)
+    _refuse_outputs_without_their_library(config, name)
     return config
 
 
@@ -85,17 +87,20 @@ def _refuse_unreadable(config: Config, name: str) -> None:
             )
 
 
-def _refuse_video_without_its_library(config: Config, name: str) -> None:
-    """Every run would fail for it; PyAV is large, and an extra of ours."""
+def _refuse_outputs_without_their_library(config: Config, name: str) -> None:
+    """No scan would ever have them: what they need is an extra of ours."""
     wanted = [("outbox", config.outbox.outputs)] + [
         (f"profiles.{profile}", values.outputs or ()) for profile, values in config.profiles.items()
     ]
     for table, outputs in wanted:
-        if "video" in outputs and find_spec("av") is None:
-            raise ConfigError(
-                f"{name} is wrong:\n  {table}.outputs = {list(outputs)!r}: video needs PyAV, which is not installed",
-                hint='Install it (pip install "watcherd[video]"), or take video out.',
-            )
+        for output in outputs:
+            extra = EXTRA_BY_OUTPUT.get(output)
+            if extra is not None and find_spec(extra.module) is None:
+                raise ConfigError(
+                    f"{name} is wrong:\n  {table}.outputs = {list(outputs)!r}: "
+                    f"{output} needs {extra.library}, which is not installed",
+                    hint=f"Install it ({extra.command}), or take {output} out.",
+                )
 
 
 def _absolute(config: Config, base: Path) -> Config:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,9 +12,9 @@ import pytest
 from watcherd.cli.app import run
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.integration.cli.conftest import CommandLine
+
+SAMPLE = Path(__file__).parents[3] / "config.toml"
 
 
 def test_a_right_one_is_called_right_with_what_it_comes_to(watcherd: CommandLine) -> None:
@@ -153,3 +156,72 @@ def test_the_environment_names_the_configuration(
     monkeypatch.setenv("WATCHERD_CONFIG", str(watcherd.config_file))
     assert 0 == run(["config", "check"])
     assert str(watcherd.config_file) in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------------ the first
+
+
+def test_the_first_one_is_written_and_can_be_used_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sample with every key, and what to type next."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WATCHERD_CONFIG", raising=False)
+    assert 0 == run(["config", "init"])
+    said = capsys.readouterr().out
+    assert SAMPLE.read_bytes() == (tmp_path / "config.toml").read_bytes()
+    for words in ("  watcherd run\n", str(tmp_path / "inbox"), str(tmp_path / "outbox")):
+        assert words in said, words
+    assert 0 == run(["config", "check"])
+
+
+def test_the_first_one_may_be_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Then the next command names it, quoted for a shell."""
+    monkeypatch.chdir(tmp_path)
+    assert 0 == run(["config", "init", "my own.toml"])
+    assert "watcherd run --config 'my own.toml'\n" in capsys.readouterr().out
+
+
+def test_the_first_one_overwrites_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even through a link that leads nowhere yet."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.toml").write_text("# mine\n")
+    (tmp_path / "link.toml").symlink_to("gone.toml")
+    for file in ("config.toml", "link.toml"):
+        assert 64 == run(["config", "init", file])
+        assert "is left as it is" in capsys.readouterr().err
+    assert "# mine\n" == (tmp_path / "config.toml").read_text()
+    assert not (tmp_path / "gone.toml").exists()
+
+
+def test_where_nothing_can_be_written_the_reason_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert 69 == run(["config", "init", str(tmp_path / "gone" / "config.toml")])
+    assert "No such file or directory" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """It would be taken for a configuration, and refused the second time."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        assert 69 == run(["config", "init", str(tmp_path / "config.toml")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["run"], ["run", "--once"], ["status"], ["ask", "today"]])
+def test_without_any_the_way_to_a_first_one_is_told(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody has to find the sample."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WATCHERD_CONFIG", raising=False)
+    monkeypatch.setattr("watcherd.config.toml_file.SEARCHED", (tmp_path / "config.toml",))
+    assert 78 == run(command)
+    assert "`watcherd config init`" in capsys.readouterr().err

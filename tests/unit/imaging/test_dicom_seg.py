@@ -128,6 +128,14 @@ def test_the_algorithms_version_is_the_models_revision(tmp_path):
     assert first.SOPInstanceUID != other.SOPInstanceUID
 
 
+def test_without_its_library_the_result_says_what_to_install(tmp_path, monkeypatch):
+    """And has its mask: the header is not to blame."""
+    monkeypatch.setattr("watcherd.imaging.results.dicom_seg.find_spec", lambda _: None)
+    result = rendered(tmp_path, dicom(cine(6)), marked(6, 32, 32))
+    assert ["mask"] == [file.kind for file in result.files]
+    assert 'highdicom is not installed (pip install "watcherd[seg]")' in result.note
+
+
 def test_highdicom_opens_it(tmp_path):
     import highdicom
 

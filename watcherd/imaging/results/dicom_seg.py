@@ -14,6 +14,7 @@ import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from pydicom import Dataset
 from watcherd.errors import InputError
 from watcherd.imaging.readers.dicom_file import hush, open_dicom
 from watcherd.imaging.results.dicom_seg_frames import spread
+from watcherd.outputs import SEG
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,6 +114,8 @@ def write_dicom_seg(
 
     Raises `CannotSegmentError` with what stands in the way, and OSError.
     """
+    if find_spec(SEG.module) is None:
+        raise CannotSegmentError(f"{SEG.library} is not installed ({SEG.command})")
     hush()
     header = _header(source, memory_mib)
     _complete(header)

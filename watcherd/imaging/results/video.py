@@ -12,6 +12,7 @@ from watcherd.errors import InputError
 from watcherd.imaging.results.preview import FRAME_MS, SHORTEST_MS
 from watcherd.imaging.results.sheets import evenly
 from watcherd.imaging.results.views import PAPER, numbered, overlay_of, scan_of
+from watcherd.outputs import VIDEO
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +40,7 @@ def write_video(path: Path, pixels: FrameFile, labels: FrameFile, frame_ms: floa
     except ImportError as error:
         raise InputError(
             "A video cannot be written: PyAV is not installed.",
-            hint='Install it (pip install "watcherd[video]"), or take video out of the outputs.',
+            hint=f"Install it ({VIDEO.command}), or take video out of the outputs.",
         ) from error
     count = len(pixels)
     chosen = evenly(count, MOST_FRAMES)
