@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from watcherd.imaging.values import Unit
+    from watcherd.values import Unit
 
     Mask = NDArray[np.bool_]
     Counts = NDArray[np.int64]

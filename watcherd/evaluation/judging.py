@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from watcherd.evaluation.figures import Histogram, Judged, Score
     from watcherd.evaluation.frame_figures import Tolerance
     from watcherd.evaluation.pairing import Made, Pair, Pairs
-    from watcherd.imaging.values import Unit
+    from watcherd.values import Unit
 
     Mask = NDArray[np.bool_]
     Spacing = tuple[float, float]
