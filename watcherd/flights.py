@@ -97,6 +97,7 @@ class Flight:
         return Measured(
             replica_id=replica.id if replica else None,
             computed_by=replica.model if replica and replica.model != self.job.model else None,
+            pictures=decoded.pictures if decoded and decoded.pictures != self.job.options.pictures else None,
             decode_ms=self.decode_ms,
             inference_ms=round(answer.inference_ms) if answer and answer.inference_ms is not None else None,
             render_ms=self.render_ms,

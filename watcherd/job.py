@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -112,6 +112,8 @@ class Options:
     ``kind``: the kind of image, ``"auto"``, ``"fundus"`` or ``"xray"``.
     ``frame``: for a file that is a frame of a run, its path as it is shown; else empty. A frame's mask also depends on
     its neighbours, so that equal bytes in another place are another job.
+    ``pictures``: which version's picture of the file the model sees (`watcherd.formats.table.Format.pictures`); nobody
+    asks for it: it follows from the file.
     ``refused``: why the scan's sidecar cannot be followed; its job fails with this.
     """
 
@@ -126,12 +128,13 @@ class Options:
     group_frames: bool = False
     kind: Literal["auto", "fundus", "xray"] = "auto"
     frame: str = ""
+    pictures: int = 0
     refused: str = ""
 
     def to_json(self) -> str:
         """The options as canonical JSON: equal options give equal text, those of most scans the same as ever."""
         values = asdict(self)
-        for rare in ("frame", "refused"):
+        for rare in ("frame", "pictures", "refused"):
             if not values[rare]:
                 del values[rare]
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
@@ -151,6 +154,10 @@ class Options:
         if all(value == storable(value) for value in values if isinstance(value, str)):
             return self
         return type(self)(profile=storable(self.profile), refused=UNREADABLE)
+
+    def for_picture(self, pictures: int) -> Self:
+        """These options for a file of which this version's picture is made; one that is refused has none."""
+        return self if self.refused or pictures == self.pictures else replace(self, pictures=pictures)
 
     @property
     def asks_for_probability(self) -> bool:

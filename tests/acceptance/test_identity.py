@@ -12,6 +12,8 @@ from PIL import Image
 
 from tests.acceptance.invariants import check_at_any_moment, check_invariants
 from tests.acceptance.service import Service, png
+from tests.conformance.dicom_kinds import KINDS
+from watcherd.store.arrivals import EARLIER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,3 +233,45 @@ def test_doctor_names_what_the_history_does_not_know_after_it_was_set_aside(serv
     assert "6 files are unknown" in found["outbox"]
     assert "2 files are unknown" in found["archive"]
     assert "b/c.png" in found["archive"]
+
+
+# ----------------------------------------------------------------------------------------------------- the picture
+
+OLDER_PICTURE = """
+from watcherd.formats import sniff
+from watcherd.imaging.readers import dicom_display
+
+dicom_display.X_RAY_CLASSES, dicom_display.X_RAY_MODALITIES = frozenset(), ()
+sniff.pictures = lambda head: 0
+"""
+"""A version that shows angiograms through their modality LUT, and knows nothing of versions of pictures."""
+
+
+def test_a_scan_whose_picture_has_changed_is_done_anew_when_it_is_dropped_again(service: Service) -> None:
+    """Once, and its note says so; a retry of the old job is of the new picture too."""
+    service.configure(model=FAKE)
+    angiogram = KINDS["xa-log"]()
+    older = service.folder / "older"
+    older.mkdir()
+    (older / "sitecustomize.py").write_text(OLDER_PICTURE)
+    service.environment = {"PYTHONPATH": f"{older}:{Path(__file__).parents[2]}"}
+    service.drop("a.dcm", angiogram)
+    assert 0 == service.once(), service.tail()
+    assert not document(service, "a")["note"]
+    before = fraction(service, "a")
+
+    service.environment = {}
+    for name in ("b.dcm", "c.dcm"):
+        service.drop(name, angiogram)
+        assert 0 == service.once(), service.tail()
+    assert {"succeeded": 2} == service.states()
+    assert [1, 2, 2] == [document(service, name)["id"] for name in "abc"]
+    assert [EARLIER.format(1)] * 2 == [document(service, name)["note"] for name in "bc"]
+    assert abs(before - fraction(service, "b")) > 0.1
+    assert fraction(service, "b") == fraction(service, "c")
+    assert before == fraction(service, "a")
+    assert [] == check_invariants(service)
+
+    assert 0 == service.command("retry", "1").returncode
+    assert 0 == service.once(), service.tail()
+    assert fraction(service, "b") == fraction(service, "a")

@@ -8,6 +8,9 @@ from watcherd.formats.isobmff import brands
 from watcherd.formats.nifti import is_gzip
 from watcherd.formats.table import FORMATS, OTHERS, VIDEO, Format, Sign
 
+HEAD = 512
+"""Bytes at the beginning of a file by which its format is told."""
+
 UNPACKED = 1024
 """Bytes of what gzip has packed that are looked at."""
 
@@ -25,6 +28,12 @@ def image_format(head: bytes) -> str | None:
     """The name of `known_format`."""
     found = known_format(head)
     return found.name if found else None
+
+
+def pictures(head: bytes) -> int:
+    """Which version's picture is made of a file that begins with ``head`` (`Format.pictures`); 0 for none of ours."""
+    found = known_format(head)
+    return found.pictures if found is not None and found.changed(head) else 0
 
 
 def _unpacked(head: bytes) -> bytes:

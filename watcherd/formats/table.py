@@ -60,6 +60,10 @@ class Format:
     reader would notice. ``says_window``: it may say how its values are to be shown. ``packable``: it is read out of
     gzip as well. ``suffixes``: what its names mostly end with. ``advised``: people are told to save scans in it;
     ``advised_in_zip``: for zips too.
+    ``pictures``: goes up by one in a version whose picture of such files may be another than that of the version
+    before, or that reads files which the one before refused: the same bytes are then done anew when they are dropped
+    again. So does what the default model takes from such a file besides its pixels. ``changed``: asked with a file's
+    first 512 bytes whether it is one of those; for the others it is 0.
     """
 
     name: str
@@ -76,6 +80,8 @@ class Format:
     suffixes: tuple[str, ...] = ()
     advised: bool = False
     advised_in_zip: bool = False
+    pictures: int = 0
+    changed: Callable[[bytes], bool] = lambda _head: True
 
     def shows(self, sign: Sign, head: bytes, begins: tuple[bytes, ...] = ()) -> bool:
         """Whether a file that begins with ``head`` has this sign. ``begins``: looked for instead of its own."""
@@ -83,6 +89,11 @@ class Format:
             return head.startswith(begins or self.begins)
         test = self.mark if sign is Sign.MARK else self.looks_like
         return test is not None and test(head)
+
+
+def _is_deep_png(head: bytes) -> bool:
+    """Whether a PNG's values have 16 bits, by its IHDR."""
+    return head[12:16] == b"IHDR" and head[24:25] == b"\x10"
 
 
 def _is_webp(head: bytes) -> bool:
@@ -101,6 +112,7 @@ FORMATS = (
         suffixes=("dcm", "dicom"),
         advised=True,
         advised_in_zip=True,
+        pictures=1,  # what viewers show; and the default model goes by the modality
     ),
     Format(
         name="NIFTI",
@@ -112,6 +124,7 @@ FORMATS = (
         packable=False,  # it mostly is, and its reader unpacks it
         suffixes=("nii", "nii.gz"),
         advised=True,
+        pictures=1,  # windows through which nothing shows, voxels behind the header
     ),
     Format(
         name="PNG",
@@ -121,6 +134,8 @@ FORMATS = (
         suffixes=("png",),
         advised=True,
         advised_in_zip=True,
+        pictures=1,  # transparency and all bits of 16
+        changed=_is_deep_png,
     ),
     Format(
         name="JPEG",
@@ -140,6 +155,7 @@ FORMATS = (
         suffixes=("tif", "tiff"),
         advised=True,
         advised_in_zip=True,
+        pictures=1,  # white that is zero, signs, large numbers, masks of pages
     ),
     Format(
         name="BMP",
@@ -176,6 +192,7 @@ FORMATS = (
         readers=(f"{READERS}.pnm_scan:PnmScan",),
         ends=(End(is_early=pnm_ends_early, says="a PNM shorter than it says"),),
         advised=True,
+        pictures=1,  # it was refused
     ),
     Format(
         name="JPEG2000",
@@ -187,6 +204,7 @@ FORMATS = (
             End(is_early=ends.jpeg_2000_code, says="a JPEG 2000 without its end", begins=(b"\xff\x4f\xff\x51",)),
         ),
         suffixes=("jp2", "j2k"),
+        pictures=1,  # it was refused
     ),
     Format(
         name="JXL",
@@ -200,12 +218,14 @@ FORMATS = (
                 begins=(b"\0\0\0\x0cJXL ",),  # the bare code has no end mark
             ),
         ),
+        pictures=1,  # it was refused
     ),
     Format(
         name="AVIF",
         words="AVIF",
         looks_like=lambda head: bool(brands(head) & AVIF),
         ends=(End(is_early=ends.avif, says="an AVIF whose parts lie beyond its end"),),
+        pictures=1,  # it was refused
     ),
     Format(
         name="ZIP",
@@ -216,6 +236,7 @@ FORMATS = (
         ends=(End(is_early=ends.zip_archive, says="a zip without its directory", begins=(b"PK\x03\x04",)),),
         says_window=True,
         packable=False,
+        pictures=1,  # it may hold any of the others
     ),
     Format(
         name="GZIP",
@@ -226,6 +247,7 @@ FORMATS = (
         ends=(End(is_early=ends.packed, says="a gzip without its end"),),
         says_window=True,
         packable=False,
+        pictures=1,  # it may hold any of the others
     ),
 )
 """Of rows with the same sign the first that shows it counts."""

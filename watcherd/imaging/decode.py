@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from itertools import pairwise
@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from watcherd.errors import InputError, JobError
 from watcherd.formats.npy_frames import write_frames
-from watcherd.formats.sniff import describe, known_format
+from watcherd.formats.sniff import HEAD, describe, known_format, pictures
 from watcherd.formats.table import BY_NAME, advised
 from watcherd.formats.truncation import ends_early
 from watcherd.imaging.limits import DecodeLimits
@@ -67,7 +67,7 @@ def decode(source: Path, target: Path, limits: DecodeLimits, tags: Sequence[str]
         for reader in _readers(_identify(source)):
             try:
                 with closing(reader(source, limits)) as scan:
-                    return _stored(scan, target, limits, tags)
+                    return replace(_stored(scan, target, limits, tags), pictures=_pictures(source))
             except (JobError, MemoryError):
                 raise
             except Exception as error:
@@ -75,10 +75,15 @@ def decode(source: Path, target: Path, limits: DecodeLimits, tags: Sequence[str]
         raise failures[0]
 
 
+def _pictures(source: Path) -> int:
+    with source.open("rb") as file:
+        return pictures(file.read(HEAD))
+
+
 def _identify(source: Path) -> Format:
     """The format by content, after checks that need no decoder."""
     with source.open("rb") as file:
-        head = file.read(512)
+        head = file.read(HEAD)
         size = file.seek(0, 2)
         early = ends_early(file)
     if not head:

@@ -27,6 +27,7 @@ class Decoded:
     ``frame_ms``: from one frame to the next; None where the file does not say.
     ``tags``: DICOM attributes that the configuration asks for, by keyword.
     ``note``: what a reader of the record must know of it. ``modality``: DICOM's word for what took it (``XA``, ``OP``).
+    ``pictures``: which version's picture it is (`watcherd.job.Options`).
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Decoded:
     tags: dict[str, str] = field(default_factory=dict)
     note: str = ""
     modality: str = ""
+    pictures: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

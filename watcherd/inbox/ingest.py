@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from watcherd.crash_points import crash_point
 from watcherd.errors import TransientError
 from watcherd.formats.dicom import without_pictures
+from watcherd.formats.sniff import HEAD, pictures
 from watcherd.formats.truncation import ends_early
 from watcherd.inbox.durable import Durable
 from watcherd.inbox.folders import VANISHED, OpenFolders, split
@@ -142,13 +143,15 @@ class _Taking:
         with content.file() as file:
             if reason := without_pictures(file):
                 return ignored_of(self._path, status, reason), None
-        return self._copy(content, note.reason if note else "")
+            file.seek(0)
+            revision = pictures(file.read(HEAD))
+        return self._copy(content, note.reason if note else "", revision)
 
     def _changed(self, status: os.stat_result) -> NotYet:
         seen = candidate_of(self._path, status)
         return NotYet(path=self._path, reason="changed since it was last looked at", seen=seen)
 
-    def _copy(self, content: _Content, note: str) -> tuple[Outcome, Copy | None]:
+    def _copy(self, content: _Content, note: str, revision: int) -> tuple[Outcome, Copy | None]:
         copy = self._batch.copy(content.blocks())
         status = os.fstat(content.descriptor)
         if not is_still(self._candidate, status) or copy.size_bytes != status.st_size:
@@ -166,6 +169,7 @@ class _Taking:
             size_bytes=copy.size_bytes,
             note=note,
             ctime_ns=self._candidate.ctime_ns,
+            pictures=revision,
         )
         return ingested, copy
 

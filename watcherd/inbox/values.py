@@ -44,7 +44,8 @@ class Ingested:
     """A scan whose bytes lie in the spool, synced, under their own hash.
 
     ``note``: what looked unfinished about it when it was taken nevertheless; empty for all others.
-    ``ctime_ns``: of the file when it was taken.
+    ``ctime_ns``: of the file when it was taken. ``pictures``: which version's picture is made of it
+    (`watcherd.job.Options`).
     """
 
     path: bytes
@@ -53,6 +54,7 @@ class Ingested:
     size_bytes: int
     note: str = ""
     ctime_ns: int = 0
+    pictures: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -148,7 +148,7 @@ class IntoQueue:
                     signature=_signature(item),
                     sha256=item.sha256,
                     spool_name=item.sha256,
-                    options=asked.applied_to(options[item.path.rpartition(b"/")[0]]),
+                    options=asked.applied_to(options[item.path.rpartition(b"/")[0]]).for_picture(item.pictures),
                     overrides=asked.to_json(),
                     seen_at=now,
                     note=overrides.note(item.path),

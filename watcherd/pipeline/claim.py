@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from watcherd.crash_points import crash_point
+from watcherd.formats.sniff import HEAD, pictures
 from watcherd.inbox.sidecars import Asked
 from watcherd.pauses import check_room, in_words, is_passing
 from watcherd.run_names import LONGEST, as_frame
@@ -15,13 +16,13 @@ from watcherd.store import queue as jobs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from watcherd.flights import Flight, Flights
     from watcherd.inbox.expected import Expected
     from watcherd.inference.pool.lanes import Lane
     from watcherd.job import Options
     from watcherd.pipeline.belts import Belts
+    from watcherd.pipeline.places import Places
     from watcherd.state.run import Run
     from watcherd.store import ClaimedJob, Connection, ModelIdentity
 
@@ -33,7 +34,7 @@ than the disk must not fill the run folder."""
 class Claims:
     """Claims jobs for a lane. Only the thread `feed` calls it; it keeps nothing of its own.
 
-    The database's thread asks `_options` while it claims, and `Expected` whether more frames may come.
+    The database's thread asks `_options` and `_pictures` while it claims, and `Expected` whether more frames may come.
     """
 
     def __init__(
@@ -41,14 +42,14 @@ class Claims:
         run: Run,
         lane: Lane[ModelIdentity],
         expected: Expected,
-        scratch: Path,
+        places: Places,
         flights: Flights,
         belts: Belts,
     ) -> None:
         self._run = run
         self._lane = lane
         self._expected = expected
-        self._scratch = scratch
+        self._places = places
         self._flights = flights
         self._belts = belts
 
@@ -65,7 +66,7 @@ class Claims:
     def run_folder_has_room(self) -> bool:
         """Whether decoded scans can be written; a pause that is shown, unless it is our own that fill the folder."""
         try:
-            check_room(self._scratch, max(1, self._run.config.limits.min_free_mib))
+            check_room(self._places.scratch, max(1, self._run.config.limits.min_free_mib))
         except OSError as error:
             if not is_passing(error):
                 raise
@@ -85,7 +86,9 @@ class Claims:
         """Take the next batch from the queue; when there is none, remember when something is due."""
         self._run.new_files_first.give_way()
         limit, hold, joined = self._lane.batch_limit(), self._hold(), list[int]()
-        in_use = InUse(identity=self._lane.identity, options=self._options, joined=joined.append)
+        in_use = InUse(
+            identity=self._lane.identity, options=self._options, joined=joined.append, pictures=self._pictures
+        )
 
         def work(connection: Connection) -> tuple[list[ClaimedJob], datetime | None]:
             now = datetime.now(UTC)
@@ -110,6 +113,14 @@ class Claims:
         """
         options = Asked.of(overrides or {}).applied_to(self._run.config.options_for(os.fsdecode(path)))
         return as_frame(options, path) if self._lane.follows_runs else options
+
+    def _pictures(self, sha256: str) -> int | None:
+        """Which version's picture a scan with this hash is done from now; None where its copy cannot be read."""
+        try:
+            with self._places.spool_path(sha256).open("rb") as file:
+                return pictures(file.read(HEAD))
+        except OSError:  # its bytes are looked for elsewhere when it is decoded, which then says it
+            return None
 
     def _hold(self) -> Hold:
         """How long the frames of a run wait for one another."""

@@ -62,7 +62,7 @@ class Pipeline:
         self._replicas = Replicas()
         self._belts = belts = Belts(bell=bell)
         self._landing = landing = Landing(run, self._flights, belts)
-        claims = Claims(run, lane, expected, places.scratch, self._flights, belts)
+        claims = Claims(run, lane, expected, places, self._flights, belts)
         self._feed = Feed(run, lane, imaging, requests, places, claims, landing, belts)
         self._draw = Draw(run, lane, imaging, delivery.promises, places, self._flights, belts)
         self._stage = Stage(run, delivery.promises, delivery.other_names, self._draw, landing, belts)

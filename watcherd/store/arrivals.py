@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from watcherd.file_names import show
 from watcherd.job import MAY_PASS, ErrorClass, Fate, Options, State
-from watcherd.store import queue
+from watcherd.store import queue, unreadable
 from watcherd.store.records import Disposal, Enqueued, Identity, ModelIdentity, NewArrival, PathSignature, stamp
 from watcherd.store.statements import last_id, one_by_one, select_in
 
@@ -72,6 +72,13 @@ UPDATE arrival SET disposal = :disposal, disposed_at = :now, disposed_path = :pa
 """
 
 
+EARLIER = (
+    "this version of watcherd reads such files in another way than the one that made an earlier result of this scan "
+    "(job {}): the picture may be another"
+)
+"""What is said of a scan that is done anew for its picture."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Job:
     """A job as far as a new arrival of its scan needs to know it."""
@@ -83,7 +90,10 @@ class _Job:
 
 @dataclass(kw_only=True, slots=True)
 class _Batch:
-    """What an `enqueue` knows and has to write, before it writes it."""
+    """What an `enqueue` knows and has to write, before it writes it.
+
+    ``seen``: the jobs of each scan that have succeeded, with the picture that their model saw.
+    """
 
     run_id: int
     model: ModelIdentity
@@ -93,6 +103,7 @@ class _Batch:
     scans: dict[str, int]
     jobs: dict[tuple[int, str], _Job]
     names: dict[int, set[bytes]]
+    seen: dict[int, list[tuple[int, int]]]
     next_arrival: int
     next_scan: int
     next_job: int
@@ -138,13 +149,17 @@ def _prepare(
     }
     jobs = select_in(
         connection,
-        "SELECT id, scan_id, options_key, state, error_class FROM job WHERE scan_id IN ({values})",
+        "SELECT id, scan_id, options, options_key, state, error_class FROM job WHERE scan_id IN ({values})",
         list(scans.values()),
     )
     names: dict[int, set[bytes]] = {}
     dropped = "SELECT job_id, path FROM arrival WHERE job_id IN ({values})"
     for row in select_in(connection, dropped, [row.id for row in jobs]):
         names.setdefault(row.job_id, set()).add(row.path)
+    seen: dict[int, list[tuple[int, int]]] = {}
+    for row in jobs:
+        if row.state == State.SUCCEEDED:
+            seen.setdefault(row.scan_id, []).append((row.id, unreadable.options(row.options).pictures))
     return _Batch(
         run_id=run_id,
         model=model,
@@ -161,6 +176,7 @@ def _prepare(
             for row in jobs
         },
         names=names,
+        seen=seen,
         next_arrival=last_id(connection, "arrival") + 1,
         next_scan=(connection.exec_driver_sql("SELECT max(id) FROM scan").scalar() or 0) + 1,
         next_job=last_id(connection, "job") + 1,
@@ -198,7 +214,7 @@ def _decide(batch: _Batch, arrival: NewArrival) -> Enqueued:
     if again:
         batch.again.append(job.id)
         batch.jobs[scan_id, key] = job = _Job(id=job.id, state=State.QUEUED, error_class=None)
-    _add_arrival(batch, arrival, arrival_id, job, Fate.DUPLICATE)
+    _add_arrival(batch, arrival, arrival_id, job, Fate.DUPLICATE, _note(batch, arrival, scan_id))
     return Enqueued(arrival_id=arrival_id, job_id=job.id, duplicate=True, asked_again=again)
 
 
@@ -248,11 +264,18 @@ def _new_job(batch: _Batch, arrival: NewArrival, arrival_id: int, scan_id: int, 
             "now": batch.at,
         }
     )
-    _add_arrival(batch, arrival, arrival_id, job, Fate.QUEUED)
+    _add_arrival(batch, arrival, arrival_id, job, Fate.QUEUED, _note(batch, arrival, scan_id))
     return Enqueued(arrival_id=arrival_id, job_id=job.id)
 
 
-def _add_arrival(batch: _Batch, arrival: NewArrival, arrival_id: int, job: _Job, fate: Fate) -> None:
+def _note(batch: _Batch, arrival: NewArrival, scan_id: int) -> str:
+    """What the record says beside, with a word of earlier results that a model has made of another picture."""
+    own = arrival.options.pictures
+    others = [job_id for job_id, pictures in batch.seen.get(scan_id, ()) if pictures != own]
+    return "; ".join(filter(None, (arrival.note, EARLIER.format(max(others)) if own and others else "")))
+
+
+def _add_arrival(batch: _Batch, arrival: NewArrival, arrival_id: int, job: _Job, fate: Fate, note: str) -> None:
     path = arrival.signature.path
     names = batch.names.setdefault(job.id, set())
     if (earlier := batch.arrival_rows.get(path)) is not None:  # the file was overwritten within this very batch
@@ -263,7 +286,7 @@ def _add_arrival(batch: _Batch, arrival: NewArrival, arrival_id: int, job: _Job,
         "run_id": batch.run_id,
         "path_text": show(path),
         "fate": fate.value,
-        "reason": arrival.note or None,
+        "reason": note or None,
         "seen_at": stamp(arrival.seen_at),
         "now": batch.at,
         "job_id": job.id,

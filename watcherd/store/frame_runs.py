@@ -38,7 +38,8 @@ NEIGHBOURS = """
 SELECT job.id, job.state, job.solo, job.not_before, job.queued_at, job.started_at, arrival.path
 FROM arrival INDEXED BY arrival_name CROSS JOIN job ON job.id = arrival.job_id AND job.arrival_id = arrival.id
 WHERE arrival.path_text {side} :own AND arrival.path_text {bound}
-  AND json_remove(job.options, '$.frame') = (SELECT json_remove(options, '$.frame') FROM job WHERE id = :job_id)
+  AND json_remove(job.options, '$.frame', '$.pictures') =
+    (SELECT json_remove(options, '$.frame', '$.pictures') FROM job WHERE id = :job_id)
 ORDER BY arrival.path_text {order} LIMIT :most
 """
 BEFORE = NEIGHBOURS.format(side="<", bound=">= :first", order="DESC")

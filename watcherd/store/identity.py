@@ -3,7 +3,8 @@
 A job is queued for the model that would have run it then. When its turn comes, another one may be loaded: the job is
 then made anew for that model, as if its scan were dropped at this moment with the sidecar that it had (`renew`). If the
 new one exists already, for the same bytes, the two become one. What the record says in the end is what computed:
-`correct` writes down the identity of the replica whose attempt made the result, whatever the job said before.
+`correct` writes down the identity of the replica whose attempt made the result, whatever the job said before. So it is
+with the picture that the model saw, which a new version of watcherd may make otherwise (`Options.pictures`).
 
 docs/concepts.md has the cases as a table.
 """
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from watcherd.store.records import Measured
+
 UNKNOWN = ModelIdentity(segmenter="unknown", model="", revision="", dtype="")
 """The identity of a result in an old history that nothing proves."""
 
@@ -49,8 +52,8 @@ WHERE id = :job_id AND state = 'queued'
 """
 
 CORRECT = """
-UPDATE job SET options_key = :options_key, segmenter = :segmenter, model = :model, model_revision = :model_revision,
-    dtype = :dtype
+UPDATE job SET options = :options, options_key = :options_key, segmenter = :segmenter, model = :model,
+    model_revision = :model_revision, dtype = :dtype
 WHERE id = :job_id
 """
 
@@ -92,12 +95,14 @@ class InUse:
 
     ``options``: what a scan at this path below the inbox is to be done with, by the configuration as it is now and by
     what the scan's sidecars overrode (keys and values; None: not known, so nothing).
+    ``pictures``: of a scan with this hash, which version's picture it would be done from; None where its copy is gone.
     ``joined``: called, before the transaction ends, with each job that another one was joined with.
     """
 
     identity: ModelIdentity
     options: Callable[[bytes, Mapping[str, Any] | None], Options]
     joined: Callable[[int], object] = lambda _job_id: None
+    pictures: Callable[[str], int | None] = lambda _sha256: None
 
 
 def identity_of(row: Any) -> ModelIdentity:
@@ -144,6 +149,11 @@ def _run_of(connection: Connection, row: Any, options: Options) -> Sequence[Any]
 def _options_now(row: Any, in_use: InUse) -> Options:
     """What the job's scan would be done with if it were dropped now."""
     old = unreadable.options(row.options)
+    pictures = in_use.pictures(row.sha256)
+    return _asked_now(row, old, in_use).for_picture(old.pictures if pictures is None else pictures)
+
+
+def _asked_now(row: Any, old: Options, in_use: InUse) -> Options:
     if old.refused:  # nobody knows what its sidecar was to say
         return old
     overrides = _overrides(row.overrides)
@@ -205,20 +215,26 @@ def _delivery(state: State, *, same_name: bool) -> str:
     return "none" if same_name else "due"
 
 
-def correct(connection: Connection, job_id: int, computed_by: ModelIdentity, *, run_id: int, now: datetime) -> None:
-    """Another model than the job's has computed its result: that one's identity goes into the record.
+def correct(connection: Connection, job_id: int, measured: Measured, *, run_id: int, now: datetime) -> None:
+    """Another model than the job's has computed its result, or from another picture: so the record says.
 
-    It happens when a replica comes back with other weights between the claim and the result. If another job of these
-    bytes has the key already, this one stands by itself, and shares nothing.
+    The first happens when a replica comes back with other weights between the claim and the result; the second to jobs
+    of an older version, for a picture is always made by the version that runs. If another job of these bytes has the
+    key already, this one stands by itself, and shares nothing.
     """
     row = connection.exec_driver_sql("SELECT * FROM job WHERE id = ?", (job_id,)).one()
-    key = unreadable.options(row.options).key(computed_by.key)
+    computed_by = measured.computed_by or identity_of(row)
+    old = unreadable.options(row.options)
+    options = old if measured.pictures is None else old.for_picture(measured.pictures)
+    key = options.key(computed_by.key)
     taken = connection.exec_driver_sql(
         OTHER, {"scan_id": row.scan_id, "options_key": key, "job_id": job_id}
     ).one_or_none()
-    columns = computed_by.columns() | {"job_id": job_id, "options_key": apart(key, job_id) if taken else key}
-    one_by_one(connection, CORRECT, [columns])
-    _note(connection, job_id, "corrected", _change(identity_of(row), computed_by), run_id=run_id, at=stamp(now))
+    text = row.options if options == old else options.to_json()
+    own = {"job_id": job_id, "options": text, "options_key": apart(key, job_id) if taken else key}
+    one_by_one(connection, CORRECT, [computed_by.columns() | own])
+    detail = _change(identity_of(row), computed_by) | _changed_options(old, options)
+    _note(connection, job_id, "corrected", detail, run_id=run_id, at=stamp(now))
 
 
 def apart(key: str, job_id: int) -> str:

@@ -518,7 +518,7 @@ def _record_attempt(connection: Connection, rows: Sequence[tuple[dict[str, Any],
 
 
 def _correct(connection: Connection, rows: Sequence[tuple[Row, Measured | None]], now: datetime) -> None:
-    """Let the record say which model it was, where that is another one than the job was claimed for."""
+    """Let the record say which model and which picture it was, where these are others than the job was claimed for."""
     for row, measured in rows:
-        if measured is not None and measured.computed_by is not None:
-            identity.correct(connection, row["job_id"], measured.computed_by, run_id=row["run_id"], now=now)
+        if measured is not None and (measured.computed_by is not None or measured.pictures is not None):
+            identity.correct(connection, row["job_id"], measured, run_id=row["run_id"], now=now)

@@ -219,10 +219,12 @@ class Measured:
     """What an attempt measured, as far as it came. ``inference_ms``: its share of its batches' time; shares add up.
 
     ``computed_by``: the model of the replica that worked on it, where that is not the one that the job was claimed for.
+    ``pictures``: which version's picture it saw (`watcherd.job.Options`), where that is not the one of the job.
     """
 
     replica_id: int | None = None
     computed_by: ModelIdentity | None = None
+    pictures: int | None = None
     decode_ms: int | None = None
     inference_ms: int | None = None
     render_ms: int | None = None

@@ -12,6 +12,7 @@ from watcherd.inbox.expected import Expected
 from watcherd.inference.pool.lanes import Lane
 from watcherd.pipeline.belts import Belts
 from watcherd.pipeline.claim import Claims
+from watcherd.pipeline.places import Places
 from watcherd.store import Database, ModelIdentity
 
 if TYPE_CHECKING:
@@ -26,10 +27,15 @@ class OneReplica:
 
 
 def claims(database: Database, model: ModelIdentity, scratch: Path) -> Claims:
+    places = Places(scratch=scratch, spool_path=lambda sha256: scratch / sha256, bring_back=lambda _job_id: False)
     lane = Lane[ModelIdentity]()
     lane.carried_by(cast("Any", OneReplica()))
     lane.became_ready(model, follows_runs=False)
+<<<<<<< HEAD
     return Claims(a_run(database=database), lane, Expected(), scratch, Flights(), Belts(bell=threading.Event()))
+=======
+    return Claims(run_of(database), lane, Expected(), places, Flights(), Belts(bell=threading.Event()))
+>>>>>>> work-g
 
 
 def test_names_of_a_job_that_becomes_one_with_an_ended_one_are_looked_for(tmp_path: Path) -> None:
@@ -58,3 +64,17 @@ def test_a_claim_of_what_is_queued_for_the_model_in_use_tells_nobody(tmp_path: P
         [flight] = mine.claim()
         assert mine._belts.results.empty()
         assert [flight] == mine._flights.all()
+
+
+def test_a_job_that_is_made_anew_is_so_for_the_picture_that_this_version_makes(tmp_path: Path) -> None:
+    """Its copy tells which that is; one that is gone changes nothing."""
+    other = ModelIdentity(segmenter="sa2va", model="m", revision="2", dtype="bfloat16")
+    with Database.open(tmp_path / "watcherd.db") as database:
+        run_id = database.write(start_run)
+        scans = [scan("a.dcm", 1), scan("b.png", 2), scan("c.dcm", 3)]
+        (tmp_path / scans[0].sha256).write_bytes(bytes(128) + b"DICM" + bytes(60))
+        (tmp_path / scans[1].sha256).write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(60))
+        database.write(lambda c: enqueue(c, run_id, *scans))
+        theirs = claims(database, other, tmp_path)
+        found = [flight.job.options.pictures for _ in scans for flight in theirs.claim()]
+        assert [1, 0, 0] == found

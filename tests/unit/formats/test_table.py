@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 
-from watcherd.formats.sniff import describe, image_format
+from watcherd.formats.sniff import describe, image_format, pictures
 from watcherd.formats.table import BY_NAME, FORMATS, HOLES, OTHERS, PILLOW, Format, Other, advised, by_pillow
 from watcherd.imaging.decode import EXPORT
 
@@ -70,3 +70,18 @@ def test_pictures_that_are_not_read_would_leave_holes_in_a_run() -> None:
     assert "is HEIC" in HOLES
     assert "is a video" in HOLES
     assert "is a PDF document" not in HOLES
+
+
+def test_pictures_that_changed_are_told_by_their_files() -> None:
+    """Of PNG only those of 16 bits; a JPEG shows what it ever did."""
+    png = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + bytes(8)
+    assert [0, 1] == [pictures(png + depth + bytes(60)) for depth in (b"\x08", b"\x10")]
+    assert 1 == pictures(bytes(128) + b"DICM" + bytes(60))
+    assert 0 == pictures(b"\xff\xd8\xff\xe0" + bytes(60))
+    assert 0 == pictures(b"%PDF-1.7")
+
+
+def test_what_holds_files_changes_with_what_it_may_hold() -> None:
+    """Nobody looks into a zip when it is taken."""
+    most = max(row.pictures for row in FORMATS)
+    assert {most} == {row.pictures for row in FORMATS if row.holds_files}
