@@ -31,11 +31,7 @@ def claims(database: Database, model: ModelIdentity, scratch: Path) -> Claims:
     lane = Lane[ModelIdentity]()
     lane.carried_by(cast("Any", OneReplica()))
     lane.became_ready(model, follows_runs=False)
-<<<<<<< HEAD
-    return Claims(a_run(database=database), lane, Expected(), scratch, Flights(), Belts(bell=threading.Event()))
-=======
-    return Claims(run_of(database), lane, Expected(), places, Flights(), Belts(bell=threading.Event()))
->>>>>>> work-g
+    return Claims(a_run(database=database), lane, Expected(), places, Flights(), Belts(bell=threading.Event()))
 
 
 def test_names_of_a_job_that_becomes_one_with_an_ended_one_are_looked_for(tmp_path: Path) -> None:
