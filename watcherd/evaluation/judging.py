@@ -17,10 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from watcherd.evaluation.drawn import Drawn
-    from watcherd.evaluation.figures import Histogram, Judged, Score
+    from watcherd.evaluation.figures import Histogram, Judged, Score, Unit
     from watcherd.evaluation.frame_figures import Tolerance
     from watcherd.evaluation.pairing import Made, Pair, Pairs
-    from watcherd.imaging.values import Unit
 
     Mask = NDArray[np.bool_]
     Spacing = tuple[float, float]
