@@ -180,7 +180,7 @@ def test_a_device_side_assert_is_sticky() -> None:
     """In a process of its own: it can do nothing afterwards, which is the point."""
     script = """
 import torch
-from watcherd.inference.batching import is_memory_error, is_sticky
+from watcherd.inference.replica.batching import is_memory_error, is_sticky
 try:
     torch.zeros(4, device="cuda")[torch.tensor([9], device="cuda")].cpu()
 except Exception as error:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from watcherd.evaluation.summaries import Mean
 
 WORST = 5
-"""So many of the worst scans are drawn, and of those that differ most."""
+"""Worst scans that are drawn, and scans that differ most."""
 
 MOST_SAID = 20
 """Lines on standard error about files; all of them are in the JSON."""

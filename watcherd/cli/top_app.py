@@ -39,7 +39,7 @@ SCAN_ROOM = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moment:
-    """What one look found. ``jobs``: under way, then next, then ended, each a row of `overview`."""
+    """What one look found. ``jobs``: under way, then next, then ended, each a row of `store.overview`."""
 
     now: datetime
     answer: Mapping[str, Any]

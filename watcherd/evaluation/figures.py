@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+<<<<<<< HEAD
     from watcherd.values import Unit
 
+=======
+>>>>>>> work-e
     Mask = NDArray[np.bool_]
     Counts = NDArray[np.int64]
+
+Unit = Literal["px", "mm"]
+"""Unit of lengths: mm where a pixel's size is known."""
 
 LEVELS = 65535
 """Probabilities come as whole numbers, of which this is certainty."""

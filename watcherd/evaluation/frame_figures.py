@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     Values = Mapping[str, float | None]
 
 SHAPES: Final = ("cldice", "hd95", "assd", "nsd", "betti0", "betti1")
-"""Of each frame; of a run the mean over its frames."""
+"""Figures of a frame's shapes; of a run the mean over its frames."""
 
 OF_RUNS: Final = ("j", "f", "jf")
-"""Of runs alone: the DAVIS benchmark's J, F, and their mean J&F."""
+"""Figures of runs alone: the DAVIS benchmark's J, F, and their mean J&F."""
 
 EXTENTS: Final = ("length", "length_drawn", "width", "width_drawn")
 """The skeleton's length and the mean width on it, of the mask and of the drawn one: see docs/measures.md."""

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     Values = NDArray[np.float64]
 
 RESAMPLES = 10_000
+"""Resamples that an interval is made of."""
+
 SEED = 0
+"""Seed of the draws: an evaluation that is repeated says the same."""
+
 CHUNK = 1 << 20
 """Draws of a group that are held at once."""
 
@@ -28,7 +32,7 @@ LEVEL = 95
 """Percent of the resamples that an interval holds."""
 
 FEW_GROUPS = 10
-"""With fewer the interval says little: percentiles of so few are too narrow."""
+"""Groups below which an interval says little: percentiles of so few are too narrow."""
 
 LIMITS = 1.96
 """Standard deviations from the bias to the limits of agreement."""

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from watcherd.evaluation.figures import Judged
 
 ALL: Final = (*FIGURES, *SHAPES, *OF_RUNS, "auc", "ap")
-"""Every figure by which a mask is better or worse, in the order in which they are shown."""
+"""Figures by which a mask is better or worse, in the order in which they are shown."""
 
 SWEPT: Final = (*FIGURES, *SHAPES)
-"""Those that a threshold changes."""
+"""Figures that a threshold changes."""
 
 IN_UNITS: Final = frozenset({"hd95", "assd"})
-"""Those that are lengths: scans in mm and scans in pixels have no mean together."""
+"""Figures that are lengths: scans in mm and scans in pixels have no mean together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

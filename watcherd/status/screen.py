@@ -1,4 +1,4 @@
-"""Drawing: the words of `verdict` on a terminal, and as plain lines for everything else.
+"""Drawing: the words of `words` on a terminal, and as plain lines for everything else.
 
 Colour is never the only sign: what is red says so in words too.
 """

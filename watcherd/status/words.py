@@ -1,4 +1,4 @@
-"""What to say of a moment: from what `overview.gather` found to words, with no terminal and no clock of its own.
+"""What to say of a moment: from what `moment.gather` found to words, with no terminal and no clock of its own.
 
 The first line must be true above all: a daemon that is dead, hangs or is held up is never called running.
 """

@@ -19,12 +19,12 @@ import tifffile
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from tests.integration.store.helpers import claim_one, enqueue, later, scan, staged, start_run
+from tests.integration.store.helpers import claim_one, enqueue, intents, later, scan, staged, start_run
 from watcherd.cli.app import run
 from watcherd.evaluation.figures import LEVELS, Judged, Score
 from watcherd.evaluation.plots import _dice, _figure, _height
 from watcherd.service import trial
-from watcherd.store import Database, Intent, queue
+from watcherd.store import Database, queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -437,17 +437,16 @@ def fill(connection: Any, outbox: Path) -> None:
         final = {"mask": f"masks/retina/{number}.png", "probability": f"probabilities/retina/{number}.png"}
         save(outbox / final["mask"], mask_of(name, 0.25))
         save(outbox / final["probability"], map_of(name))
-        intents = [
-            Intent(
-                kind=kind,
-                staged=Path("/staging") / path,
-                final=path.encode(),
-                sha256=hashlib.sha256((outbox / path).read_bytes()).hexdigest(),
-                bytes=(outbox / path).stat().st_size,
+        promised = [
+            replace(
+                intent,
+                final=final[intent.kind].encode(),
+                sha256=hashlib.sha256((outbox / final[intent.kind]).read_bytes()).hexdigest(),
+                bytes=(outbox / final[intent.kind]).stat().st_size,
             )
-            for kind, path in final.items()
+            for intent in intents(name, tuple(final))
         ]
-        queue.begin_delivery(connection, [replace(staged(claim), intents=intents)], now=later(minutes=number))
+        queue.begin_delivery(connection, [replace(staged(claim), intents=promised)], now=later(minutes=number))
         queue.finish_delivery(connection, [claim], now=later(minutes=number))
 
 
