@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-<<<<<<< HEAD
-    from watcherd.values import Unit
-
-=======
->>>>>>> work-e
     Mask = NDArray[np.bool_]
     Counts = NDArray[np.int64]
 

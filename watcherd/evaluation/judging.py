@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from watcherd.evaluation.figures import Histogram, Judged, Score, Unit
     from watcherd.evaluation.frame_figures import Tolerance
     from watcherd.evaluation.pairing import Made, Pair, Pairs
-<<<<<<< HEAD
-    from watcherd.values import Unit
-=======
->>>>>>> work-e
 
     Mask = NDArray[np.bool_]
     Spacing = tuple[float, float]
