@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from watcherd.config import IGNORED_NAMES
-from watcherd.inbox.dispose import Source, dispose
+from watcherd.inbox.archive import Source, dispose
 from watcherd.inbox.folders import open_root
 from watcherd.inbox.ingest import BATCH, take
 from watcherd.inbox.settle import Settled

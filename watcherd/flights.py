@@ -213,7 +213,7 @@ class Flights:
             return len(self._flights)
 
 
-class Replicas:
+class ReplicaRecords:
     """Which model each replica has loaded. Behind one lock: each replica's thread tells it and asks it."""
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ def fault(owner: Any, name: str, loop: str, seen: Callable[..., object]) -> None
 
 
 def plant() -> None:
-    from watcherd.delivery import dispose, other_names, promise
+    from watcherd.delivery import other_names, promise, sources
     from watcherd.inbox import ingest, sidecars
     from watcherd.notify import hooks
     from watcherd.outbox import deliver
@@ -47,7 +47,7 @@ def plant() -> None:
     fault(deliver.Outbox, "publish", "publish", lambda _self, files: files)
     fault(deliver.Outbox, "publish", "recover", lambda _self, files: files)
     fault(other_names.OtherNames, "_promise", "names", lambda _self, _connection, arrival, *_: arrival.source)
-    fault(dispose, "dispose", "dispose", lambda sources, **_: [source.path for source in sources])
+    fault(sources, "dispose", "dispose", lambda sources, **_: [source.path for source in sources])
     fault(hooks.Hooks, "_call", "hooks", lambda _self, _call, record: record["source"])
     real = job_commands.JobCommands.carry_out
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json
 from watcherd.config import Config
 from watcherd.errors import UsageError, WatcherdError
-from watcherd.status.moment import gather
+from watcherd.status.document import gather
 from watcherd.status.screen import plain_lines, status_screen
 
 

@@ -9,7 +9,7 @@ import typer
 
 from watcherd.cli.common import ConfigOption, load_config
 from watcherd.errors import UsageError
-from watcherd.status.moment import gather
+from watcherd.status.document import gather
 
 
 def top(

@@ -22,7 +22,7 @@ from watcherd.cli.steer import steered
 from watcherd.config import Config
 from watcherd.errors import WatcherdError
 from watcherd.status import screen, words
-from watcherd.status.moment import gather, seconds_since
+from watcherd.status.document import gather, seconds_since
 from watcherd.status.units import AMBER, duration, took, when
 from watcherd.store import overview, reader
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from watcherd.delivery.dispose import Sources
 from watcherd.delivery.finish import Finish
 from watcherd.delivery.other_names import OtherNames
 from watcherd.delivery.promise import Promises
 from watcherd.delivery.recover import Recovery
+from watcherd.delivery.sources import Sources
 
 if TYPE_CHECKING:
     import threading

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
-from watcherd.inbox.dispose import Source
+from watcherd.inbox.archive import Source
 from watcherd.inbox.folders import VANISHED, OpenFolders, open_below, open_root, split
 from watcherd.inbox.ingest import NOBODY_WRITES, OPEN_FOR_WRITING, UNFILLED, has_gaps, open_for_writing
 from watcherd.inbox.sidecar_options import WrongError, is_foreign, overrides
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from watcherd.inbox.dispose import Disposal
+    from watcherd.inbox.archive import Disposal
     from watcherd.inbox.settle import Settled
     from watcherd.job import Options
     from watcherd.values import Signature

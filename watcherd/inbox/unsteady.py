@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from watcherd.inbox.dispose import Disposal, Source
+    from watcherd.inbox.archive import Disposal, Source
 
 ENOUGH = 2
 """Times that a source looked changed while the same bytes were taken from it, until it is left in the inbox."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from watcherd.frame_runs import quiet_time
 from watcherd.inbox import mounts
 from watcherd.inbox.events import Events
 from watcherd.inbox.folders import open_root
 from watcherd.inbox.sweep import IgnoreList
 from watcherd.logs import get_logger
-from watcherd.run_names import quiet_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from watcherd.inbox.dispose import archived_names
+from watcherd.inbox.archive import archived_names
 from watcherd.inbox.folders import open_below, open_root, split
 from watcherd.inbox.spool import BLOCK
 from watcherd.store import leftovers

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from watcherd.crash_points import crash_point
 from watcherd.errors import TransientError
 from watcherd.file_names import show
+from watcherd.frame_runs import as_frame
 from watcherd.inbox.ingest import BATCH, take
 from watcherd.inbox.values import Ingested
 from watcherd.intake.sidecars import row_of
 from watcherd.intake.waiting import FEW, settled_named
 from watcherd.logs import get_logger
 from watcherd.pauses import check_room, in_words, is_passing
-from watcherd.run_names import as_frame
 from watcherd.set_aside import Named, file_named
 from watcherd.store import Enqueued, NewArrival, PathSignature, Turn, arrivals
 

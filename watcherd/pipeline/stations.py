@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from watcherd.flights import Flights, Replicas
+from watcherd.flights import Flights, ReplicaRecords
 from watcherd.pauses import StoppedError
 from watcherd.pipeline.belts import Belts, come_together
 from watcherd.pipeline.claim import Claims
@@ -59,7 +59,7 @@ class Pipeline:
         self._delivery = delivery
         self._scratch = places.scratch
         self._flights = Flights()
-        self._replicas = Replicas()
+        self._replicas = ReplicaRecords()
         self._belts = belts = Belts(bell=bell)
         self._landing = landing = Landing(run, self._flights, belts)
         claims = Claims(run, lane, expected, places, self._flights, belts)

@@ -1,4 +1,4 @@
-"""What to say of a moment: from what `moment.gather` found to words, with no terminal and no clock of its own.
+"""What to say of a moment: from what `document.gather` found to words, with no terminal and no clock of its own.
 
 The first line must be true above all: a daemon that is dead, hangs or is held up is never called running.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from watcherd.state.live import inbox_away
-from watcherd.status.moment import seconds_since
+from watcherd.status.document import seconds_since
 from watcherd.status.units import duration, gib, when
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from watcherd.file_names import show
+from watcherd.frame_runs import frame_name
 from watcherd.job import MAY_PASS, ErrorClass, Options, State
-from watcherd.run_names import frame_name
 from watcherd.store import unreadable
 from watcherd.store.frame_runs import CLAIMABLE
 from watcherd.store.records import ModelIdentity, stamp

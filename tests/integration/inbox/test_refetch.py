@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.store.helpers import MODEL, NOW, start_run
 from watcherd.config import build
-from watcherd.inbox.dispose import archived_names
+from watcherd.inbox.archive import archived_names
 from watcherd.inbox.spool import Spool
 from watcherd.intake.refetch import Refetch
 from watcherd.job import Options

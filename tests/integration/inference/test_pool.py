@@ -20,7 +20,7 @@ from watcherd.config import Log, Model
 from watcherd.inference.base import Placement
 from watcherd.inference.fake import VARIABLE, marked
 from watcherd.inference.messages import LoadFailed, NotSegmented, Outcome, Ready, ReplicaSpec, Segmented, WorkItem
-from watcherd.inference.pool import local, member
+from watcherd.inference.pool import local, supervisor
 from watcherd.inference.pool.interface import Died, Phase
 from watcherd.inference.pool.pool import ReplicaPool
 from watcherd.job import ErrorClass, Options
@@ -364,7 +364,7 @@ def test_a_process_for_which_there_is_no_room_is_started_when_there_is(
             raise errors.pop()
         launch(process)
 
-    monkeypatch.setattr(member, "START_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor, "START_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(local.get_context("spawn").Process, "start", refuse)
     pool, notes = start()
     notes.ready.get(timeout=PATIENCE)

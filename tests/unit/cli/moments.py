@@ -1,4 +1,4 @@
-"""Made-up moments in a daemon's life, as `watcherd.status.moment.gather` would tell of them."""
+"""Made-up moments in a daemon's life, as `watcherd.status.document.gather` would tell of them."""
 
 from __future__ import annotations
 

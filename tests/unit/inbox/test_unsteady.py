@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from watcherd.inbox import unsteady
-from watcherd.inbox.dispose import Disposal, Source
+from watcherd.inbox.archive import Disposal, Source
 from watcherd.inbox.unsteady import Unsteady
 from watcherd.values import Signature
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from watcherd.inference.pool.batches import Batches
 from watcherd.inference.pool.interface import Listener, Phase, ReplicaStatus, ScanListener
 from watcherd.inference.pool.local import LocalCarrier
-from watcherd.inference.pool.member import Member, Terms
+from watcherd.inference.pool.supervisor import Member, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from watcherd.crash_points import crash_point
 from watcherd.file_names import show
 from watcherd.inbox import sidecars
-from watcherd.inbox.dispose import Source, dispose
+from watcherd.inbox.archive import Source, dispose
 from watcherd.inbox.unsteady import Unsteady
 from watcherd.job import State
 from watcherd.logs import get_logger
@@ -18,7 +18,7 @@ from watcherd.store import arrivals, deliveries
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from watcherd.inbox.dispose import Disposal
+    from watcherd.inbox.archive import Disposal
     from watcherd.inbox.requests import IntakeRequests
     from watcherd.state.run import Run
     from watcherd.store import ArrivalInfo, Connection

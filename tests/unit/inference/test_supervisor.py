@@ -26,7 +26,7 @@ from watcherd.inference.messages import (
     Segmented,
     WorkItem,
 )
-from watcherd.inference.pool import member
+from watcherd.inference.pool import supervisor
 from watcherd.inference.pool.bell import Bell
 from watcherd.inference.pool.carrier import Ended, NoRoomError, SilentError
 from watcherd.inference.pool.interface import Died, Phase
@@ -201,8 +201,8 @@ Life = Callable[..., tuple[ReplicaPool, FarMachine, Heard]]
 @pytest.fixture
 def life(monkeypatch: pytest.MonkeyPatch) -> Iterator[Life]:
     """A pool of one replica on the far machine, started; it is killed at the end."""
-    monkeypatch.setattr(member, "STACK_SECONDS", 0.0)
-    monkeypatch.setattr(member, "START_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(supervisor, "STACK_SECONDS", 0.0)
+    monkeypatch.setattr(supervisor, "START_AGAIN_SECONDS", 0.0)
     pools: list[ReplicaPool] = []
 
     def begin(*, seconds: float = PATIENCE, refusals: int = 0) -> tuple[ReplicaPool, FarMachine, Heard]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tests.integration.store.helpers import MODEL, NOW, OPTIONS, claim_one, start_run, succeed
 from tests.runs import a_run
 from watcherd.config import Config
-from watcherd.delivery.dispose import Sources
+from watcherd.delivery.sources import Sources
 from watcherd.inbox.requests import IntakeRequests
 from watcherd.inbox.values import signature_of
 from watcherd.store import Database, NewArrival, PathSignature, arrivals

@@ -17,8 +17,8 @@ import pytest
 from tests import fuse_like
 from watcherd import files
 from watcherd.crash_points import VARIABLE
-from watcherd.inbox import dispose as dispose_module
-from watcherd.inbox.dispose import Source, dispose
+from watcherd.inbox import archive as archiving
+from watcherd.inbox.archive import Source, dispose
 from watcherd.inbox.values import signature_of
 
 OTHER_DISK = Path("/dev/shm")  # noqa: S108 - a second file system, where there is one
@@ -172,7 +172,7 @@ def test_a_file_swapped_in_between_look_and_rename_is_put_back(inbox, archive, h
             (inbox / "new").replace(inbox / "a.png")
         return rename(*args, **options)
 
-    monkeypatch.setattr(dispose_module, "rename_new", swapping)
+    monkeypatch.setattr(archiving, "rename_new", swapping)
     disposal = one(wanted, inbox, archive)
     assert (disposal.result, tree(inbox)) == ("changed", {"a.png": b"somebody's only copy"})
 
@@ -215,7 +215,7 @@ def test_a_source_that_cannot_be_moved_fails_with_the_reason_and_stays(inbox, tm
         raise OSError(number, os.strerror(number))
 
     wanted = source(inbox, "a.png", b"a")
-    monkeypatch.setattr(dispose_module, "rename_new", fail)
+    monkeypatch.setattr(archiving, "rename_new", fail)
     disposal = one(wanted, inbox, tmp_path / "archive")
     assert disposal.result == "failed"
     assert os.strerror(number) in disposal.reason
@@ -259,7 +259,7 @@ def test_another_number_or_time_with_the_new_name_is_the_same_file(inbox, tmp_pa
         Path(f"/proc/self/fd/{target_fd}/{os.fsdecode(new)}").write_bytes(content)
 
     wanted = source(inbox, "a.png", b"a", how=how)
-    monkeypatch.setattr(dispose_module, "rename_new", copying)
+    monkeypatch.setattr(archiving, "rename_new", copying)
     assert {"archive": "archived", "delete": "deleted"}[how] == one(wanted, inbox, tmp_path / "archive").result
     assert tree(inbox) == {}
 
@@ -289,7 +289,7 @@ def test_a_file_written_in_place_with_its_time_set_back_is_another_one(inbox, ar
 KILLED = """
 import sys
 from pathlib import Path
-from watcherd.inbox.dispose import Source, dispose
+from watcherd.inbox.archive import Source, dispose
 from watcherd.values import Signature
 dispose(eval(sys.argv[1]), inbox=Path(sys.argv[2]), archive=Path(sys.argv[3]))
 print("survived")
@@ -337,7 +337,7 @@ def test_killed_anywhere_a_second_run_ends_in_the_same_place(inbox, archive, how
 def test_a_thousand_sources_take_one_sync(inbox, tmp_path, monkeypatch):
     """As many as are done at a time, one sync for each file system."""
     synced = []
-    monkeypatch.setattr(dispose_module, "sync_filesystem", synced.append)
+    monkeypatch.setattr(archiving, "sync_filesystem", synced.append)
     wanted = [source(inbox, f"{number}.png", b"%d" % number) for number in range(100)]
     assert {"archived"} == {done.result for done in dispose(wanted, inbox=inbox, archive=tmp_path / "archive")}
     assert len(synced) == 1
