@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BOXED := tests/acceptance/test_systemd.py tests/acceptance/test_samba.py
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test test-systemd lint bench bench-scale bench-gpu soak setup clean
+.PHONY: demo test test-systemd lint bench bench-scale bench-gpu soak setup release clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/.installed
@@ -48,6 +48,10 @@ bench-scale: setup
 
 bench-gpu: setup
 	$(BIN)/python -m benchmarks --gpu
+
+# Into dist/: sdist, wheel, and what an installation holds as an SBOM (CycloneDX), all checked.
+release: setup
+	$(BIN)/python -m tools.release dist
 
 clean:
 	rm -rf $(VENV) demo-run

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "dependencies.md"
@@ -57,18 +57,24 @@ def closure(requirements: Iterable[str], find: Callable[[str], Distribution] = d
 
     Raises `importlib.metadata.PackageNotFoundError` for what is not installed.
     """
-    found: dict[str, Distribution] = {}
+    return {name: package for _, name, package in needs_of(requirements, find)}
+
+
+def needs_of(
+    requirements: Iterable[str], find: Callable[[str], Distribution] = distribution
+) -> Iterator[tuple[str, str, Distribution]]:
+    """Who asks for what: the name of the one that asks, "" for the requirements themselves, and what it asks for."""
     done: set[tuple[str, str]] = set()
-    todo = [Requirement(text) for text in requirements]
+    todo = [("", Requirement(text)) for text in requirements]
     while todo:
-        wanted = todo.pop()
+        asker, wanted = todo.pop()
         name = canonicalize_name(wanted.name)
+        package = find(name)
+        yield asker, name, package
         for extra in {"", *wanted.extras} - {extra for known, extra in done if known == name}:
             done.add((name, extra))
-            package = found.setdefault(name, find(name))
             needs = map(Requirement, package.requires or ())
-            todo += [each for each in needs if _is_needed(each, extra)]
-    return found
+            todo += [(name, each) for each in needs if _is_needed(each, extra)]
 
 
 def _is_needed(requirement: Requirement, extra: str) -> bool:

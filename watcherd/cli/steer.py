@@ -21,6 +21,7 @@ from watcherd.service.job_commands import JobCommands
 from watcherd.state import lock, mailbox
 from watcherd.state.mailbox import Command
 from watcherd.state.run import Settings
+from watcherd.status.starting import how_to_start
 from watcherd.store import Database, Filter, backup, history, reader, runs
 
 PATIENCE_SECONDS = 30.0
@@ -153,7 +154,7 @@ def steered(settings: Config, verb: str, arguments: Mapping[str, Any], *, needs_
     if lock.owner(settings.state.lock) is not None:
         return _by_daemon(settings, verb, arguments)
     if needs_daemon:
-        raise UnavailableError("watcherd is not running.", hint="Start it with systemctl start watcherd.")
+        raise UnavailableError("watcherd is not running.", hint=f"Start it: {how_to_start()}")
     return _by_ourselves(settings, Command(id="", verb=verb, arguments=arguments))
 
 

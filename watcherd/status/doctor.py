@@ -9,10 +9,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from watcherd.errors import WatcherdError
 from watcherd.file_names import show
@@ -24,6 +23,9 @@ from watcherd.outbox.deliver import hash_file
 from watcherd.outbox.owner import ID, Owner, owner_of
 from watcherd.service.repair import broken_promises, in_short
 from watcherd.state.live import read as read_live
+from watcherd.status.findings import Finding
+from watcherd.status.ground import examine_ground
+from watcherd.status.starting import how_to_start
 from watcherd.store import aside, backup, history, hooks, leftovers, reader, unreadable
 from watcherd.store.statements import chunks
 
@@ -42,19 +44,6 @@ OUTPUTS_LOOKED_AT = 1000
 SHOWN = 5
 """Files that are named of those that the history does not know."""
 
-Level = Literal["ok", "warning", "error"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One thing that was looked at. ``todo``: what a person can do; ``repair``: what doctor can do, safely."""
-
-    check: str
-    level: Level
-    text: str
-    todo: str = ""
-    repair: Callable[[], str] | None = None
-
 
 def examine(config: Config, mend: Callable[[str], str] | None = None) -> Iterator[Finding]:
     """Everything, the ground first. ``mend``: has the owner of the history put one kind of thing right."""
@@ -62,6 +51,7 @@ def examine(config: Config, mend: Callable[[str], str] | None = None) -> Iterato
     yield from _owner(config)
     yield from _space(config)
     yield from _clock()
+    yield from examine_ground(config)
     yield from _model(config)
     if not config.state.database.exists():
         yield Finding(check="history", level="warning", text="there is none yet", todo="Run watcherd run.")
@@ -91,9 +81,7 @@ def _folders(config: Config) -> Iterator[Finding]:
     }
     for name, folder in folders.items():
         if not folder.is_dir():
-            yield Finding(
-                check=name, level="error", text=f"{folder} is no folder", todo="Make it, or correct the configuration."
-            )
+            yield _no_folder(name, folder, ran_before=config.state.path.exists())
             continue
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             yield Finding(
@@ -112,6 +100,14 @@ def _folders(config: Config) -> Iterator[Finding]:
             text=f"{folder} ({kind}{', a network file system' if mount and mount.is_network else ''})",
             todo="Put the state folder on a local disk: SQLite's locks do not hold here." if bad else "",
         )
+
+
+def _no_folder(name: str, folder: Path, *, ran_before: bool) -> Finding:
+    """A start makes what is not there. Where one has made it before, somebody has taken it away or it is offline."""
+    if ran_before or folder.exists():
+        todo = "Make it, or correct the configuration."
+        return Finding(check=name, level="error", text=f"{folder} is no folder", todo=todo)
+    return Finding(check=name, level="warning", text=f"{folder} is not there yet", todo="watcherd run makes it.")
 
 
 def _owner(config: Config) -> Iterator[Finding]:
@@ -427,6 +423,6 @@ def _stuck(config: Config, connection: Connection) -> Iterator[Finding]:
                 todo="It is not a scan as it is; take it away or put it right." if arrival["fate"] == "ignored" else "",
             )
     if alive is None:
-        yield Finding(check="daemon", level="warning", text="is not running", todo="systemctl start watcherd")
+        yield Finding(check="daemon", level="warning", text="is not running", todo=how_to_start())
     else:
         yield Finding(check="daemon", level="ok", text=f"{alive.get('phase')}, pid {alive['pid']}")

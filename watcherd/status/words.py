@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from watcherd.state.live import inbox_away
 from watcherd.status.document import seconds_since
+from watcherd.status.starting import how_to_start
 from watcherd.status.units import duration, gib, when
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _ready(daemon: Mapping[str, Any]) -> int:
 
 def _not_running(answer: Mapping[str, Any], now: datetime) -> Notice:
     last = answer["last_run"]
-    start = "Start it: systemctl start watcherd"
+    start = f"Start it: {how_to_start()}"
     if last is None:
         return Notice(tone="bad", text="watcherd is not running, and never ran here.", todo=start)
     if last["ended_at"] is None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration.store.helpers import damage_quietly
+from watcherd.cli.app import run
 from watcherd.state import lock
 from watcherd.status import doctor
 
@@ -182,6 +183,18 @@ def test_without_a_history_there_is_little_to_say(watcherd: CommandLine) -> None
     """A warning: it may be the first day."""
     watcherd.config.state.database.unlink()
     assert [("history", "warning")] == wrong(watcherd)
+
+
+def test_before_the_first_start_nothing_is_called_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is not there yet is made by the start: a warning, and exit code 0."""
+    file = tmp_path / "config.toml"
+    assert 0 == run(["config", "init", str(file)])
+    assert 0 == run(["doctor", "--config", str(file)])
+    said = capsys.readouterr().out
+    assert 4 == said.count("is not there yet")
+    assert 4 == said.count("watcherd run makes it.")
+    (tmp_path / "state").mkdir()
+    assert 70 == run(["doctor", "--config", str(file)])
 
 
 def test_jobs_under_way_when_the_daemon_died_are_named(watcherd: CommandLine) -> None:

@@ -19,6 +19,7 @@ from rich.console import Console
 from tests.terminal import on_a_terminal
 from watcherd.cli.status import _picture
 from watcherd.state import lock
+from watcherd.status.starting import how_to_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +75,7 @@ def test_a_killed_daemon_is_not_taken_for_a_running_one(watcherd: CommandLine) -
     assert "watcherd is not running" in said.out
     assert "It was killed: its run of " in said.out
     assert "did not end in good order" in said.out
-    assert "systemctl start watcherd" in said.out
+    assert f"Start it: {how_to_start()}" in said.out
     assert not watcherd("status", "--json").json["alive"]
 
 

@@ -12,6 +12,7 @@ import pytest
 from watcherd.outbox.deliver import hash_file
 from watcherd.service import job_commands
 from watcherd.state import lock, mailbox
+from watcherd.status.starting import how_to_start
 
 if TYPE_CHECKING:
     from tests.integration.cli.conftest import CommandLine
@@ -106,7 +107,7 @@ def test_what_only_a_daemon_can_do_says_that_none_runs(watcherd: CommandLine) ->
     answer = watcherd("reload")
     assert (69, "") == (answer.code, answer.out)
     assert "not running" in answer.err
-    assert "systemctl start watcherd" in answer.err
+    assert f"Start it: {how_to_start()}" in answer.err
 
 
 def test_a_wrong_configuration_is_not_reloaded(watcherd: CommandLine) -> None:
