@@ -1,0 +1,194 @@
+"""Open every file below a folder, and compare its first frame with what other people's readers make of it.
+
+    python -m tools.compare_readers FOLDER ...         # counts, and what failed or differs
+    python -m tools.compare_readers FOLDER ... --list  # each file's hash and what came of it, too
+
+For files of other projects' test suites, thousands of them, of which none is kept here. OpenCV, SimpleITK (ITK with
+GDCM) and nibabel are asked; a file counts as opened by others when one of them opens it. Ours are decoded as the
+service does it, in a worker with a limit of memory and time; one that dies is counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import Counter
+from concurrent.futures import TimeoutError as TooLateError
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pebble import ProcessExpired, ProcessPool
+
+from watcherd.errors import JobError
+from watcherd.formats.dicom import without_pictures
+from watcherd.formats.sniff import HEAD, describe, image_format
+from watcherd.imaging import decode as decoding
+from watcherd.imaging.decode import DecodeLimits, decode
+from watcherd.imaging.worker import start_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+SECONDS = 60.0
+"""Seconds that a reader has for one file."""
+
+MEMORY_MIB = 2048
+"""MiB that a worker of ours has, as by default in the service."""
+
+ALIKE = 0.99
+"""Correlation from which two pictures show the same."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """What came of a file. ``ours``: ``opened``, or why not; ``theirs``: who opens it; ``verdict``: see `verdict`."""
+
+    path: Path
+    sha256: str
+    format: str
+    ours: str
+    theirs: tuple[str, ...]
+    verdict: str
+
+
+def ours(path: Path, target: Path) -> str:
+    """``opened`` or the reason; the first frame's values go into ``target``."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+        reason = without_pictures(file)
+    if reason:
+        return f"ignored: {reason}"
+    if image_format(head) is None:
+        return f"no scan: {describe(head)}" if head else "no scan: is empty"
+    try:
+        decode(path, target.with_suffix(".frames"), DecodeLimits())
+        scan = decoding._member(path, DecodeLimits())
+        np.save(target, scan.read(0))
+        scan.close()
+    except JobError as error:
+        return f"failed: {error.message}"
+    return "opened"
+
+
+def theirs(path: Path) -> dict[str, NDArray[Any]]:
+    """The first frame by each reader that opens the file, red first."""
+    found: dict[str, NDArray[Any]] = {}
+    for name, reader in {"opencv": _opencv, "simpleitk": _simpleitk, "nibabel": _nibabel}.items():
+        try:
+            pixels = reader(path)
+        except Exception:  # noqa: S112 - whatever it raises, it does not open it
+            continue
+        if pixels is not None:
+            found[name] = pixels
+    return found
+
+
+def _opencv(path: Path) -> NDArray[Any] | None:
+    import cv2
+
+    done, pages = cv2.imreadmulti(str(path), flags=cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    return np.asarray(pages[0][..., ::-1] if pages[0].ndim == 3 else pages[0]) if done and pages else None
+
+
+def _simpleitk(path: Path) -> NDArray[Any]:
+    import SimpleITK as sitk  # noqa: N813 - as everybody calls it
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    image = sitk.ReadImage(str(path))
+    if image.GetDimension() == 3 and path.name.endswith((".nii", ".nii.gz")):
+        image = sitk.DICOMOrient(image, "LPS")
+    pixels: NDArray[Any] = sitk.GetArrayFromImage(image)
+    return pixels[0] if image.GetDimension() > 2 else pixels
+
+
+def _nibabel(path: Path) -> NDArray[Any]:
+    import nibabel
+
+    return np.asarray(nibabel.as_closest_canonical(nibabel.load(path)).dataobj).T[0, ::-1, ::-1]
+
+
+def verdict(mine: NDArray[Any], other: NDArray[Any]) -> str:
+    """``equal``, ``alike`` (in other units), ``inverted``, ``another size`` or ``differs``."""
+    a, b = (_grey(pixels) for pixels in (mine, other))
+    if a.shape != b.shape:
+        return "another size"
+    a, b = a.ravel()[np.isfinite(a.ravel())], b.ravel()[np.isfinite(a.ravel())]
+    if np.array_equal(a, b):
+        return "equal"
+    if not (a.size and a.std() and b.std()):
+        return "alike" if not a.std() and not b.std() else "differs"
+    correlation = float(np.corrcoef(a, b)[0, 1])
+    return "alike" if correlation > ALIKE else "inverted" if correlation < -ALIKE else "differs"
+
+
+def _grey(pixels: NDArray[Any]) -> NDArray[np.float64]:
+    """Channels side by side; alpha is left out, and equal channels are one."""
+    values = pixels.astype(np.float64)
+    if values.ndim == 3:
+        values = values[..., :3]
+        values = values[..., 0] if (values == values[..., :1]).all() else values.reshape(len(values), -1)
+    return values
+
+
+def rows(folders: list[Path]) -> Iterator[Row]:
+    """Of every file once, by its bytes."""
+    seen: set[str] = set()
+    spawning = get_context("spawn")
+    with (
+        TemporaryDirectory() as folder,
+        ProcessPool(1, initializer=start_worker, initargs=(MEMORY_MIB,), context=spawning) as own,
+        ProcessPool(1, context=spawning) as others,
+    ):
+        for path in sorted(path for each in folders for path in each.rglob("*") if path.is_file()):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if digest not in seen:
+                seen.add(digest)
+                yield _row(path, digest, Path(folder) / "mine.npy", own, others)
+
+
+def _row(path: Path, digest: str, target: Path, own: ProcessPool, others: ProcessPool) -> Row:
+    with path.open("rb") as file:
+        kind = image_format(file.read(HEAD)) or "none of ours"
+    futures = (
+        own.schedule(ours, (path, target), timeout=SECONDS),
+        others.schedule(theirs, (path,), timeout=SECONDS),
+    )
+    mine, found = _result(futures[0], "died: "), _result(futures[1], "")
+    readers: dict[str, NDArray[Any]] = found if isinstance(found, dict) else {}
+    told = ""
+    if mine == "opened" and readers:
+        verdicts = [verdict(np.load(target), pixels) for pixels in readers.values()]
+        told = min(verdicts, key=["equal", "alike", "inverted", "another size", "differs"].index)
+    return Row(path=path, sha256=digest, format=kind, ours=str(mine), theirs=tuple(readers), verdict=told)
+
+
+def _result(future: Any, why: str) -> Any:
+    try:
+        return future.result()
+    except (ProcessExpired, TooLateError) as error:
+        return f"{why}{type(error).__name__}"
+    except Exception as error:  # told with the file's name
+        return f"raised {type(error).__name__}: {error}"
+
+
+def main(arguments: list[str]) -> None:
+    """Print counts, then each file that only others open, or that differs."""
+    found = list(rows([Path(each) for each in arguments if not each.startswith("--")]))
+    print(len(found), "files;", Counter((row.ours.partition(":")[0], bool(row.theirs)) for row in found))
+    print("opened by both:", Counter(row.verdict for row in found if row.verdict))
+    print("by format:", Counter(row.format for row in found))
+    for row in found:
+        if "--list" in arguments:
+            print(row.sha256, row.path.name, row.ours, ",".join(row.theirs), row.verdict, sep="\t")
+        elif (row.theirs and row.ours != "opened") or row.verdict not in ("", "equal", "alike"):
+            print(row.path, row.format, row.ours, ",".join(row.theirs), row.verdict, sep=" | ")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
