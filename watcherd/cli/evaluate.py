@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,8 @@ from watcherd.cli import evaluate_masks as sources
 from watcherd.cli import evaluate_results as results
 from watcherd.cli import evaluate_threshold as operating
 from watcherd.cli.common import ConfigOption, JsonOption
-from watcherd.errors import InputError, UsageError
+from watcherd.errors import InputError, UnavailableError, UsageError
+from watcherd.outputs import PLOTS
 
 if TYPE_CHECKING:
     from watcherd.evaluation.frame_figures import Tolerance
@@ -56,6 +58,10 @@ def evaluate(
     """Compare masks with drawn ones: Dice, clDice, HD95 and more, with intervals, and a sweep of thresholds."""
     from watcherd.evaluation import judging, summaries
 
+    if find_spec(PLOTS.module) is None:  # said before the masks are computed, not after
+        raise UnavailableError(
+            f"The plots need {PLOTS.library}, which is not installed.", hint=f"Install it: {PLOTS.command}"
+        )
     if by not in summaries.SWEPT:
         raise UsageError(f"--by {by} is no figure of a threshold.", hint=f"There are {', '.join(summaries.SWEPT)}.")
     asked = sources.Asked(

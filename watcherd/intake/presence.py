@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from watcherd.frame_runs import quiet_time
+from watcherd.frame_files import quiet_time
 from watcherd.inbox import mounts
 from watcherd.inbox.events import Events
 from watcherd.inbox.folders import open_root

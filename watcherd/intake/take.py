@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from watcherd.crash_points import crash_point
 from watcherd.errors import TransientError
 from watcherd.file_names import show
-from watcherd.frame_runs import as_frame
+from watcherd.frame_files import as_frame
 from watcherd.inbox.ingest import BATCH, take
 from watcherd.inbox.values import Ingested
 from watcherd.intake.sidecars import row_of

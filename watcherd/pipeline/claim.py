@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from watcherd.crash_points import crash_point
 from watcherd.formats.sniff import HEAD, pictures
-from watcherd.frame_runs import LONGEST, as_frame
+from watcherd.frame_files import LONGEST, as_frame
 from watcherd.inbox.sidecars import Asked
 from watcherd.pauses import check_room, in_words, is_passing
 from watcherd.store import Hold, InUse

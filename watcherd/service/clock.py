@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from watcherd import frame_runs, retry
+from watcherd import frame_files, retry
 from watcherd.logs import get_logger
 from watcherd.notify import hooks
 from watcherd.store import waits
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def longest_wait(config: Config) -> timedelta:
     """Nothing waits for longer than this: neither retries, nor calls of hooks, nor frames that wait for others."""
     quiet = timedelta(seconds=config.inbox.run_quiet_seconds)
-    return max(retry.LONGEST, hooks.LONGEST, frame_runs.LONGEST * quiet)
+    return max(retry.LONGEST, hooks.LONGEST, frame_files.LONGEST * quiet)
 
 
 class ClockFollower:

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from watcherd.file_names import show
-from watcherd.frame_runs import frame_name
+from watcherd.frame_files import frame_name
 from watcherd.store.records import RunPlace, moment, stamp
 from watcherd.store.statements import select_in
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from watcherd.frame_runs import FrameName
+    from watcherd.frame_files import FrameName
 
 AGAIN = timedelta(seconds=1)
 """Time until the next look at a run whose other files are being taken."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from watcherd.file_names import show
-from watcherd.frame_runs import frame_name
+from watcherd.frame_files import frame_name
 from watcherd.job import MAY_PASS, ErrorClass, Options, State
 from watcherd.store import unreadable
 from watcherd.store.frame_runs import CLAIMABLE

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import sys
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -105,6 +106,16 @@ def dice(mask: np.ndarray, truth: np.ndarray) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------- masks in a folder
+
+
+def test_what_the_plots_need_is_missed_before_anything_is_computed(
+    folder: Path, evaluate: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder may take hours."""
+    monkeypatch.setattr(sys.modules["watcherd.cli.evaluate"], "find_spec", lambda _module: None)
+    said = evaluate("--predictions", folder / "low")
+    assert (69, 'Install it: pip install "watcherd[plots]"') == (said.code, said.err.splitlines()[-1])
+    assert [] == list((folder / "empty").iterdir())
 
 
 def test_masks_in_a_folder_are_judged_without_a_model_or_a_configuration(

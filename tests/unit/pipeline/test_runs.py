@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from watcherd.flights import Flight
-from watcherd.frame_runs import as_frame, quiet_time
+from watcherd.frame_files import as_frame, quiet_time
 from watcherd.job import Options
 from watcherd.pipeline.runs import arrange
 from watcherd.store import RunPlace

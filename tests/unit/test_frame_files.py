@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from watcherd.frame_runs import FrameName, frame_name
+from watcherd.frame_files import FrameName, frame_name
 
 
 @pytest.mark.parametrize(
