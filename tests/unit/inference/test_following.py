@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,6 @@ from watcherd.job import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -163,7 +163,10 @@ def test_a_run_of_more_files_than_may_be_open_is_followed(tmp_path: Path) -> Non
     """Files are opened as the model asks for them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     items = [save(tmp_path, number, frame) for number, frame in enumerate(pictures(200))]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    open_now = len(
+        list(Path("/proc/self/fd").iterdir())
+    )  # tests that ran before in this process may have left some open
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 100, hard))
     try:
         found = work(FollowingFake({}), items)
     finally:
