@@ -12,7 +12,7 @@
     copies what has settled, each copy under the hash of its bytes
 `durable`
     syncs sources before anything relies on them
-`dispose`, `unsteady`, `tidy`
+`archive`, `unsteady`, `tidy`
     archives, keeps or deletes sources; folders that have become empty
 `mounts`, `folders`, `litter`
     file systems, descriptors, names that are never scans

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 class Replicas:
     """Starts a model's replicas, and writes their life into the history (see `inference.pool.interface.Listener`).
 
-    The main thread starts them; each replica's thread tells of its own replica. Behind one lock.
+    The main thread starts them; each replica's thread tells of its own replica. The lock guards their rows' ids; the
+    rest is set before the first replica runs.
     """
 
     def __init__(self, run: Run, lane: Lane[ModelIdentity], pipeline: Pipeline, ending: Ending) -> None:

@@ -27,7 +27,6 @@ class Lane(Generic[Identity]):
     def __init__(self, name: str = "default") -> None:
         self.name = name
         self._lock = threading.Lock()
-        self._ready = threading.Event()
         self._pool: Pool | None = None
         self._identity: Identity | None = None
         self._follows_runs = False
@@ -44,7 +43,6 @@ class Lane(Generic[Identity]):
         """A replica has loaded this model, and passed its checks."""
         with self._lock:
             self._identity, self._follows_runs = identity, follows_runs
-        self._ready.set()
 
     def took(self, seconds: float) -> None:
         """A scan took this many seconds to compute."""
@@ -57,11 +55,8 @@ class Lane(Generic[Identity]):
     @property
     def is_ready(self) -> bool:
         """Whether a replica has ever been ready."""
-        return self._ready.is_set()
-
-    def wait_ready(self, seconds: float) -> bool:
-        """Wait for one, at most ``seconds``; whether one is ready."""
-        return self._ready.wait(seconds)
+        with self._lock:
+            return self._identity is not None
 
     @property
     def pool(self) -> Pool:
