@@ -32,7 +32,7 @@ def findings(watcherd: CommandLine, *arguments: str, code: int = 0) -> list[dict
 
 
 def wrong(watcherd: CommandLine, *arguments: str, code: int = 0) -> list[tuple[str, str]]:
-    """Check and level of what is not ok, but for what no test makes: no daemon, perhaps an old SQLite, a clock adrift."""
+    """Check and level of what is not ok, but for what no test makes: no daemon, an old SQLite, a clock adrift."""
     return [
         (finding["check"], finding["level"])
         for finding in findings(watcherd, *arguments, code=code)
