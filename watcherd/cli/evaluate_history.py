@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -31,9 +32,9 @@ def keep(asked: Asked, found: Mapping[str, Any], failed: int) -> int | None:
         "model": ", ".join(found["models"]),
         "threshold": found["threshold"],
         "profile": asked.profile,
-        "truth": found["truth"],
-        "judged": asked.judged,
-        "against": None if found["against"] is None else found["against"]["masks"],
+        "truth": str(Path(found["truth"]).resolve()),
+        "judged": asked.judged if asked.source == "jobs" else str(Path(asked.judged).resolve()),
+        "against": None if found["against"] is None else str(Path(found["against"]["masks"]).resolve()),
         "failed": failed,
         "figures": found["summary"],
         "scans": [
