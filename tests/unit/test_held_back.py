@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.runs import a_lane, a_run
+from tests.runs import a_run, one_lane
 from watcherd.config import build
 from watcherd.inbox.expected import Expected
 from watcherd.inbox.requests import IntakeRequests
@@ -33,7 +33,7 @@ class Telling:
     def __init__(self, folder: Path) -> None:
         values = {"inbox": {"run_quiet_seconds": 5.0, "sweep_seconds": 40.0}}
         self.requests, self.expected = IntakeRequests(), Expected()
-        run, lane = a_run(build(values, base=folder)), a_lane(object(), follows_runs=True)
+        run, lane = a_run(build(values, base=folder)), one_lane(object(), follows_runs=True)
         self.intake = Intake(run, NOTHING, lane, self.requests, self.expected, lambda: None)
 
     def quiet(self) -> timedelta:

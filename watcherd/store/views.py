@@ -72,7 +72,7 @@ VIEWS: dict[str, str] = {
             job.render_ms, job.attempts, job.error_class, job.error,
             job.created_at, job.started_at, job.finished_at,
             scan.width, scan.height, scan.frames, scan.size_bytes,
-            job.profile, job.segmenter, job.model, job.model_revision, job.dtype,
+            job.profile, job.model_name, job.segmenter, job.model, job.model_revision, job.dtype,
             (SELECT run.version FROM attempt JOIN run ON run.id = attempt.run_id WHERE attempt.id = job.attempt_id)
                 AS watcherd_version,
             CASE WHEN json_valid(job.options) THEN json_extract(job.options, '$.prompt') END AS prompt,
@@ -92,7 +92,8 @@ VIEWS: dict[str, str] = {
         FROM measure AS m JOIN job ON job.id = m.job_id""",
     "queue": """
         CREATE VIEW queue AS SELECT
-            id, state, source, priority, attempts, not_before, error_class, error, queued_at, profile, solo
+            id, state, source, priority, attempts, not_before, error_class, error, queued_at, profile, solo,
+            model_name
         FROM job WHERE state = 'queued' ORDER BY priority DESC, id""",
     "failures": """
         CREATE VIEW failures AS SELECT
