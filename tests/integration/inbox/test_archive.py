@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import fuse_like
+from tests.tree import python_path
 from watcherd import files
 from watcherd.crash_points import VARIABLE
 from watcherd.inbox import archive as archiving
@@ -317,7 +318,7 @@ def test_killed_anywhere_a_second_run_ends_in_the_same_place(inbox, archive, how
     wanted = [source(inbox, f"sub/{number}.png", b"%d" % number, how=how) for number in range(3)]
     died = subprocess.run(
         [sys.executable, "-c", KILLED, repr(wanted), str(inbox), str(archive)],
-        env={VARIABLE: f"dispose.{point}"},
+        env={VARIABLE: f"dispose.{point}", "PYTHONPATH": python_path()},
         capture_output=True,
     )
     if died.returncode != -signal.SIGKILL:

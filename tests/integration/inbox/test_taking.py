@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tree import python_path
 from watcherd.crash_points import VARIABLE
 from watcherd.errors import TransientError
 from watcherd.inbox import durable, ingest
@@ -493,7 +494,9 @@ def test_killed_anywhere_in_the_batch_a_second_run_has_each_file_once(inbox, roo
     for number in range(files):
         (inbox / f"{number}.raw").write_bytes(b"%d" % number)
     died = subprocess.run(
-        [sys.executable, "-c", KILLED, str(inbox), str(spool.root)], env={VARIABLE: point}, capture_output=True
+        [sys.executable, "-c", KILLED, str(inbox), str(spool.root)],
+        env={VARIABLE: point, "PYTHONPATH": python_path()},
+        capture_output=True,
     )
     assert (died.returncode, died.stdout) == (-signal.SIGKILL, b"")
     for path in spool.root.rglob("??/*"):
