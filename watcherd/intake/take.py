@@ -154,11 +154,13 @@ class IntoQueue:
                     note=overrides.note(item.path),
                 )
             )
-        return [self._held_back(arrival) for arrival in new] if self._lane.follows_runs else new
+        return [self._held_back(arrival) for arrival in new] if self._lane.joins_files else new
 
     def _held_back(self, arrival: NewArrival) -> NewArrival:
-        """A frame of a run waits for the others."""
-        options = as_frame(arrival.options, arrival.signature.path)
+        """A frame of a run waits for the others, and a channel of a case too."""
+        lane = self._lane
+        path = arrival.signature.path
+        options = as_frame(arrival.options, path, follows_runs=lane.follows_runs, channels=lane.channels)
         if not options.frame:
             return arrival
         return replace(arrival, options=options, not_before=arrival.seen_at + self._presence.quiet)

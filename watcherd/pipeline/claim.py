@@ -112,7 +112,8 @@ class Claims:
         ``overrides``: what its sidecars said when it was taken, as it is kept with its job.
         """
         options = Asked.of(overrides or {}).applied_to(self._run.config.options_for(os.fsdecode(path)))
-        return as_frame(options, path) if self._lane.follows_runs else options
+        lane = self._lane
+        return as_frame(options, path, follows_runs=lane.follows_runs, channels=lane.channels)
 
     def _pictures(self, sha256: str) -> int | None:
         """Which version's picture a scan with this hash is done from now; None where its copy cannot be read."""
@@ -126,4 +127,11 @@ class Claims:
         """How long the frames of a run wait for one another."""
         expected = self._expected
         quiet, most = expected.quiet, self._run.config.limits.max_frames
-        return Hold(quiet=quiet, longest=LONGEST * quiet, since=expected.since, most=most, expected=expected.may_bring)
+        return Hold(
+            quiet=quiet,
+            longest=LONGEST * quiet,
+            since=expected.since,
+            most=most,
+            expected=expected.may_bring,
+            channels=self._lane.channels,
+        )

@@ -125,7 +125,7 @@ class Feed:
                     self._belts.results.put(Failed(flight, self._why("runs", flight)))
 
     def _submit(self, flights: Sequence[Flight]) -> None:
-        self._lane.pool.submit([self._item(flight) for flight in arrange(flights)])
+        self._lane.pool.submit([self._item(flight) for flight in arrange(flights, channels=self._lane.channels)])
 
     def _why(self, doing: str, flight: Flight) -> TransientError:
         """What a job's attempt ends with that was set aside."""
@@ -156,6 +156,7 @@ class Feed:
             self._places.scratch / f"{flight.stem}.npy",
             bounds,
             config.privacy.dicom_tags,
+            self._places.scratch / f"{flight.stem}-volume.npy" if self._lane.takes_volumes else None,
             seconds=limits.decode_seconds,
         )
 
@@ -200,6 +201,8 @@ class Feed:
             run=flight.together,
             note=flight.note,
             modality=flight.decoded.modality,
+            volume=flight.decoded.volume,
+            channel=flight.channel,
         )
 
 
