@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from watcherd.evaluation.summaries import Mean
 
+MOST_SAID = 20
+"""Lines about files that are shown."""
+
 TILES = {"dice": "Dice", "cldice": "clDice", "iou": "IoU", "hd95": "HD95"}
 
 WORDS = {
@@ -54,9 +57,8 @@ def _sections(
     pictures: Mapping[str, Sequence[Path]],
 ) -> Iterator[str]:
     yield _tiles(means)
-    doubts = [*found["doubts"], *found["problems"]]
-    if doubts:
-        yield section("To know of these figures", "".join(f"<p>{escape(line)}</p>" for line in doubts))
+    if found["doubts"]:
+        yield section("To know of these figures", _lines(found["doubts"]))
     yield _means(means)
     if found["against"] is not None:
         yield _differences(found["against"])
@@ -66,6 +68,13 @@ def _sections(
         if pictures.get(key):
             shown = "".join(picture(path.read_bytes(), "jpeg", path.stem) for path in pictures[key])
             yield section(title, f'<p>{words}</p><div class="row">{shown}</div>')
+    if found["problems"]:
+        yield section("Files", _lines(found["problems"]))
+
+
+def _lines(texts: Sequence[str]) -> str:
+    more = f"<p>And {len(texts) - MOST_SAID} more, in evaluation.json.</p>" if len(texts) > MOST_SAID else ""
+    return "".join(f"<p>{escape(line)}</p>" for line in texts[:MOST_SAID]) + more
 
 
 def _tiles(means: Mapping[str, Mean]) -> str:
