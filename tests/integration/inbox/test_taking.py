@@ -362,6 +362,31 @@ def synced(monkeypatch):
     return calls
 
 
+def test_copies_are_synced_under_their_final_names_before_they_are_taken(inbox, root_fd, spool, synced, monkeypatch):
+    """Few one by one, then the folders of their names, then the one of those; many by one call."""
+    rename = os.rename
+
+    def renamed(old, new):
+        rename(old, new)
+        synced.append("renamed")
+
+    monkeypatch.setattr(os, "rename", renamed)
+    contents = [b"%d" % number for number in range(9)]
+    for number, content in enumerate(contents):
+        (inbox / f"{number}.raw").write_bytes(content)
+    few, many = [settled(root_fd, *(b"%d.raw" % number for number in some)) for some in (range(3), range(3, 9))]
+    names = [str(spool.path(sha256(content))) for content in contents[:3]]
+    folders = sorted({str(spool.path(sha256(content)).parent) for content in contents[:3]})
+    take(few, root_fd, spool)
+    of_copies = [call for call in synced if not call.startswith(str(inbox))]
+    assert ["renamed"] * 3 + names == of_copies[:6]
+    assert folders == sorted(of_copies[6:-1])
+    assert str(spool.root) == of_copies[-1]
+    synced.clear()
+    take(many, root_fd, spool)
+    assert ["renamed"] * 6 + [f"all of {spool.root}"] == synced
+
+
 def scans(inbox, count):
     (inbox / "heart").mkdir()
     for number in range(count):
