@@ -108,6 +108,10 @@ def _that_disagree(settings: Config) -> Iterator[str]:
 def _without_effect(settings: Config) -> Iterator[str]:
     """What is set and does nothing, as far as can be known without loading the model."""
     segmenter = settings.model.segmenter
+    if segmenter in BUILT_IN and segmenter != "sam3":
+        for name, profile in settings.profiles.items():
+            if profile.instances:
+                yield f"profiles.{name}.instances has no effect: the segmenter {segmenter!r} tells none apart."
     if segmenter in BUILT_IN and segmenter not in FOLLOW_RUNS:
         for name, profile in settings.profiles.items():
             if profile.group_frames:

@@ -13,7 +13,9 @@ def merged(old: Config, fresh: Config) -> tuple[Config, list[str]]:
     sa2va = fresh.model.sa2va.model_copy(
         update={name: getattr(old.model.sa2va, name) for name in ("max_new_tokens", "checkpoint", "sam2")}
     )
-    model = old.model.model_copy(update={"threshold": fresh.model.threshold, "tta": fresh.model.tta, "sa2va": sa2va})
+    sam3 = fresh.model.sam3.model_copy(update={name: getattr(old.model.sam3, name) for name in ("presence", "score")})
+    speech = {"sa2va": sa2va, "sam3": sam3}
+    model = old.model.model_copy(update={"threshold": fresh.model.threshold, "tta": fresh.model.tta, **speech})
     inbox = fresh.inbox.model_copy(
         update={name: getattr(old.inbox, name) for name in ("path", "archive_path", "events", "settle_seconds")}
     )

@@ -111,6 +111,19 @@ class Sa2va(Section):
         return None if value == "" else value
 
 
+class Sam3(Section):
+    """What SAM 3 is asked for, and when it counts as there."""
+
+    prompt: str = "blood vessel"
+    """A thing in a few words; several, each a class, with semicolons between them."""
+    presence: Fraction = 0.5
+    """A thing is not there where the model is less sure of its presence."""
+    score: Fraction = 0.3
+    """An instance counts where its score is greater."""
+    instances: bool = False
+    """Keep instances apart, each with a label value of its own; else they are united."""
+
+
 class Semantic(Section):
     """How a Hugging Face segmentation model is run."""
 
@@ -140,6 +153,7 @@ class Model(Section):
     compile: bool = False
     """torch.compile the encoders of fixed shape, where a golden check passes."""
     sa2va: Sa2va = Sa2va()
+    sam3: Sam3 = Sam3()
     semantic: Semantic = Semantic()
 
     @field_validator("path", mode="before")
@@ -306,6 +320,7 @@ class Profile(Section):
     decode: Decode | None = None
     no_mask: Literal["fail", "empty"] | None = None
     tta: bool | None = None
+    instances: bool | None = None
     group_frames: bool | None = None
     kind: Literal["auto", "fundus", "xray"] | None = None
 
@@ -374,13 +389,15 @@ class Config(BaseSettings):
         name, profile = self.profile_of(source)
         chosen = profile.model_dump(exclude_none=True, exclude={"folder"}) if profile else {}
         speaks = self.model.segmenter == "sa2va"
+        looks = self.model.segmenter == "sam3"
         values: dict[str, Any] = {
             "threshold": self.model.threshold,
             "outputs": self.outbox.outputs,
-            "prompt": self.model.sa2va.prompt if speaks else "",
+            "prompt": self.model.sa2va.prompt if speaks else self.model.sam3.prompt if looks else "",
             "draft": self.model.sa2va.draft if speaks else "",
             "decode": self.model.sa2va.decode,
             "tta": self.model.tta,
+            "instances": looks and self.model.sam3.instances,
         } | chosen
         values["outputs"] = tuple(sorted(set(values["outputs"])))
         return Options(profile=name, **values)

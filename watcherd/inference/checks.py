@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +38,14 @@ SAME_ANSWER = 0.02
 SEGMENTERS_FAULT = "This is a fault of the segmenter; run watcherd.testing's suite on it."
 SIDE = 256
 """Side in pixels of the picture that a model's own answer is remembered for."""
+
+
+@runtime_checkable
+class OwnAnswer(Protocol):
+    """A segmenter that may rightly find nothing in a picture: it shows what it computed before it decided so."""
+
+    def own_answer(self, frame: Frame) -> NDArray[np.float32]:
+        """Values of 0 to 1 in an array of any shape, the same for every frame."""
 
 
 def after_load(module: nn.Module, fresh: Callable[[], nn.Module] | None = None) -> None:
@@ -92,24 +101,21 @@ def dice(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
 def _own_answer(segmenter: Segmenter, cache: Path) -> None:
     """Compare with the model's first answer on such a device, or remember this one as that."""
     frame = _test_picture()
-    prediction = _predict(segmenter, frame)
-    if prediction.probability is None:
+    answer = _answer(segmenter, frame)
+    if answer is None:
         return  # a model that speaks may rightly find nothing in this picture
-    _compare_with_first(prediction.probability, cache / f"golden-{_subject(segmenter, frame.options)}.npy")
+    _compare_with_first(answer, cache / f"golden-{_subject(segmenter, frame.options)}.npy")
 
 
 def _own_answer_to_volume(segmenter: Segmenter, volumes: VolumeSegmenter, cache: Path) -> None:
     """The same for a model of volumes, with its own most demanding one: it may take no other."""
     volume = volumes.probe_volume()
     volume = replace(volume, options=replace(volume.options, outputs=("probability",)))
-    try:
+    with _explained():
         found = volumes.predict_volume(volume, lambda *_: None)
-    except (JobError, RuntimeError, MemoryError, ValueError) as error:
-        raise _cannot_compute(error) from error
     if found.probability is None:
         raise UnavailableError("The model gives no probabilities, which were asked for.", hint=SEGMENTERS_FAULT)
-    if not np.isfinite(found.probability).all():
-        raise _no_numbers()
+    _refuse_not_numbers(found.probability)
     _compare_with_first(found.probability, cache / f"golden-{_subject(segmenter, volume.options)}.npy")
 
 
@@ -166,15 +172,39 @@ def _test_picture() -> Frame:
     return Frame(pixels=picture.clip(0, 255).astype(np.uint8), options=options)
 
 
+def _answer(segmenter: Segmenter, frame: Frame) -> NDArray[np.float32] | None:
+    """What the model computes for the frame, which must be numbers; None when it shows nothing."""
+    if not isinstance(segmenter, OwnAnswer):
+        return _predict(segmenter, frame).probability
+    with _explained():
+        answer = segmenter.own_answer(frame)
+    _refuse_not_numbers(answer)
+    return answer
+
+
 def _predict(segmenter: Segmenter, frame: Frame) -> Prediction:
     """The answer to one frame, which must hold numbers."""
-    try:
+    with _explained():
         (prediction,) = segmenter.predict([frame])
+    _refuse_not_numbers(prediction.probability)
+    return prediction
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raise `UnavailableError` for what keeps a model from computing its test picture."""
+    try:
+        yield
     except (JobError, RuntimeError, MemoryError, ValueError) as error:
         raise _cannot_compute(error) from error
-    if prediction.probability is not None and not np.isfinite(prediction.probability).all():
-        raise _no_numbers()
-    return prediction
+
+
+def _refuse_not_numbers(values: NDArray[np.float32] | None) -> None:
+    if values is not None and not np.isfinite(values).all():
+        raise UnavailableError(
+            "The model is loaded, but computes values that are not numbers.",
+            hint='Try model.dtype = "float32"; if that is what it runs in, the weights or the device are broken.',
+        )
 
 
 def _cannot_compute(error: Exception) -> UnavailableError:
@@ -182,13 +212,6 @@ def _cannot_compute(error: Exception) -> UnavailableError:
     return UnavailableError(
         f"The model is loaded, but cannot compute its test picture: {why}.",
         hint='Try another device, or model.dtype = "float32".',
-    )
-
-
-def _no_numbers() -> UnavailableError:
-    return UnavailableError(
-        "The model is loaded, but computes values that are not numbers.",
-        hint='Try model.dtype = "float32"; if that is what it runs in, the weights or the device are broken.',
     )
 
 

@@ -61,6 +61,8 @@ class _Scan:
     begun: bool = False
     answered: bool = False
     followed: bool = False
+    emptied: int = 0
+    """Frames without a mask for which an empty one was asked for."""
     besides: str = ""
     """Words for the record, in front of the model's note."""
 
@@ -357,9 +359,12 @@ def _store(scan: _Scan, index: int, prediction: Prediction) -> None:
     """Write one frame's mask (and probability, when asked for) into the scan's files."""
     options = scan.item.options
     height, width = scan.pixels.shape[1:3]
-    scan.answer = prediction.answer if scan.answer is None else scan.answer
-    scan.decode, scan.note, scan.labels = prediction.decode, prediction.note, prediction.labels
+    scan.decode, scan.note = prediction.decode, prediction.note
+    if len(prediction.labels) >= len(scan.labels):  # where instances are told apart, a frame may have fewer
+        scan.labels = prediction.labels
     label, probability = prediction.label_values(options.threshold), prediction.probability
+    if scan.answer is None or (label is not None and scan.emptied == scan.done):
+        scan.answer = prediction.answer  # the first, or that of the first frame with a mask
     if label is None:
         if options.no_mask != "empty":
             raise NoMaskError(
@@ -367,7 +372,7 @@ def _store(scan: _Scan, index: int, prediction: Prediction) -> None:
                 answer=prediction.answer,
                 hint='Where that is to be expected, set no_mask = "empty" in the profile.',
             )
-        scan.note = 'the model gave no mask; an empty one was asked for by no_mask = "empty"'
+        scan.emptied += 1
         label = np.zeros((height, width), np.uint8)
         probability = np.zeros((height, width), np.float32)
     scan.classes = max(scan.classes, len(prediction.labels), _maps(probability))
@@ -396,6 +401,16 @@ def _files(scan: _Scan, height: int, width: int) -> None:
         scan.probability = FrameWriter(target.with_name(target.name + "-probability.npy"), shape, np.uint16)
 
 
+def _emptied(scan: _Scan) -> str:
+    """Words for the record about frames whose mask the model did not compute."""
+    if not scan.emptied:
+        return ""
+    if scan.item.frames == 1:
+        return 'the model gave no mask; an empty one was asked for by no_mask = "empty"'
+    of = f"{scan.emptied} of {scan.item.frames} frames"
+    return f'the model gave no mask for {of}; empty ones were asked for by no_mask = "empty"'
+
+
 def _answer(scan: _Scan) -> Segmented:
     assert scan.mask is not None
     return Segmented(
@@ -406,7 +421,7 @@ def _answer(scan: _Scan) -> Segmented:
         labels=scan.labels,
         answer=scan.answer,
         decode=scan.decode,
-        note="; ".join(filter(None, (scan.besides, scan.note))) or None,
+        note="; ".join(filter(None, (scan.besides, _emptied(scan), scan.note))) or None,
         inference_ms=round(scan.inference_ms, 3),
         batch_size=scan.batch_size,
         devices=tuple(scan.devices.values()),
