@@ -28,7 +28,6 @@ from watcherd.inference.base import Frame, Placement
 from watcherd.inference.replica import batching
 from watcherd.inference.replica.batching import Probe
 from watcherd.inference.replica.vram import Meter
-from watcherd.inference.segmenters.sam3.picture import prepare
 from watcherd.inference.segmenters.sam3.segmenter import Sam3Segmenter
 from watcherd.job import Options
 
@@ -97,9 +96,7 @@ def usual_score(segmenter: Sam3Segmenter, pictures: Sequence[Any]) -> float:
     """A score that about `FOUND` objects of a frame pass."""
     network = network_of(segmenter)
     with torch.inference_mode():
-        ready = prepare(
-            [Frame(pixels=each, options=Options()) for each in pictures], segmenter._description, network.device
-        )
+        ready = segmenter._prepared([Frame(pixels=each, options=Options()) for each in pictures], network)
         scores = network.ask(network.see(ready), [(number, THINGS[0]) for number in range(len(pictures))]).scores
         chances = scores[:, :-1].sigmoid() * scores[:, -1:].sigmoid()
     return float(chances.topk(min(FOUND, chances.shape[1])).values[:, -1].median())
@@ -113,7 +110,7 @@ def measure(
     parts = [frames[start : start + batch] for start in range(0, len(frames), batch)]
     network, meter, peaks = network_of(segmenter), Meter((device,)), []
     things = frames[0].options.prompt.split("; ")
-    ready = prepare(parts[0], segmenter._description, network.device)
+    ready = segmenter._prepared(parts[0], network)
     pairs = [(number, thing) for number in range(batch) for thing in things]
 
     def model() -> None:
@@ -182,7 +179,7 @@ def work_figures(segmenter: Sam3Segmenter, frames: Sequence[Frame], runs: int, d
     asked = [Frame(pixels=each.pixels, options=Options(prompt=THINGS[0])) for each in frames]
     pairs = [(number, THINGS[0]) for number in range(batch)]
     with torch.inference_mode():
-        ready = prepare(asked, segmenter._description, network.device)
+        ready = segmenter._prepared(asked, network)
         seen = network.see(ready)
         with FlopCounterMode(display=False) as counter:
             network.ask(network.see(ready), pairs)
@@ -190,9 +187,7 @@ def work_figures(segmenter: Sam3Segmenter, frames: Sequence[Frame], runs: int, d
         pending = segmenter.dispatch(asked)
         wait(device)
         times = {
-            "frames to the device, scaled": seconds_of(
-                lambda: prepare(asked, segmenter._description, network.device), runs, device
-            ),
+            "frames to the device, scaled": seconds_of(lambda: segmenter._prepared(asked, network), runs, device),
             "vision": seconds_of(lambda: network.see(ready), runs, device),
             "one thing": seconds_of(lambda: network.ask(seen, pairs), runs, device),
             "masks": seconds_of(pending.result, runs, device),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +44,8 @@ SIZES = ((SIDE, SIDE), (40, 56), (150, 90), (61, 200), (300, 301))
 PICTURES = 20
 DOUBT = -0.5
 """Added to the logit of presence."""
+CPU = torch.device("cpu")
+THREADS = ThreadPoolExecutor(2)
 RECORDED = Path(pictures.__file__).with_name("prepared.npz")
 
 
@@ -113,7 +116,7 @@ def librarys(name: str) -> Any:
 def said(segmenter: Sam3Segmenter, asked: Frame, model: Any) -> Any:
     """What transformers' model answers to one picture and one thing, given as its processor gives them."""
     words = sam3_folder.tokenizer()([asked.options.prompt], padding="max_length", max_length=32, return_tensors="pt")
-    pixels = prepare([asked], segmenter._description, torch.device("cpu"))
+    pixels = prepare([asked], segmenter._description, CPU, THREADS)
     with torch.inference_mode():
         return model(pixel_values=pixels, **words)
 
@@ -129,15 +132,15 @@ def test_a_picture_is_prepared_as_the_processor_does(folder: Path, size: tuple[i
     picture = Frame(pixels=pictures.picture(size), options=Options())
     how = replace(describe(folder), side=pictures.SIDE)
     expected = (torch.from_numpy(recorded[name]).float() - 127.5) / 127.5
-    assert torch.equal(expected, prepare([picture], how, torch.device("cpu"))[0])
-    real = prepare([picture], replace(how, side=1008), torch.device("cpu"))[0]
+    assert torch.equal(expected, prepare([picture], how, CPU, THREADS)[0])
+    real = prepare([picture], replace(how, side=1008), CPU, THREADS)[0]
     assert recorded[f"digest-{name}"].tobytes() == hashlib.sha256(real.numpy().tobytes()).digest()
 
 
 def test_grey_is_prepared_as_the_same_in_colour(folder: Path) -> None:
     grey = frame((61, 90), "x", grey=True)
     colour = replace(grey, pixels=np.repeat(grey.pixels[..., None], 3, axis=2))
-    ours = prepare([grey, colour], describe(folder), torch.device("cpu"))
+    ours = prepare([grey, colour], describe(folder), CPU, THREADS)
     assert torch.equal(ours[0], ours[1])
 
 
@@ -152,7 +155,7 @@ def test_logits_and_masks_are_transformers_own(segmenter: Sam3Segmenter) -> None
             network = segmenter._network
             assert network is not None
             with torch.inference_mode():
-                seen = network.see(prepare([asked], segmenter._description, network.device))
+                seen = network.see(prepare([asked], segmenter._description, CPU, THREADS))
                 rows = network.ask(seen, [(0, prompt)])
             logits = torch.cat([expected.pred_logits, expected.presence_logits], dim=1)
             assert torch.allclose(logits, rows.scores, atol=1e-4, rtol=0)
@@ -421,6 +424,23 @@ def test_a_prompt_longer_than_the_text_encoder_takes_is_refused_with_its_length(
         segmenter.predict([frame((40, 56), "vein; " + "a" * 31)])
     with pytest.raises(ConfigError, match=r"model\.sam3\.prompt: .* is 40 tokens long"):
         loaded(folder, prompt="a" * 40)
+
+
+def test_parts_whose_weights_are_kept_elsewhere_compute_all_the_same(sure: Path) -> None:
+    """What ``devices.allow_offload`` does with host memory is done here with the file: weights come for their turn."""
+    names = [
+        "detr_encoder",
+        "detr_decoder",
+        "geometry_encoder",
+        "mask_decoder",
+        "dot_product_scoring",
+        "vision_encoder",
+    ]
+    split = dict.fromkeys(names, "cpu") | {"text_encoder": "disk", "text_projection": "cpu"}
+    made = sam3.create(Model(segmenter="sam3", path=sure))
+    made.load(Placement(devices=("cpu",), device_map=split), lambda *_: None)
+    asked = frame((61, 90), "artery; vein")
+    assert np.array_equal(_probability(one(loaded(sure), asked)), _probability(one(made, asked)))
 
 
 def test_words_are_encoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

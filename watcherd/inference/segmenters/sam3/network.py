@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from watcherd.inference.segmenters.sam3.folder import Description
 
 ROWS_AT_ONCE = 16
-"""Rows that go through the decoder together: each takes about 0.2 GiB there in bfloat16, a picture's own part apart."""
+"""Rows that go through the decoder together: each takes about 0.3 GiB there in bfloat16."""
 KEPT_THINGS = 256
 """Things whose text features are kept: a service is asked for the same few."""
 NO_SPLIT = (
@@ -48,7 +48,8 @@ class Network:
         """Load the weights straight to their devices. Raises `UnavailableError` with the names that do not fit."""
         self._tokenizer = Tokenizer(description.folder, description.length)
         self._model: Any = _load(description, placement)
-        self.device: torch.device = next(self._model.vision_encoder.parameters()).device
+        self.device = _home(self._model.vision_encoder, placement)
+        self._words_device = _home(self._model.text_encoder, placement)
         self.dtype = loading.torch_dtype(placement.dtype)
         # Of each thing the features and the mask of its tokens: without the mask the model takes them, and errs.
         self._features = lru_cache(maxsize=KEPT_THINGS)(self._encode)
@@ -62,8 +63,7 @@ class Network:
         import torch
 
         tokens = self._tokenizer.tokens(thing)
-        device = next(self._model.text_encoder.parameters()).device
-        ids, mask = tokens.ids.to(device), tokens.mask.to(device)
+        ids, mask = tokens.ids.to(self._words_device), tokens.mask.to(self._words_device)
         with torch.inference_mode():
             said = self._model.get_text_features(input_ids=ids, attention_mask=mask)
         return said.pooler_output.to(self.device), mask.to(self.device)
@@ -95,6 +95,16 @@ class Network:
             text_embeds=_Text(torch.cat(features)),
             attention_mask=torch.cat(masks),
         )
+
+
+def _home(part: Any, placement: Placement) -> torch.device:
+    """Where a part of the model computes: beside its weights; if these are kept in host memory, on the first GPU."""
+    import torch
+
+    device: torch.device = next(part.parameters()).device
+    if device.type != "meta":
+        return device
+    return torch.device(next((name for name in placement.devices if name != "cpu"), "cpu"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,31 +14,36 @@ from watcherd.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Executor
 
     import torch
+    from numpy.typing import NDArray
 
     from watcherd.inference.base import Frame
     from watcherd.inference.segmenters.sam3.folder import Description
 
 
-def prepare(frames: Sequence[Frame], how: Description, device: torch.device) -> torch.Tensor:
+def prepare(frames: Sequence[Frame], how: Description, device: torch.device, threads: Executor) -> torch.Tensor:
     """The frames as float32 (frames, 3, side, side) on ``device``. The aspect ratio is not kept, as in training.
 
-    Raises `InputError` for pixels that are not what `Frame` promises.
+    ``threads``: where they are scaled, side by side. Raises `InputError` for pixels that are not what `Frame` promises.
     """
     import torch
 
     levels = torch.empty((len(frames), 3, how.side, how.side), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    for place, frame in zip(levels, frames, strict=True):
-        place.copy_(_scaled(frame, how.side))  # grey goes into all three
+    list(threads.map(_fill, levels.numpy(), frames))
     pictures = levels.to(device, non_blocking=True).float()
     mean = _on_device(tuple(each * (1 / how.rescale) for each in how.mean), device)
     std = _on_device(tuple(each * (1 / how.rescale) for each in how.std), device)
     return (pictures - mean) / std
 
 
-def _scaled(frame: Frame, side: int) -> torch.Tensor:
-    """One frame as uint8 (3 or 1, side, side)."""
+def _fill(place: NDArray[np.uint8], frame: Frame) -> None:
+    np.copyto(place, _scaled(frame, place.shape[-1]))  # grey goes into all three
+
+
+def _scaled(frame: Frame, side: int) -> NDArray[np.uint8]:
+    """One frame as (3 or 1, side, side)."""
     import torch
     from torch.nn.functional import interpolate
 
@@ -48,11 +53,11 @@ def _scaled(frame: Frame, side: int) -> torch.Tensor:
     own = torch.from_numpy(pixels.copy())  # the frame's are read-only, of which torch warns
     picture = own[None, None] if own.ndim == 2 else own.permute(2, 0, 1)[None]
     if picture.shape[-2:] == (side, side):
-        return picture[0]
-    scaled: torch.Tensor = interpolate(
-        picture, size=(side, side), mode="bilinear", align_corners=False, antialias=True
-    )[0]
-    return scaled
+        scaled = picture
+    else:
+        scaled = interpolate(picture, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+    levels: NDArray[np.uint8] = scaled[0].numpy()
+    return levels
 
 
 @cache

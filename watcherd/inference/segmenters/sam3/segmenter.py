@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -15,7 +17,7 @@ from watcherd.inference.base import Frame, ModelInfo, Pending, Prediction
 from watcherd.inference.faults import not_numbers
 from watcherd.inference.segmenters.sam3.folder import describe
 from watcherd.inference.segmenters.sam3.kept import Kept, names, paint, union
-from watcherd.inference.segmenters.sam3.network import NO_SPLIT, Network
+from watcherd.inference.segmenters.sam3.network import NO_SPLIT, ROWS_AT_ONCE, Network
 from watcherd.inference.segmenters.sam3.picture import prepare
 from watcherd.inference.segmenters.sam3.words import SEPARATOR, things
 from watcherd.job import Options
@@ -66,6 +68,7 @@ class Sam3Segmenter:
         self._description = describe(model.path)
         self._network: Network | None = None
         self._dtype = "float32"
+        self._threads = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="resize")
 
     def info(self) -> ModelInfo:
         """Name, model and revision; the revision also changes with the settings that change masks."""
@@ -125,11 +128,14 @@ class Sam3Segmenter:
             network.know(each)
         pairs = [(number, thing) for number, each in enumerate(asked) for thing in each]
         with torch.inference_mode():
-            pictures = prepare(frames, self._description, network.device)
+            pictures = self._prepared(frames, network)
             views = [
                 self._view(network, pictures, pairs, axes) for axes in (FLIPS if frames[0].options.tta else FLIPS[:1])
             ]
         return Pending(done=views[-1].scores.done, result=partial(self._predictions, frames, asked, views))
+
+    def _prepared(self, frames: Sequence[Frame], network: Network) -> torch.Tensor:
+        return prepare(frames, self._description, network.device, self._threads)
 
     def _view(
         self, network: Network, pictures: torch.Tensor, pairs: Sequence[tuple[int, str]], axes: tuple[int, ...]
@@ -207,7 +213,7 @@ class Sam3Segmenter:
         network = self._loaded()
         pairs = [(0, thing) for thing in _asked(frame)[:1]]
         with torch.inference_mode():
-            seen = network.see(prepare([frame], self._description, network.device))
+            seen = network.see(self._prepared([frame], network))
             rows, logits = network.ask(seen, pairs), network.semantic(seen, pairs)
             chances = rows.scores[0].sigmoid()
             objects = rows.masks[0].float().sigmoid() * chances[:-1, None, None].to(rows.masks.device)
@@ -231,9 +237,10 @@ class Sam3Segmenter:
         return NO_SPLIT
 
     def reserve_gib(self, batch_size: int) -> float:
-        """Activations at the published size, by what a GPU has shown for one thing."""
-        pixels = (self._description.side / 1008) ** 2
-        return 0.5 + 0.75 * batch_size * pixels
+        """Activations by what a GPU has shown at the published size: for pictures, rows in the decoder, and masks."""
+        rows = batch_size * (self._setting.prompt.count(SEPARATOR) + 1)
+        share = (self._description.side / 1008) ** 2
+        return 0.1 + share * (0.12 * batch_size + 0.3 * min(rows, ROWS_AT_ONCE) + 0.04 * rows)
 
 
 def _asked(frame: Frame) -> tuple[str, ...]:
