@@ -53,7 +53,7 @@ class Guard:
     """A guard of a promise.
 
     ``what``: what it sees to. ``file``: below the root. ``old``: its lines, which stand there once. ``new``: what
-    stands there without it. ``tests``: as pytest names them.
+    stands there without it. ``tests``: as pytest names them. ``sync``: whether it is one, which a power cut misses.
     """
 
     promise: int
@@ -62,6 +62,7 @@ class Guard:
     old: str
     new: str
     tests: tuple[str, ...]
+    sync: bool = False
 
     def is_there(self, root: Path) -> bool:
         """Whether its lines are in the tree, once."""
