@@ -49,6 +49,17 @@ class Lane(Generic[Identity]):
         with self._lock:
             self._pool = pool
 
+    def means(self, meant: Identity | None, share: float) -> None:
+        """Another model is meant from now on, which nobody has loaded yet."""
+        with self._lock:
+            self._meant, self._share = meant, share
+            self._identity, self._follows_runs, self._seconds_per_scan = None, False, 0.0
+
+    def weighs(self, share: float) -> None:
+        """Its share is another one from now on."""
+        with self._lock:
+            self._share = share
+
     def became_ready(self, identity: Identity, *, follows_runs: bool) -> None:
         """A replica has loaded this model, and passed its checks."""
         with self._lock:
