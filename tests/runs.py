@@ -30,9 +30,9 @@ def a_run(config: Config | None = None, database: Any = None, **parts: Any) -> R
     return Run(**made | {"set_aside": made.get("set_aside") or aside(database)})
 
 
-def one_lane(identity: Any = None, *, follows_runs: bool = False) -> Lanes[ModelIdentity]:
+def one_lane(identity: Any = None, *, follows_runs: bool = False, channels: int = 1) -> Lanes[ModelIdentity]:
     """The lane of the only model, which is loaded unless there is none."""
     lane: Lane[ModelIdentity] = Lane()
     if identity is not None:
-        lane.became_ready(identity, follows_runs=follows_runs)
+        lane.became_ready(identity, follows_runs=follows_runs, channels=channels)
     return Lanes(lane)

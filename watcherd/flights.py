@@ -59,9 +59,10 @@ class Flight:
     """A claimed job, with what has come of it so far. ``render_ms`` and ``decode_ms``: time in the worker.
 
     ``replica``: which one answered. ``fetched``: its bytes were fetched anew, for its copy was missing or damaged.
-    ``place``: of a frame in its run; ``together``: the name of the run with whose other frames it is followed;
-    ``note``: what the record has to say of that. ``stem``: what its files in the run folder are called; no other flight
-    has the same, for a job that went back to the queue may be claimed before its last flight is cleared away.
+    ``place``: of a frame in its run; ``together``: the name of the run with whose other frames it is followed, or of
+    the case whose channel it is, which is number ``channel``; ``note``: what the record has to say of that.
+    ``stem``: what its files in the run folder are called; no other flight has the same, for a job that went back to the
+    queue may be claimed before its last flight is cleared away.
     """
 
     job: ClaimedJob
@@ -74,6 +75,7 @@ class Flight:
     fetched: bool = False
     place: Place | None = None
     together: str = ""
+    channel: int | None = None
     note: str = ""
     number: int = field(default_factory=count().__next__)
 

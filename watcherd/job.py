@@ -113,6 +113,7 @@ class Options:
     ``outputs``: kinds of results, sorted. ``prompt``, ``draft`` and ``decode`` speak to models that read text.
     ``no_mask``: what an answer without a mask means, ``"fail"`` or ``"empty"``.
     ``tta``: average over flips (test-time augmentation).
+    ``instances``: keep the instances of what is found apart, each with a label value of its own.
     ``group_frames``: treat single files of one run as video.
     ``kind``: the kind of image, ``"auto"``, ``"fundus"`` or ``"xray"``.
     ``frame``: for a file that is a frame of a run, its path as it is shown; else empty. A frame's mask also depends on
@@ -131,6 +132,7 @@ class Options:
     decode: Decode = "verify"
     no_mask: Literal["fail", "empty"] = "fail"
     tta: bool = False
+    instances: bool = False
     group_frames: bool = False
     kind: Literal["auto", "fundus", "xray"] = "auto"
     frame: str = ""
@@ -140,7 +142,7 @@ class Options:
     def to_json(self) -> str:
         """The options as canonical JSON: equal options give equal text, those of most scans the same as ever."""
         values = asdict(self)
-        for rare in ("frame", "pictures", "refused"):
+        for rare in ("frame", "instances", "pictures", "refused"):
             if not values[rare]:
                 del values[rare]
         if self.model == DEFAULT_MODEL:

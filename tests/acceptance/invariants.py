@@ -13,6 +13,7 @@ from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from tests.acceptance.histories import check_history
 from watcherd.file_names import show, unshow
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def _always(service: Service, connection: sqlite3.Connection) -> list[str]:
         *_what_is_visible_is_whole_and_ours(service, connection),
         *_documents_are_true(service),
         *_every_arrival_has_a_fate(connection),
+        *check_history(connection),
     ]
 
 
@@ -211,9 +213,11 @@ def _sources_are_gone(service: Service, connection: sqlite3.Connection) -> list[
 
 
 def documents(service: Service) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The visible JSON results, each of them whole."""
-    for path, _ in _files(service.outbox / "results"):
-        yield path, json.loads(path.read_text())
+    """The visible JSON results, each of them whole; with a folder for each scan they are in these."""
+    whole = '"per-scan"' in service.config.read_text()
+    for path, _ in _files(service.outbox if whole else service.outbox / "results"):
+        if not whole or (path.name == "result.json" and ".staging" not in path.parts):
+            yield path, json.loads(path.read_text())
 
 
 def notes(service: Service) -> list[str]:

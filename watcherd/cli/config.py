@@ -128,3 +128,5 @@ def _without_effect(settings: Config) -> Iterator[str]:
         segmenter = settings.model_called(profile.model or DEFAULT_MODEL).segmenter
         if segmenter in BUILT_IN and segmenter not in FOLLOW_RUNS and profile.group_frames:
             yield f"profiles.{name}.group_frames has no effect: the segmenter {segmenter!r} follows no runs."
+        if segmenter in BUILT_IN and segmenter != "sam3" and profile.instances:
+            yield f"profiles.{name}.instances has no effect: the segmenter {segmenter!r} tells none apart."

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 SEMANTIC = ("ForSemanticSegmentation", "ForUniversalSegmentation", "ForInstanceSegmentation")
 """How transformers names the architectures that the semantic segmenter runs."""
+SAM3 = ("sam3", "sam3_video")
+"""Model types of folders that the sam3 segmenter runs."""
 
 
 def plan(
@@ -117,12 +119,14 @@ def guess_segmenter(folder: Path) -> str:
     described = described if isinstance(described, dict) else {}
     if str(described.get("model_type", "")).startswith("sa2va"):
         return "sa2va"
+    if described.get("model_type") in SAM3:
+        return "sam3"
     architectures = [str(name) for name in described.get("architectures") or []]
     if any(name.endswith(SEMANTIC) for name in architectures):
         return "semantic"
     raise UsageError(
         f"{path} names {', '.join(architectures) or 'no architecture'}, which no segmenter here is known to run.",
-        hint="Name one with --segmenter: sa2va, semantic or an entry point of yours.",
+        hint="Name one with --segmenter: sa2va, sam3, semantic or an entry point of yours.",
     )
 
 

@@ -37,5 +37,6 @@ def with_what_needs_no_load(old: Model, fresh: Model) -> Model:
     sa2va = fresh.sa2va.model_copy(
         update={name: getattr(old.sa2va, name) for name in ("max_new_tokens", "checkpoint", "sam2")}
     )
+    sam3 = fresh.sam3.model_copy(update={name: getattr(old.sam3, name) for name in ("presence", "score")})
     of_each_scan = {name: getattr(fresh, name) for name in ("threshold", "tta", "share")}
-    return old.model_copy(update={"sa2va": sa2va, **of_each_scan})
+    return old.model_copy(update={"sa2va": sa2va, "sam3": sam3, **of_each_scan})

@@ -145,6 +145,19 @@ class Sa2va(Section):
         return None if value == "" else value
 
 
+class Sam3(Section):
+    """What SAM 3 is asked for, and when it counts as there."""
+
+    prompt: str = "blood vessel"
+    """A thing in a few words; several, each a class, with semicolons between them."""
+    presence: Fraction = 0.5
+    """A thing is not there where the model is less sure of its presence."""
+    score: Fraction = 0.3
+    """An instance counts where its score is greater."""
+    instances: bool = False
+    """Keep instances apart, each with a label value of its own; else they are united."""
+
+
 class Semantic(Section):
     """How a Hugging Face segmentation model is run."""
 
@@ -176,6 +189,7 @@ class Model(Section):
     share: Annotated[float, Field(gt=0)] = 1.0
     """Of several models: its weight when cards, or the time of a device that they share, are shared out."""
     sa2va: Sa2va = Sa2va()
+    sam3: Sam3 = Sam3()
     semantic: Semantic = Semantic()
 
     @field_validator("path", mode="before")
@@ -344,6 +358,7 @@ class Profile(Section):
     decode: Decode | None = None
     no_mask: Literal["fail", "empty"] | None = None
     tta: bool | None = None
+    instances: bool | None = None
     group_frames: bool | None = None
     kind: Literal["auto", "fundus", "xray"] | None = None
 
@@ -458,13 +473,15 @@ class Config(BaseSettings):
         called = model or (profile.model if profile else None) or DEFAULT_MODEL
         table = self.model_called(called)
         speaks = table.segmenter == "sa2va"
+        looks = table.segmenter == "sam3"
         values: dict[str, Any] = {
             "threshold": table.threshold,
             "outputs": self.outbox.outputs,
-            "prompt": table.sa2va.prompt if speaks else "",
+            "prompt": table.sa2va.prompt if speaks else table.sam3.prompt if looks else "",
             "draft": table.sa2va.draft if speaks else "",
             "decode": table.sa2va.decode,
             "tta": table.tta,
+            "instances": looks and table.sam3.instances,
         } | chosen
         values["outputs"] = tuple(sorted(set(values["outputs"])))
         return Options(profile=name, model=called, **values)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from watcherd.inbox.sidecars import Asked
     from watcherd.inbox.spool import Spool
     from watcherd.inbox.values import Outcome
-    from watcherd.inference.pool.lanes import Lanes
+    from watcherd.inference.pool.lanes import Lane, Lanes
     from watcherd.intake.copies import Copies
     from watcherd.intake.fates import Fates
     from watcherd.intake.look import Sweeps
@@ -163,12 +163,16 @@ class IntoQueue:
                     note=overrides.note(item.path),
                 )
             )
-        following = {lane.name for lane in self._lanes.all() if lane.follows_runs}
-        return [self._held_back(each) if each.options.model in following else each for each in new]
+        joining = {lane.name: lane for lane in self._lanes.all() if lane.joins_files}
+        return [
+            self._held_back(each, lane) if (lane := joining.get(each.options.model)) is not None else each
+            for each in new
+        ]
 
-    def _held_back(self, arrival: NewArrival) -> NewArrival:
-        """A frame of a run waits for the others."""
-        options = as_frame(arrival.options, arrival.signature.path)
+    def _held_back(self, arrival: NewArrival, lane: Lane[ModelIdentity]) -> NewArrival:
+        """A frame of a run waits for the others, and a channel of a case too."""
+        path = arrival.signature.path
+        options = as_frame(arrival.options, path, follows_runs=lane.follows_runs, channels=lane.channels)
         if not options.frame:
             return arrival
         return replace(arrival, options=options, not_before=arrival.seen_at + self._presence.quiet)

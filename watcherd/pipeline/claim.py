@@ -96,15 +96,15 @@ class Claims:
         if not in_turn:
             return []
         self._run.new_files_first.give_way()
-        hold, joined = self._hold(), list[int]()
-        wanted = [(self._in_use(lane, joined), lane.batch_limit()) for lane in in_turn]
+        joined = list[int]()
+        wanted = [(self._in_use(lane, joined), lane.batch_limit(), self._hold(lane)) for lane in in_turn]
         looked: dict[str, bool] = {}
 
         def work(connection: Connection) -> tuple[list[ClaimedJob], datetime | None]:
             now = datetime.now(UTC)
             due = []
             looked.clear()
-            for in_use, limit in wanted:
+            for in_use, limit, hold in wanted:
                 claimed = jobs.claim(connection, run_id=self._run.id, limit=limit, now=now, in_use=in_use, hold=hold)
                 looked[in_use.name] = bool(claimed)
                 crash_point("claim.begun")
@@ -158,7 +158,7 @@ class Claims:
         """
         asked = Asked.of({**(overrides or {}), "model": lane.name})  # a job stays with the model that it was queued for
         options = asked.applied_to(self._run.config.options_for(os.fsdecode(path), model=lane.name), (lane.name,))
-        return as_frame(options, path) if lane.follows_runs else options
+        return as_frame(options, path, follows_runs=lane.follows_runs, channels=lane.channels)
 
     def _pictures(self, sha256: str) -> int | None:
         """Which version's picture a scan with this hash is done from now; None where its copy cannot be read."""
@@ -168,8 +168,15 @@ class Claims:
         except OSError:  # its bytes are looked for elsewhere when it is decoded, which then says it
             return None
 
-    def _hold(self) -> Hold:
-        """How long the frames of a run wait for one another."""
+    def _hold(self, lane: Lane[ModelIdentity]) -> Hold:
+        """How long the frames of a run wait for one another, and the channels of a case."""
         expected = self._expected
         quiet, most = expected.quiet, self._run.config.limits.max_frames
-        return Hold(quiet=quiet, longest=LONGEST * quiet, since=expected.since, most=most, expected=expected.may_bring)
+        return Hold(
+            quiet=quiet,
+            longest=LONGEST * quiet,
+            since=expected.since,
+            most=most,
+            expected=expected.may_bring,
+            channels=lane.channels,
+        )

@@ -136,11 +136,12 @@ class Feed:
 
     def _submit(self, flights: Sequence[Flight]) -> None:
         try:
-            pool = self._lanes.get(flights[0].model_name).pool
+            lane = self._lanes.get(flights[0].model_name)
+            pool = lane.pool
         except LookupError:  # its replicas have gone since these were claimed: they wait until there are some again
             self._landing.release(flights)
             return
-        pool.submit([self._item(flight) for flight in arrange(flights)])
+        pool.submit([self._item(flight) for flight in arrange(flights, channels=lane.channels)])
 
     def _why(self, doing: str, flight: Flight) -> TransientError:
         """What a job's attempt ends with that was set aside."""
@@ -171,8 +172,16 @@ class Feed:
             self._places.scratch / f"{flight.stem}.npy",
             bounds,
             config.privacy.dicom_tags,
+            self._places.scratch / f"{flight.stem}-volume.npy" if self._takes_volumes(flight) else None,
             seconds=limits.decode_seconds,
         )
+
+    def _takes_volumes(self, flight: Flight) -> bool:
+        """Whether its model takes a scan's own numbers; of a model that has gone meanwhile that does not matter."""
+        try:
+            return self._lanes.get(flight.model_name).takes_volumes
+        except LookupError:
+            return False
 
     def _is_back(self, flight: Flight, future: Future[Any]) -> bool:
         """Whether the copy of this scan was lost, and its bytes were found elsewhere: once for each try."""
@@ -215,6 +224,8 @@ class Feed:
             run=flight.together,
             note=flight.note,
             modality=flight.decoded.modality,
+            volume=flight.decoded.volume,
+            channel=flight.channel,
         )
 
 

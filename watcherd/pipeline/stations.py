@@ -99,7 +99,8 @@ class Pipeline:
                     self._delivery.finish.publish(promised)
                     self._landing.land(each.drawn.flight for each in promised)
                     belts.look_for_arrivals()
-                self._delivery.recovery.publish_again()
+                if self._delivery.recovery.publish_again():
+                    belts.look_for_arrivals()
         except StoppedError:
             return
         finally:

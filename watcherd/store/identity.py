@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from watcherd.file_names import show
-from watcherd.frame_files import frame_name
+from watcherd.frame_files import name_of_several
 from watcherd.job import DEFAULT_MODEL, MAY_PASS, ErrorClass, Options, State
 from watcherd.store import unreadable
 from watcherd.store.frame_runs import CLAIMABLE
@@ -141,7 +141,7 @@ def renew(connection: Connection, rows: Iterable[Any], in_use: InUse, *, run_id:
 
 def _run_of(connection: Connection, row: Any, options: Options, model_name: str) -> Sequence[Any]:
     """The queued jobs of this model whose files may belong to the same run as this one's."""
-    name = frame_name(row.path)
+    name = name_of_several(row.path)
     if name is None or not (options.frame or unreadable.options(row.options).frame):
         return ()
     first = show(name.before)

@@ -177,8 +177,9 @@ def claim(
     """Take up to ``limit`` jobs of one model, those of high priority and long waiting first, and count the attempt.
 
     Jobs that were queued for another model than the one in use are made anew for it first (`identity.renew`). A job
-    that has to run alone is taken alone, when its turn comes. When the turn of a run's first frame comes, all its
-    queued frames are taken, in order and nothing else; a run that ``hold`` finds incomplete is put off.
+    that has to run alone is taken alone, when its turn comes; a case of several channels is alone by itself. When the
+    turn of a run's first frame comes, all its queued frames are taken, in order and nothing else; a run that ``hold``
+    finds incomplete is put off.
     """
     at = stamp(now)
     chosen, places = _next(connection, partial(_upcoming, connection, limit, in_use, run_id, now), hold, now)
@@ -219,7 +220,7 @@ def _next(
         for row in rows:
             if row.id in postponed or (scans and (row.solo or _options(row.options).frame)):
                 continue
-            if row.solo:
+            if row.solo and not (hold.channels > 1 and _options(row.options).frame):
                 place = frame_runs.alone(row) if _options(row.options).frame else None
                 return [row], {row.id: place} if place else {}
             if not _options(row.options).frame:

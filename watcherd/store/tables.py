@@ -30,13 +30,16 @@ from watcherd.store.records import Delivery, Disposal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-HEAD = "0009"
+HEAD = "0010"
 """The newest migration. Kept here so that opening an up-to-date database need not import alembic."""
 
 Outcome = ("succeeded", "retry", "failed", "quarantined", "released", "interrupted")
 """How an attempt may end; NULL while it runs."""
 
 LengthUnit = ("px", "mm")
+
+JudgedMasks = ("images", "predictions", "jobs")
+"""Whose masks an evaluation judged: made of scans for it, files in a folder, results of past jobs."""
 
 OutputState = ("intended", "delivered", "removed")
 
@@ -385,6 +388,34 @@ hook_wish = _table(
     "hook_wish",
     Column("event", Text, primary_key=True, nullable=False),
     Column("target", Text, primary_key=True, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+evaluation = _table(
+    "evaluation",
+    _key(),
+    _time("at"),
+    _words("version"),
+    _one_of("source", JudgedMasks),
+    _words("model"),
+    _real("threshold"),
+    _words("profile", null=True),
+    _words("truth"),
+    _words("judged"),
+    _words("against", null=True),
+    _whole("scans"),
+    _whole("failed"),
+    _words("figures"),
+)
+
+evaluation_scan = _table(
+    "evaluation_scan",
+    Column("evaluation_id", Integer, ForeignKey("evaluation.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    _words("name"),
+    _words("group_name"),
+    _one_of("unit", LengthUnit),
+    _words("figures"),
     sqlite_with_rowid=False,
 )
 

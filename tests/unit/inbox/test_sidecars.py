@@ -54,8 +54,20 @@ def inbox(tmp_path: Path) -> Iterator[Inbox]:
 
 
 def test_a_sidecar_may_override_what_a_profile_may() -> None:
-    others = ("threshold", "outputs", "prompt", "draft", "decode", "no_mask", "tta", "group_frames", "kind")
-    assert ("model", *others) == KEYS
+    expected = {
+        "model",
+        "threshold",
+        "outputs",
+        "prompt",
+        "draft",
+        "decode",
+        "no_mask",
+        "tta",
+        "instances",
+        "group_frames",
+        "kind",
+    }
+    assert expected == set(KEYS)
 
 
 def test_what_a_camera_says_of_its_model_is_no_wish() -> None:

@@ -38,7 +38,8 @@ class Lane(Generic[Identity]):
         self._meant = meant
         self._share = share
         self._identity: Identity | None = None
-        self._follows_runs = False
+        self._follows_runs = self._takes_volumes = False
+        self._channels = 1
         self._seconds_per_scan = 0.0
         self._spent = 0.0
 
@@ -53,17 +54,21 @@ class Lane(Generic[Identity]):
         """Another model is meant from now on, which nobody has loaded yet."""
         with self._lock:
             self._meant, self._share = meant, share
-            self._identity, self._follows_runs, self._seconds_per_scan = None, False, 0.0
+            self._identity, self._seconds_per_scan = None, 0.0
+            self._follows_runs, self._takes_volumes, self._channels = False, False, 1
 
     def weighs(self, share: float) -> None:
         """Its share is another one from now on."""
         with self._lock:
             self._share = share
 
-    def became_ready(self, identity: Identity, *, follows_runs: bool) -> None:
+    def became_ready(
+        self, identity: Identity, *, follows_runs: bool, takes_volumes: bool = False, channels: int = 1
+    ) -> None:
         """A replica has loaded this model, and passed its checks."""
         with self._lock:
             self._identity, self._follows_runs = identity, follows_runs
+            self._takes_volumes, self._channels = takes_volumes, channels
 
     def took(self, seconds: float) -> None:
         """A scan took this many seconds to compute."""
@@ -136,6 +141,24 @@ class Lane(Generic[Identity]):
         """Whether the model follows a run's frames with its memory."""
         with self._lock:
             return self._follows_runs
+
+    @property
+    def takes_volumes(self) -> bool:
+        """Whether the model takes a scan's own numbers, not its 8-bit frames."""
+        with self._lock:
+            return self._takes_volumes
+
+    @property
+    def channels(self) -> int:
+        """How many files with one channel each make a case; 1: every file is a scan."""
+        with self._lock:
+            return self._channels
+
+    @property
+    def joins_files(self) -> bool:
+        """Whether several files may be computed as one: the frames of a run, or the channels of a case."""
+        with self._lock:
+            return self._follows_runs or self._channels > 1
 
     @property
     def seconds_per_scan(self) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from watcherd.errors import UnavailableError
-from watcherd.inference.base import Placeable, Placement
+from watcherd.inference.base import OwnDtype, Placeable, Placement
 from watcherd.inference.machine.devices import GIB, Device
 from watcherd.inference.machine.grouping import Card, gather
 from watcherd.inference.split import ModelSizes, Split, infer, measured, split_over
@@ -147,7 +147,7 @@ def need_of(
     from watcherd.inference.loading import resolve_dtype
 
     segmenter = segmenter or segmenters.create(config.model)
-    dtype = resolve_dtype(config.model.dtype, devices)
+    dtype = segmenter.own_dtype() if isinstance(segmenter, OwnDtype) else resolve_dtype(config.model.dtype, devices)
     reserve = reserve_gib or config.devices.reserve_gib or _reserve(config, segmenter, dtype, devices)
     model = None
     if isinstance(segmenter, Placeable):
