@@ -15,12 +15,13 @@ from watcherd.errors import UnavailableError, UsageError
 from watcherd.imaging.limits import BYTES_PER_PIXEL
 from watcherd.inference.segmenters import BUILT_IN, FOLLOW_RUNS, refuse_unknown
 from watcherd.install import machine
+from watcherd.job import DEFAULT_MODEL
 from watcherd.notify import exporter, hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from watcherd.config import Config
+    from watcherd.config import Config, Model
 
 config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
 
@@ -84,12 +85,13 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     settings = configuration.load(path)
     exporter.refuse_unusable(settings)
     hooks.refuse_unusable(settings)
-    refuse_unknown(settings.model)
+    for table in settings.model_tables.values():
+        refuse_unknown(table)
     if as_json:
         print_json({"path": str(path), "config": json.loads(settings.model_dump_json())})
         return
     typer.echo(f"{path} is right.")
-    for warning in (*_without_effect(settings), *_that_disagree(settings)):
+    for warning in (*_without_effect(settings), *_that_disagree(settings), *_that_nobody_uses(settings)):
         typer.echo(f"warning: {warning}", err=True)
     print_fields(
         {
@@ -100,9 +102,24 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             "segmenter": settings.model.segmenter,
             "model": settings.model.path,
             "checkpoint": settings.model.sa2va.checkpoint if settings.model.segmenter == "sa2va" else None,
+            **{f"model {name}": _of_model(table) for name, table in settings.models.items()},
             "profiles": ", ".join(settings.profiles),
         }
     )
+
+
+def _of_model(table: Model) -> str:
+    return " ".join(filter(None, (table.segmenter, str(table.path or ""))))
+
+
+def _that_nobody_uses(settings: Config) -> Iterator[str]:
+    """Models that take their room, and that no scan comes to by itself."""
+    used = {name for each in settings.profiles.values() for name in (each.model, *each.sidecar_models)}
+    for name in settings.models.keys() - used:
+        yield (
+            f"models.{name} is used by no profile: it is loaded, and does only what `watcherd retry --model {name}` "
+            "gives it."
+        )
 
 
 def _that_disagree(settings: Config) -> Iterator[str]:
@@ -119,12 +136,9 @@ def _that_disagree(settings: Config) -> Iterator[str]:
 
 def _without_effect(settings: Config) -> Iterator[str]:
     """What is set and does nothing, as far as can be known without loading the model."""
-    segmenter = settings.model.segmenter
-    if segmenter in BUILT_IN and segmenter != "sam3":
-        for name, profile in settings.profiles.items():
-            if profile.instances:
-                yield f"profiles.{name}.instances has no effect: the segmenter {segmenter!r} tells none apart."
-    if segmenter in BUILT_IN and segmenter not in FOLLOW_RUNS:
-        for name, profile in settings.profiles.items():
-            if profile.group_frames:
-                yield f"profiles.{name}.group_frames has no effect: the segmenter {segmenter!r} follows no runs."
+    for name, profile in settings.profiles.items():
+        segmenter = settings.model_called(profile.model or DEFAULT_MODEL).segmenter
+        if segmenter in BUILT_IN and segmenter not in FOLLOW_RUNS and profile.group_frames:
+            yield f"profiles.{name}.group_frames has no effect: the segmenter {segmenter!r} follows no runs."
+        if segmenter in BUILT_IN and segmenter != "sam3" and profile.instances:
+            yield f"profiles.{name}.instances has no effect: the segmenter {segmenter!r} tells none apart."

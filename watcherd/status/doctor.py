@@ -56,7 +56,9 @@ def examine(config: Config, mend: Callable[[str], str] | None = None) -> Iterato
     yield from _space(config)
     yield from _clock()
     yield from examine_ground(config)
-    yield from _model(config)
+    for name, table in config.model_tables.items():
+        check = f"model {name}" if config.models else "model"
+        yield from _model(config.model_copy(update={"model": table}), check)
     if not config.state.database.exists():
         yield Finding(check="history", level="warning", text="there is none yet", todo="Run watcherd run.")
         return
@@ -159,7 +161,7 @@ def _clock() -> Iterator[Finding]:
         yield Finding(check="clock", level="ok", text=now)
 
 
-def _model(config: Config) -> Iterator[Finding]:
+def _model(config: Config, check: str = "model") -> Iterator[Finding]:
     """The segmenter is here, and every file of its model can be read and holds what its name says.
 
     Where root asks, it is for the service's user, to whom the state folder belongs.
@@ -168,11 +170,11 @@ def _model(config: Config) -> Iterator[Finding]:
         segmenters.refuse_unknown(config.model)
         folder = config.model.path
         if folder is None:
-            yield Finding(check="model", level="ok", text=f"{config.model.segmenter}, which needs no folder")
+            yield Finding(check=check, level="ok", text=f"{config.model.segmenter}, which needs no folder")
             return
         folders.refuse_unreadable(folder)
     except WatcherdError as error:
-        yield Finding(check="model", level="error", text=error.message, todo=error.hint)
+        yield Finding(check=check, level="error", text=error.message, todo=error.hint)
         return
     files = folders.weights(folder) if folder.is_dir() else []
     if config.model.segmenter == "sa2va":
@@ -181,13 +183,13 @@ def _model(config: Config) -> Iterator[Finding]:
     faults = [fault for path in files if (fault := folders.fault_of(path))]
     faults += folders.unreadable(folder, owner) if (owner := _service_user(config)) is not None else []
     for fault in faults:
-        yield Finding(check="model", level="error", text=str(fault), todo=fault.todo)
+        yield Finding(check=check, level="error", text=str(fault), todo=fault.todo)
     if not faults:
-        yield Finding(check="model", level="ok", text=f"{config.model.segmenter}, {folder}, {len(files)} weights files")
-        yield from _checkpoint(config)
+        yield Finding(check=check, level="ok", text=f"{config.model.segmenter}, {folder}, {len(files)} weights files")
+        yield from _checkpoint(config, check)
 
 
-def _checkpoint(config: Config) -> Iterator[Finding]:
+def _checkpoint(config: Config, check: str) -> Iterator[Finding]:
     """A training's checkpoint is whole and can be read, and its base is called like the one that it was trained on."""
     sa2va, folder = config.model.sa2va, config.model.path
     if config.model.segmenter != "sa2va" or sa2va.checkpoint is None:
@@ -197,11 +199,11 @@ def _checkpoint(config: Config) -> Iterator[Finding]:
     try:
         warning = Trained(folder, sa2va.checkpoint, sa2va.sam2).warning
     except WatcherdError as error:
-        yield Finding(check="model", level="error", text=error.message, todo=error.hint)
+        yield Finding(check=check, level="error", text=error.message, todo=error.hint)
         return
     if warning:
         todo = "Set model.path to that model's folder, or rename the folder if it is that one."
-        yield Finding(check="model", level="warning", text=warning, todo=todo)
+        yield Finding(check=check, level="warning", text=warning, todo=todo)
 
 
 def _service_user(config: Config) -> int | None:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from watcherd.errors import UnavailableError, WatcherdError
-from watcherd.inference.pool.placement import SAFETY_GIB, Plan, plan, reason_of
+from watcherd.inference.machine.devices import GIB
+from watcherd.inference.pool.placement import SAFETY_GIB, Plan, need_of, plan, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from watcherd.config import Config
     from watcherd.inference.machine.devices import Device
     from watcherd.inference.pool.placement import Count, PlannedReplica
     from watcherd.inference.split import ModelSizes
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demand:
-    """What one model needs. ``sizes``: None for one that cannot show them. ``reserve_gib``: activation memory on each of
-    its devices. ``share``: its weight when cards are left over."""
+    """What one model needs. ``sizes``: None for one that cannot show them. ``reserve_gib``: activation memory on each
+    of its devices. ``share``: its weight when cards are left over."""
 
     name: str
     sizes: ModelSizes | None
@@ -100,6 +102,64 @@ def share_out(demands: Sequence[Demand], devices: Sequence[Device], limits: Limi
         if (chosen := table.chosen.get(demand.name))
     }
     return Shared(plans=plans, refused=_refused(table, demands, devices, limits), unused_devices=unused)
+
+
+def share_for(
+    config: Config,
+    names: Sequence[str],
+    devices: Sequence[Device],
+    *,
+    reserve_gib: float | None = None,
+    host_gib: float | None = None,
+) -> Shared:
+    """`share_out` for models of the configuration; builds their modules on the meta device, which imports torch.
+
+    What goes wrong with one of them refuses that one.
+    """
+    demands, refused = [], {}
+    for name in names:
+        try:
+            demands.append(_demand(config, name, devices, reserve_gib))
+        except WatcherdError as error:
+            refused[name] = Refused.of(error)
+        except Exception as error:  # of a segmenter that is not ours: it costs its own model
+            refused[name] = Refused(message=f"It cannot be planned: {type(error).__name__}: {error}")
+    terms = config.devices
+    limits = Limits(
+        per_replica=terms.per_replica,
+        max_memory_gib=terms.max_memory_gib,
+        replicas=terms.replicas,
+        allow_offload=terms.allow_offload,
+        host_gib=host_gib,
+    )
+    found = share_out(demands, devices, limits) if demands else Shared(plans={}, unused_devices=tuple(devices))
+    return replace(found, refused={**refused, **found.refused})
+
+
+def _demand(config: Config, name: str, devices: Sequence[Device], reserve_gib: float | None) -> Demand:
+    table = config.model_called(name)
+    alone = config.model_copy(update={"model": table})
+    sizes, dtype, reserve = need_of(alone, devices, reserve_gib=reserve_gib)
+    return Demand(name=name, sizes=sizes, dtype=dtype, reserve_gib=reserve, share=table.share)
+
+
+def share_here(
+    config: Config, names: Sequence[str], devices: Sequence[Device], *, reserve_gib: float | None = None
+) -> Shared:
+    """`share_for` on this machine, with the host memory that is free now."""
+    import psutil
+
+    host_gib = psutil.virtual_memory().available / GIB
+    return share_for(config, names, devices, reserve_gib=reserve_gib, host_gib=host_gib)
+
+
+def share_apart(config: Config, names: Sequence[str], devices: Sequence[Device]) -> Shared:
+    """`share_here` in a process of its own, for a caller that must not import torch."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(share_here, config, tuple(names), tuple(devices)).result()
 
 
 def _alone(demand: Demand, devices: Sequence[Device], limits: Limits) -> Shared:
@@ -196,9 +256,10 @@ def _the_rest_by_share(table: _Table, demands: Sequence[Demand], devices: Sequen
     while hungry:
         demand = min(hungry, key=lambda each: _cards(table, each.name) / each.share)
         unused = table.left([device for device in devices if device.uuid not in table.used])
+        if not unused or len(table.chosen[demand.name]) >= most:
+            hungry.remove(demand)
+            continue
         try:
-            if not unused or len(table.chosen[demand.name]) >= most:
-                raise UnavailableError("it has what it may have")
             table.take(demand.name, _plan(demand, unused, careful, replicas=1, host_gib=None))
         except UnavailableError:
             hungry.remove(demand)
