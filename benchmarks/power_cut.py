@@ -10,8 +10,9 @@ added up. *Lost*: the bytes of a scan that the history has are nowhere. *Half-wr
 whole, or a copy is not. *Double*: a job was done twice, or a name has two results.
 
 There are four kinds of disks: ext4 and XFS, one disk for all (ext4-1, xfs-1) or one for the state folder and one for
-inbox, outbox and archive (ext4-2, xfs-2). What a disk has in a cache of its own is taken to be on it: a forgotten sync
-is found here, a forgotten flush of a drive is not.
+inbox, outbox and archive (ext4-2, xfs-2); btrfs can be asked for. On ext4 and XFS a sync of any file takes the names of
+all along, on btrfs it does not. What a disk has in a cache of its own is taken to be on it: a forgotten sync is found
+here, a forgotten flush of a drive is not.
 
 ``--without-each``: once more for each sync of the program, with that one taken out of a copy of the tree (guards.toml):
 bad cuts have to be found then. Needs root, loop devices and xfsprogs; where they are missing it says so, and exits
@@ -62,10 +63,18 @@ STOPPED_SECONDS = 10.0
 SYNC_SECONDS = 5.0
 """How long to wait for the daemon's next sync, before the cut is made all the same."""
 
-KINDS = {"ext4-1": ("ext4", 1), "ext4-2": ("ext4", 2), "xfs-1": ("xfs", 1), "xfs-2": ("xfs", 2)}
-OPTIONS = {"ext4": "loop,commit=300", "xfs": "loop"}
-"""Mount options: ext4 commits by itself so seldom that only what is synced counts."""
-MAKE = {"ext4": ("mkfs.ext4", "-q"), "xfs": ("mkfs.xfs", "-q")}
+KINDS = {
+    "ext4-1": ("ext4", 1),
+    "ext4-2": ("ext4", 2),
+    "xfs-1": ("xfs", 1),
+    "xfs-2": ("xfs", 2),
+    "btrfs-1": ("btrfs", 1),
+    "btrfs-2": ("btrfs", 2),
+}
+USUAL = ("ext4-1", "ext4-2", "xfs-1", "xfs-2")
+OPTIONS = {"ext4": "loop,commit=300", "xfs": "loop", "btrfs": "loop,commit=300"}
+"""Mount options: what can be told to commits by itself so seldom that only what is synced counts."""
+MAKE = {"ext4": ("mkfs.ext4", "-q"), "xfs": ("mkfs.xfs", "-q"), "btrfs": ("mkfs.btrfs", "-q", "--mixed")}
 
 
 class MissingError(Exception):
@@ -409,7 +418,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuts", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of disks")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(USUAL), help="kinds of disks")
     parser.add_argument("--folder", type=Path, help="where the image is made: some GB while it runs")
     parser.add_argument("--without-each", action="store_true", help="take out one sync after the other")
     parser.add_argument("--matching", default="", metavar="WORDS", help="of these, those with such words in them")
