@@ -115,6 +115,20 @@ def test_a_profile_changes_what_it_names_and_nothing_else(tmp_path: Path) -> Non
     assert ("default", 0.5) == (outside.profile, outside.threshold)
 
 
+def test_sam3_is_asked_in_words_by_profile_and_keeps_instances_apart_where_that_is_asked(tmp_path: Path) -> None:
+    settings = build(
+        tmp_path,
+        model={"segmenter": "sam3", "sam3": {"prompt": "vein"}},
+        profiles={"both": {"folder": "both", "prompt": "artery; vein", "instances": True}},
+    )
+    usual, both = settings.options_for("a.png"), settings.options_for("both/a.png")
+    assert ("vein", "", False) == (usual.prompt, usual.draft, usual.instances)
+    assert ("artery; vein", True) == (both.prompt, both.instances)
+    everywhere = build(tmp_path, model={"segmenter": "sam3", "sam3": {"instances": True}})
+    assert everywhere.options_for("a.png").instances
+    assert not build(tmp_path, model={"sam3": {"instances": True}}).options_for("a.png").instances
+
+
 def test_prompts_do_not_split_jobs_of_models_that_read_none(tmp_path: Path) -> None:
     """A segmenter without words has no prompt in its jobs' options."""
     assert "" == build(tmp_path, model={"segmenter": "vesselness"}).options_for("a.png").prompt

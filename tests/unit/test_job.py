@@ -47,7 +47,16 @@ def test_options_of_a_later_version_are_read() -> None:
     assert Options() == Options.from_json(text)
 
 
-@pytest.mark.parametrize("change", [{"threshold": 0.4}, {"prompt": "x"}, {"outputs": ("mask",)}, {"tta": True}])
+def test_instances_are_left_out_where_nobody_asks_for_them() -> None:
+    """The keys of jobs from before there were any stay equal."""
+    assert "instances" not in Options().to_json()
+    asking = Options(instances=True)
+    assert asking == Options.from_json(asking.to_json())
+
+
+@pytest.mark.parametrize(
+    "change", [{"threshold": 0.4}, {"prompt": "x"}, {"outputs": ("mask",)}, {"tta": True}, {"instances": True}]
+)
 def test_other_options_make_another_job(change: dict[str, object]) -> None:
     """Everything that may change the result is part of the key; so is the model."""
     assert Options().key("m") != Options(**change).key("m")  # type: ignore[arg-type]

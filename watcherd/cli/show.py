@@ -196,7 +196,7 @@ def _options(asked: Mapping[str, Any]) -> Iterator[str]:
     yield f"profile {asked.get('profile')}"
     yield f"threshold {asked.get('threshold')}"
     yield " + ".join(asked.get("outputs", []))
-    yield from (name for name in ("tta", "group_frames") if asked.get(name))
+    yield from (name for name in ("tta", "instances", "group_frames") if asked.get(name))
     if asked.get("kind", "auto") != "auto":
         yield f"kind {asked['kind']}"
 

@@ -16,6 +16,7 @@ from watcherd.inbox.ingest import BATCH, take
 from watcherd.inbox.values import Ingested
 from watcherd.intake.sidecars import row_of
 from watcherd.intake.waiting import FEW, settled_named
+from watcherd.job import DEFAULT_MODEL
 from watcherd.logs import get_logger
 from watcherd.pauses import check_room, in_words, is_passing
 from watcherd.set_aside import Named, file_named
@@ -25,16 +26,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
+    from watcherd.config import Config
     from watcherd.inbox.requests import IntakeRequests
     from watcherd.inbox.settle import Settled
+    from watcherd.inbox.sidecars import Asked
     from watcherd.inbox.spool import Spool
     from watcherd.inbox.values import Outcome
-    from watcherd.inference.pool.lanes import Lane
+    from watcherd.inference.pool.lanes import Lane, Lanes
     from watcherd.intake.copies import Copies
     from watcherd.intake.fates import Fates
     from watcherd.intake.look import Sweeps
     from watcherd.intake.presence import InboxPresence
     from watcherd.intake.waiting import Waiting
+    from watcherd.job import Options
     from watcherd.state.run import Run
     from watcherd.store import Connection, ModelIdentity
 
@@ -66,7 +70,7 @@ class IntoQueue:
     def __init__(
         self,
         run: Run,
-        lane: Lane[ModelIdentity],
+        lanes: Lanes[ModelIdentity],
         requests: IntakeRequests,
         presence: InboxPresence,
         waiting: Waiting,
@@ -75,7 +79,7 @@ class IntoQueue:
         queued: Callable[[], None],
     ) -> None:
         self._run = run
-        self._lane = lane
+        self._lanes = lanes
         self._requests = requests
         self._presence = presence
         self._waiting = waiting
@@ -117,12 +121,13 @@ class IntoQueue:
     def _enqueue(self, taken: Sequence[Ingested]) -> Queueing:
         """Have the whole batch written in one transaction; nothing leaves the inbox before it is durable."""
         now = datetime.now(UTC)
-        model, run_id = self._lane.identity, self._run.id
+        model, run_id = self._lanes.get(DEFAULT_MODEL).intended, self._run.id
+        named = {lane.name: lane.intended for lane in self._lanes.all()}
         new = self._arrivals(taken, now)
         sidecars = self._waiting.overrides.used(item.path for item in taken)
 
         def work(connection: Connection, which: Sequence[NewArrival] = new) -> list[Enqueued]:
-            result = arrivals.enqueue(connection, which, model=model, run_id=run_id, now=now)
+            result = arrivals.enqueue(connection, which, model=model, named=named, run_id=run_id, now=now)
             if sidecars:
                 arrivals.ignored(connection, sidecars, run_id=run_id, now=now)
             crash_point("enqueue.begun")
@@ -143,22 +148,31 @@ class IntoQueue:
         new = []
         for item in taken:
             asked = overrides.asked(item.path)
+            if asked.model is None:
+                of_item = asked.applied_to(options[item.path.rpartition(b"/")[0]])
+            else:
+                of_item = _of_another_model(config, os.fsdecode(item.path), asked)
             new.append(
                 NewArrival(
                     signature=_signature(item),
                     sha256=item.sha256,
                     spool_name=item.sha256,
-                    options=asked.applied_to(options[item.path.rpartition(b"/")[0]]).for_picture(item.pictures),
+                    options=of_item.for_picture(item.pictures),
                     overrides=asked.to_json(),
                     seen_at=now,
                     note=overrides.note(item.path),
                 )
             )
-        return [self._held_back(arrival) for arrival in new] if self._lane.follows_runs else new
+        joining = {lane.name: lane for lane in self._lanes.all() if lane.joins_files}
+        return [
+            self._held_back(each, lane) if (lane := joining.get(each.options.model)) is not None else each
+            for each in new
+        ]
 
-    def _held_back(self, arrival: NewArrival) -> NewArrival:
-        """A frame of a run waits for the others."""
-        options = as_frame(arrival.options, arrival.signature.path)
+    def _held_back(self, arrival: NewArrival, lane: Lane[ModelIdentity]) -> NewArrival:
+        """A frame of a run waits for the others, and a channel of a case too."""
+        path = arrival.signature.path
+        options = as_frame(arrival.options, path, follows_runs=lane.follows_runs, channels=lane.channels)
         if not options.frame:
             return arrival
         return replace(arrival, options=options, not_before=arrival.seen_at + self._presence.quiet)
@@ -306,6 +320,14 @@ class Take:
         overrides.forget_asked()
         self._leave(self._run.set_aside.each("sidecars", batch, settled_named, work))
         return ready
+
+
+def _of_another_model(config: Config, source: str, asked: Asked) -> Options:
+    """What a scan is asked for whose sidecar names the model."""
+    ours = config.options_for(source)
+    allowed = (ours.model, *config.sidecar_models(source))
+    named = config.options_for(source, model=asked.model) if asked.model in allowed else ours
+    return asked.applied_to(named, dict.fromkeys(allowed))
 
 
 def _signature(item: Ingested) -> PathSignature:

@@ -19,8 +19,10 @@ from watcherd.inbox import mounts
 from watcherd.inbox.spool import Spool
 from watcherd.inference import folders, segmenters
 from watcherd.job import State
+from watcherd.linux.probes import clock_is_kept
 from watcherd.outbox.deliver import hash_file
 from watcherd.outbox.owner import ID, Owner, owner_of
+from watcherd.pauses import check_room
 from watcherd.service.repair import broken_promises, in_short
 from watcherd.state.live import read as read_live
 from watcherd.status.findings import Finding
@@ -41,6 +43,8 @@ HOOK_DAYS = 7
 OUTPUTS_LOOKED_AT = 1000
 """Newest results whose hashes are compared: all of a long history would take hours."""
 
+MAKE_ROOM = "Make room, or let watcherd prune take old scans: [retention]."
+
 SHOWN = 5
 """Files that are named of those that the history does not know."""
 
@@ -52,7 +56,9 @@ def examine(config: Config, mend: Callable[[str], str] | None = None) -> Iterato
     yield from _space(config)
     yield from _clock()
     yield from examine_ground(config)
-    yield from _model(config)
+    for name, table in config.model_tables.items():
+        check = f"model {name}" if config.models else "model"
+        yield from _model(config.model_copy(update={"model": table}), check)
     if not config.state.database.exists():
         yield Finding(check="history", level="warning", text="there is none yet", todo="Run watcherd run.")
         return
@@ -128,27 +134,34 @@ def _owner(config: Config) -> Iterator[Finding]:
 def _space(config: Config) -> Iterator[Finding]:
     for name, folder in (("state", config.state.path), ("outbox", config.outbox.path)):
         if folder.is_dir():
+            try:
+                check_room(folder, config.limits.min_free_mib)
+            except OSError as error:
+                text = f"{error.strerror} (limits.min_free_mib), for the {name} folder: nothing new is begun"
+                yield Finding(check="space", level="error", text=text, todo=MAKE_ROOM)
+                continue
             usage = shutil.disk_usage(folder)
             low = usage.free < LOW_SHARE * usage.total
             yield Finding(
                 check="space",
                 level="warning" if low else "ok",
                 text=f"{usage.free / 2**30:.1f} of {usage.total / 2**30:.1f} GiB free for the {name} folder",
-                todo="Make room, or let watcherd prune take old scans: [retention]." if low else "",
+                todo=MAKE_ROOM if low else "",
             )
 
 
 def _clock() -> Iterator[Finding]:
-    wrong = datetime.now(UTC).year < 2025
-    yield Finding(
-        check="clock",
-        level="error" if wrong else "ok",
-        text=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, zone {time.tzname[0]}",
-        todo="Set the clock; the history's times are wrong." if wrong else "",
-    )
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, zone {time.tzname[0]}"
+    if datetime.now(UTC).year < 2025:
+        yield Finding(check="clock", level="error", text=now, todo="Set the clock; the history's times are wrong.")
+    elif not clock_is_kept():
+        todo = "Have a time server keep it, on a machine of your own: timedatectl set-ntp true."
+        yield Finding(check="clock", level="warning", text=f"{now}; no time server keeps it right", todo=todo)
+    else:
+        yield Finding(check="clock", level="ok", text=now)
 
 
-def _model(config: Config) -> Iterator[Finding]:
+def _model(config: Config, check: str = "model") -> Iterator[Finding]:
     """The segmenter is here, and every file of its model can be read and holds what its name says.
 
     Where root asks, it is for the service's user, to whom the state folder belongs.
@@ -157,11 +170,11 @@ def _model(config: Config) -> Iterator[Finding]:
         segmenters.refuse_unknown(config.model)
         folder = config.model.path
         if folder is None:
-            yield Finding(check="model", level="ok", text=f"{config.model.segmenter}, which needs no folder")
+            yield Finding(check=check, level="ok", text=f"{config.model.segmenter}, which needs no folder")
             return
         folders.refuse_unreadable(folder)
     except WatcherdError as error:
-        yield Finding(check="model", level="error", text=error.message, todo=error.hint)
+        yield Finding(check=check, level="error", text=error.message, todo=error.hint)
         return
     files = folders.weights(folder) if folder.is_dir() else []
     if config.model.segmenter == "sa2va":
@@ -170,13 +183,13 @@ def _model(config: Config) -> Iterator[Finding]:
     faults = [fault for path in files if (fault := folders.fault_of(path))]
     faults += folders.unreadable(folder, owner) if (owner := _service_user(config)) is not None else []
     for fault in faults:
-        yield Finding(check="model", level="error", text=str(fault), todo=fault.todo)
+        yield Finding(check=check, level="error", text=str(fault), todo=fault.todo)
     if not faults:
-        yield Finding(check="model", level="ok", text=f"{config.model.segmenter}, {folder}, {len(files)} weights files")
-        yield from _checkpoint(config)
+        yield Finding(check=check, level="ok", text=f"{config.model.segmenter}, {folder}, {len(files)} weights files")
+        yield from _checkpoint(config, check)
 
 
-def _checkpoint(config: Config) -> Iterator[Finding]:
+def _checkpoint(config: Config, check: str) -> Iterator[Finding]:
     """A training's checkpoint is whole and can be read, and its base is called like the one that it was trained on."""
     sa2va, folder = config.model.sa2va, config.model.path
     if config.model.segmenter != "sa2va" or sa2va.checkpoint is None:
@@ -186,11 +199,11 @@ def _checkpoint(config: Config) -> Iterator[Finding]:
     try:
         warning = Trained(folder, sa2va.checkpoint, sa2va.sam2).warning
     except WatcherdError as error:
-        yield Finding(check="model", level="error", text=error.message, todo=error.hint)
+        yield Finding(check=check, level="error", text=error.message, todo=error.hint)
         return
     if warning:
         todo = "Set model.path to that model's folder, or rename the folder if it is that one."
-        yield Finding(check="model", level="warning", text=warning, todo=todo)
+        yield Finding(check=check, level="warning", text=warning, todo=todo)
 
 
 def _service_user(config: Config) -> int | None:

@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from watcherd.file_names import show
-from watcherd.frame_files import frame_name
-from watcherd.job import MAY_PASS, ErrorClass, Options, State
+from watcherd.frame_files import name_of_several
+from watcherd.job import DEFAULT_MODEL, MAY_PASS, ErrorClass, Options, State
 from watcherd.store import unreadable
 from watcherd.store.frame_runs import CLAIMABLE
 from watcherd.store.records import ModelIdentity, stamp
-from watcherd.store.statements import one_by_one
+from watcherd.store.statements import one_by_one, select_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,6 +64,7 @@ SELECT {CLAIMABLE}
 FROM arrival INDEXED BY arrival_name CROSS JOIN job ON job.id = arrival.job_id AND job.arrival_id = arrival.id
     JOIN scan ON scan.id = job.scan_id
 WHERE arrival.path_text >= :first AND arrival.path_text < :last AND job.state = 'queued'
+    AND job.model_name = :model_name
 ORDER BY arrival.path_text LIMIT {MOST_FRAMES}
 """
 
@@ -91,7 +92,7 @@ JOIN = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InUse:
-    """The model that would run a job now.
+    """The model that would run a job now. ``name``: as the configuration calls it; only its jobs are claimed.
 
     ``options``: what a scan at this path below the inbox is to be done with, by the configuration as it is now and by
     what the scan's sidecars overrode (keys and values; None: not known, so nothing).
@@ -99,6 +100,7 @@ class InUse:
     ``joined``: called, before the transaction ends, with each job that another one was joined with.
     """
 
+    name: str = DEFAULT_MODEL
     identity: ModelIdentity
     options: Callable[[bytes, Mapping[str, Any] | None], Options]
     joined: Callable[[int], object] = lambda _job_id: None
@@ -130,20 +132,21 @@ def renew(connection: Connection, rows: Iterable[Any], in_use: InUse, *, run_id:
     done: set[int] = set()
     for first in rows:
         options = _options_now(first, in_use)
-        for row in (first, *_run_of(connection, first, options)):
+        for row in (first, *_run_of(connection, first, options, in_use.name)):
             if row.id not in done and is_foreign(row, in_use.identity):
                 done.add(row.id)
                 again += _renew(connection, row, in_use, run_id=run_id, at=stamp(now))
     return again
 
 
-def _run_of(connection: Connection, row: Any, options: Options) -> Sequence[Any]:
-    """The queued jobs whose files may belong to the same run as this one's."""
-    name = frame_name(row.path)
+def _run_of(connection: Connection, row: Any, options: Options, model_name: str) -> Sequence[Any]:
+    """The queued jobs of this model whose files may belong to the same run as this one's."""
+    name = name_of_several(row.path)
     if name is None or not (options.frame or unreadable.options(row.options).frame):
         return ()
     first = show(name.before)
-    return connection.exec_driver_sql(RUN_OF, {"first": f"{first}0", "last": f"{first}:"}).fetchall()
+    values = {"first": f"{first}0", "last": f"{first}:", "model_name": model_name}
+    return connection.exec_driver_sql(RUN_OF, values).fetchall()
 
 
 def _options_now(row: Any, in_use: InUse) -> Options:
@@ -213,6 +216,65 @@ def _delivery(state: State, *, same_name: bool) -> str:
     if state in OPEN:
         return "waiting"
     return "none" if same_name else "due"
+
+
+HANDED_OVER = """
+SELECT job.id, job.scan_id, job.source, job.options, job.overrides, job.priority, job.segmenter, job.model,
+    job.model_revision, job.dtype, arrival.path
+FROM job JOIN arrival ON arrival.id = job.arrival_id WHERE job.id = :job_id AND job.state = 'queued'
+"""
+
+
+def waiting(connection: Connection, job_ids: Sequence[int]) -> set[int]:
+    """Which of these jobs are in the queue."""
+    return {
+        row.id
+        for row in select_in(connection, "SELECT id FROM job WHERE state = 'queued' AND id IN ({values})", job_ids)
+    }
+
+
+def hand_over(
+    connection: Connection,
+    job_ids: Iterable[int],
+    options: Callable[[bytes], Options],
+    *,
+    meant: ModelIdentity,
+    now: datetime,
+) -> list[int]:
+    """Queued jobs are for another model from now on, by a person's wish; those of them that were queued.
+
+    ``options``: what a scan at this path is done with by that model; what its sidecar overrode besides the model stays.
+    ``meant``: that model as far as it is known without being loaded. The job gets its true identity when its turn comes
+    (`renew`), and with it, if that model has done the same bytes already, the result that is there. Until then its key
+    is one that nobody shares.
+    """
+    return [job_id for job_id in job_ids if _handed_over(connection, job_id, options, meant, stamp(now))]
+
+
+def _handed_over(
+    connection: Connection, job_id: int, options: Callable[[bytes], Options], meant: ModelIdentity, at: str
+) -> bool:
+    row = connection.exec_driver_sql(HANDED_OVER, {"job_id": job_id}).one_or_none()
+    if row is None:
+        return False
+    old = unreadable.options(row.options)
+    overrides = {key: value for key, value in (_overrides(row.overrides) or {}).items() if key != "model"}
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()
+    }
+    fresh = options(row.path)
+    new = replace(fresh, **values, frame=old.frame, pictures=old.pictures, refused=old.refused)
+    columns = meant.columns() | {"job_id": job_id, "options": new.to_json()}
+    columns |= {"options_key": apart(new.key(meant.key), job_id)}
+    one_by_one(connection, RENEW, [columns | {"profile": new.profile, "threshold": new.threshold}])
+    connection.exec_driver_sql("UPDATE job SET overrides = ? WHERE id = ?", (json.dumps(overrides), job_id))
+    detail = {"model": [old.model, new.model]}
+    one_by_one(
+        connection,
+        "INSERT INTO event (at, job_id, kind, detail) VALUES (:at, :job_id, 'handed-over', :detail)",
+        [{"at": at, "job_id": job_id, "detail": json.dumps(detail)}],
+    )
+    return True
 
 
 def correct(connection: Connection, job_id: int, measured: Measured, *, run_id: int, now: datetime) -> None:

@@ -65,6 +65,13 @@ def test_runs_that_the_model_cannot_follow_are_warned_of(
     assert "" == watcherd("config", "check").err
 
 
+def test_instances_that_the_model_does_not_tell_apart_are_warned_of(watcherd: CommandLine) -> None:
+    watcherd.configure('[profiles.cells]\nfolder = "cells"\ninstances = true\n')
+    said = watcherd("config", "check")
+    assert 0 == said.code
+    assert "profiles.cells.instances has no effect: the segmenter 'fake' tells none apart." in said.err
+
+
 def test_limits_of_which_one_lets_through_what_the_other_refuses_are_warned_of(
     watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +93,8 @@ def test_limits_of_which_one_lets_through_what_the_other_refuses_are_warned_of(
         ("vessel", "models/gone", ("models/gone' is not there",)),
         ("sa2va", "config.toml", ("config.toml' is no folder",)),
         ("semantic", "", ("semantic needs a model folder", "model.path is empty")),
+        ("sam3", "models/gone", ("models/gone' is not there",)),
+        ("sam3", "", ("sam3 needs a model folder", "model.path is empty")),
     ],
 )
 def test_an_unknown_segmenter_and_a_missing_folder_are_refused(

@@ -99,6 +99,8 @@ def test_the_configuration_is_used_where_the_command_line_says_nothing(tmp_path:
     ("described", "expected"),
     [
         ({"model_type": "sa2va_chat"}, "sa2va"),
+        ({"model_type": "sam3", "architectures": ["Sam3Model"]}, "sam3"),
+        ({"model_type": "sam3_video", "architectures": ["Sam3VideoModel"]}, "sam3"),
         ({"model_type": "segformer", "architectures": ["SegformerForSemanticSegmentation"]}, "semantic"),
         ({"model_type": "oneformer", "architectures": ["OneFormerForUniversalSegmentation"]}, "semantic"),
         ({"model_type": "maskformer", "architectures": ["MaskFormerForInstanceSegmentation"]}, "semantic"),

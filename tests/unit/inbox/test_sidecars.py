@@ -54,8 +54,26 @@ def inbox(tmp_path: Path) -> Iterator[Inbox]:
 
 
 def test_a_sidecar_may_override_what_a_profile_may() -> None:
-    expected = ("threshold", "outputs", "prompt", "draft", "decode", "no_mask", "tta", "group_frames", "kind")
-    assert expected == KEYS
+    expected = {
+        "model",
+        "threshold",
+        "outputs",
+        "prompt",
+        "draft",
+        "decode",
+        "no_mask",
+        "tta",
+        "instances",
+        "group_frames",
+        "kind",
+    }
+    assert expected == set(KEYS)
+
+
+def test_what_a_camera_says_of_its_model_is_no_wish() -> None:
+    assert is_foreign(b'{"make": "Zeiss", "model": "VISUCAM 500"}', b".json")
+    assert not is_foreign(b'{"model": "retina"}', b".json")
+    assert not is_foreign(b'{"model": "retina", "threshold": 0.3}', b".json")
 
 
 @pytest.mark.parametrize("suffix", [b".toml", b".json"])

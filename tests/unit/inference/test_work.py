@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -118,6 +119,33 @@ def single(folder: Path, job: int) -> WorkItem:
     decoded = folder / f"{job}.npy"
     np.save(decoded, np.full((1, 8, 6), job, np.uint8))
     return WorkItem(job_id=job, decoded=decoded, frames=1, options=Options(), target=folder / f"{job}")
+
+
+class Finds(Told):
+    """Finds as many instances as a frame has bright rows, up to two; nothing in a dark one."""
+
+    def predict(self, frames: Sequence[Frame]) -> list[Prediction]:
+        found = []
+        for frame in frames:
+            rows = min(2, int((frame.pixels > 0).any(axis=1).sum()))
+            mask = np.minimum(frame.pixels, rows) if rows else None
+            labels = tuple(f"vein {number}" for number in range(1, rows + 1))
+            found.append(Prediction(probability=None, mask=mask, labels=labels, answer=f"{rows} found"))
+        return found
+
+
+def test_a_run_keeps_all_names_and_counts_the_frames_without_a_mask(tmp_path: Path) -> None:
+    """Its last frame may show fewer instances than others, and its first ones none yet."""
+    item = scan(tmp_path, 1, 4, outputs=("mask",))
+    pixels = np.load(item.decoded)[[0, 1, 3, 1]]
+    np.save(item.decoded, pixels)
+    (told,) = work(Finds(), [replace(item, options=replace(item.options, no_mask="empty"))])
+    assert isinstance(told, Segmented)
+    assert (told.labels, told.classes, told.answer) == (("vein 1", "vein 2"), 2, "1 found")
+    assert told.note == 'the model gave no mask for 1 of 4 frames; empty ones were asked for by no_mask = "empty"'
+    (refused,) = work(Finds(), [item])
+    assert isinstance(refused, NotSegmented)
+    assert (refused.error_class, refused.answer) == (ErrorClass.NO_MASK, "0 found")
 
 
 class Desk:

@@ -24,6 +24,7 @@ from watcherd.inference.messages import (
     Poisoned,
     Ready,
     Segmented,
+    Worn,
 )
 from watcherd.inference.pool.carrier import Ended, NoRoomError, SilentError
 from watcherd.inference.pool.interface import Died, Listener, Phase, ReplicaStatus, ScanListener
@@ -91,7 +92,8 @@ class Member:
         self._terms = terms
         self._under_way: deque[Batch] = deque()
         self._quick = False
-        self.status = ReplicaStatus(number=spec.number, phase=Phase.STARTING, devices=spec.visible or ("cpu",))
+        devices = spec.visible or ("cpu",)
+        self.status = ReplicaStatus(number=spec.number, name=spec.name, phase=Phase.STARTING, devices=devices)
         self.thread = NamedThread(target=self._live, name=f"replica-{spec.number}", daemon=True)
 
     # -------------------------------------------------------------------------------------- called by other threads
@@ -207,6 +209,8 @@ class Member:
                 self._batch_ended()
             elif isinstance(message, Poisoned):
                 raise Ended(f"its device context broke: {message.error}")
+            elif isinstance(message, Worn):
+                raise Ended(f"it starts anew after an error inside its model: {message.error}")
             elif isinstance(message, Marked):
                 self._begun(message.jobs)
 

@@ -25,13 +25,14 @@ BUILT_IN = {
     "fake": "watcherd.inference.fake:create",
     "none": "watcherd.inference.segmenters.none:create",
     "sa2va": "watcherd.inference.segmenters.sa2va:create",
+    "sam3": "watcherd.inference.segmenters.sam3:create",
     "semantic": "watcherd.inference.segmenters.semantic:create",
     "vessel": "watcherd.inference.segmenters.vessel:create",
     "vesselness": "watcherd.inference.segmenters.vesselness:create",
 }
 """Where the built-in ones are made. Their names cannot be taken by others."""
 
-NEED_FOLDER = frozenset({"sa2va", "semantic"})
+NEED_FOLDER = frozenset({"sa2va", "sam3", "semantic"})
 """Those of them that run no model without ``model.path``."""
 
 FOLLOW_RUNS = frozenset({"sa2va"})
