@@ -428,19 +428,29 @@ def without_each(cuts: int, kinds: Sequence[str], seed: int, where: Path | None,
                 *(("--folder", where) if where else ()),
             ]
             with taken_out(guard, tree):
-                said = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.power_cut", *options],
-                    cwd=tree,
-                    env=os.environ | {"PYTHONPATH": str(tree)},
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    check=False,
-                )
-            total = said.stdout.splitlines()[-1] if said.stdout else f"exit code {said.returncode}"
-            print(f"{guard.promise:>3}  {guard.what:<58} {total}", flush=True)
-            print("\n".join(f"       {line}" for line in said.stdout.splitlines()[1:-1]), flush=True)
-            code |= said.returncode != 1
+                said, returned = _in_a_process(tree, options)
+            total = said.splitlines()[-1] if said else f"exit code {returned}"
+            print(f"{guard.promise:>3}  {guard.what:<70} {total}", flush=True)
+            print("\n".join(f"       {line}" for line in said.splitlines()[1:-1]), flush=True)
+            code |= returned != 1
     return code
+
+
+def _in_a_process(tree: Path, options: Sequence[str | Path]) -> tuple[str, int]:
+    """This module in a tree of its own; what it says, and its exit code. When this one is ended, that one is."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.power_cut", *options],
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": str(tree)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        said, _ = process.communicate()
+    finally:
+        process.terminate()  # not killed: it has disks to unmount
+        process.wait()
+    return said, process.returncode
 
 
 def main() -> int:
