@@ -294,7 +294,7 @@ set_aside.concerns_all = lambda error: True
 """
 """As it was once: what a sidecar says is stored, whether or not it can be, and an error with it ends the service."""
 
-PASSED_OVER = """
+PASSED_OVER = r"""
 from watcherd.inbox.sweep import IgnoreList
 
 has = IgnoreList.has
