@@ -6,6 +6,9 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+import watcherd
+from tests.tree import ROOT, python_path, refuse_another_tree
+
 if TYPE_CHECKING:
     import pytest
 
@@ -18,6 +21,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Said before anything loads torch or numpy.
     for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(_name, "1")
+
+# An editable installation may be of another tree, and tests are to be about this one, in all their processes.
+if not (ROOT / "watcherd").samefile(watcherd.__path__[0]):
+    raise RuntimeError(f"the tests of {ROOT} would try {watcherd.__path__[0]}: run them in their tree")
+os.environ["PYTHONPATH"] = python_path()
+sys.addaudithook(refuse_another_tree)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.asides import aside
 from watcherd.config import Config
-from watcherd.inference.pool.lanes import Lane
+from watcherd.inference.pool.lanes import Lane, Lanes
 from watcherd.new_files_first import NewFilesFirst
 from watcherd.pauses import Pauses
 from watcherd.state.run import Run, Settings
@@ -30,9 +30,9 @@ def a_run(config: Config | None = None, database: Any = None, **parts: Any) -> R
     return Run(**made | {"set_aside": made.get("set_aside") or aside(database)})
 
 
-def a_lane(identity: Any = None, *, follows_runs: bool = False) -> Lane[ModelIdentity]:
-    """A lane whose model is loaded, unless there is none."""
+def one_lane(identity: Any = None, *, follows_runs: bool = False, channels: int = 1) -> Lanes[ModelIdentity]:
+    """The lane of the only model, which is loaded unless there is none."""
     lane: Lane[ModelIdentity] = Lane()
     if identity is not None:
-        lane.became_ready(identity, follows_runs=follows_runs)
-    return lane
+        lane.became_ready(identity, follows_runs=follows_runs, channels=channels)
+    return Lanes(lane)

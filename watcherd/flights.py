@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
@@ -58,9 +59,10 @@ class Flight:
     """A claimed job, with what has come of it so far. ``render_ms`` and ``decode_ms``: time in the worker.
 
     ``replica``: which one answered. ``fetched``: its bytes were fetched anew, for its copy was missing or damaged.
-    ``place``: of a frame in its run; ``together``: the name of the run with whose other frames it is followed;
-    ``note``: what the record has to say of that. ``stem``: what its files in the run folder are called; no other flight
-    has the same, for a job that went back to the queue may be claimed before its last flight is cleared away.
+    ``place``: of a frame in its run; ``together``: the name of the run with whose other frames it is followed, or of
+    the case whose channel it is, which is number ``channel``; ``note``: what the record has to say of that.
+    ``stem``: what its files in the run folder are called; no other flight has the same, for a job that went back to the
+    queue may be claimed before its last flight is cleared away.
     """
 
     job: ClaimedJob
@@ -73,6 +75,7 @@ class Flight:
     fetched: bool = False
     place: Place | None = None
     together: str = ""
+    channel: int | None = None
     note: str = ""
     number: int = field(default_factory=count().__next__)
 
@@ -80,6 +83,11 @@ class Flight:
     def id(self) -> int:
         """The job's id."""
         return self.job.id
+
+    @property
+    def model_name(self) -> str:
+        """The model that was asked for, as the configuration calls it."""
+        return self.job.options.model
 
     @property
     def model(self) -> ModelIdentity:
@@ -181,13 +189,21 @@ class Flights:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[int, Flight] = {}
+        self._of_models: Counter[str] = Counter()
 
     def begin(self, jobs: Sequence[ClaimedJob]) -> list[Flight]:
         """These were claimed. A job that went back to the queue may have another flight here, which counts no more."""
         flights = [Flight(job) for job in jobs]
         with self._lock:
-            self._flights |= {flight.id: flight for flight in flights}
+            for flight in flights:
+                self._forget(flight.id)
+                self._flights[flight.id] = flight
+                self._of_models[flight.model_name] += 1
         return flights
+
+    def _forget(self, job_id: int) -> None:
+        if (flight := self._flights.pop(job_id, None)) is not None:
+            self._of_models[flight.model_name] -= 1
 
     def get(self, job_id: int) -> Flight | None:
         """A job's flight; None when it is not under way any more."""
@@ -199,7 +215,7 @@ class Flights:
         with self._lock:
             for flight in flights:
                 if self._flights.get(flight.id) is flight:
-                    del self._flights[flight.id]
+                    self._forget(flight.id)
 
     def all(self) -> list[Flight]:
         """Those under way now."""
@@ -211,6 +227,11 @@ class Flights:
         """How many are under way."""
         with self._lock:
             return len(self._flights)
+
+    def count_of(self, model_name: str) -> int:
+        """How many are under way for the model of this name."""
+        with self._lock:
+            return self._of_models[model_name]
 
 
 class ReplicaRecords:

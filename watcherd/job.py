@@ -100,10 +100,15 @@ UNREADABLE = "What the scan was asked for holds half a surrogate pair or a NUL, 
 Decode = Literal["verify", "generate", "forced"]
 
 
+DEFAULT_MODEL = "default"
+"""The name of the model that does what no other one is asked for: that of the table ``[model]``."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     """What one scan is to be done with: frozen into the job when the scan is ingested.
 
+    ``model``: the name of the model that is to do it, as the configuration calls it.
     ``threshold``: a pixel belongs to the mask where its probability is greater than this, 0 to 1.
     ``outputs``: kinds of results, sorted. ``prompt``, ``draft`` and ``decode`` speak to models that read text.
     ``no_mask``: what an answer without a mask means, ``"fail"`` or ``"empty"``.
@@ -119,6 +124,7 @@ class Options:
     """
 
     profile: str = "default"
+    model: str = DEFAULT_MODEL
     threshold: float = 0.5
     outputs: tuple[str, ...] = ("mask", "overlay")
     prompt: str = ""
@@ -139,6 +145,8 @@ class Options:
         for rare in ("frame", "instances", "pictures", "refused"):
             if not values[rare]:
                 del values[rare]
+        if self.model == DEFAULT_MODEL:
+            del values["model"]
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -155,7 +163,7 @@ class Options:
         values = (getattr(self, field.name) for field in fields(self))
         if all(value == storable(value) for value in values if isinstance(value, str)):
             return self
-        return type(self)(profile=storable(self.profile), refused=UNREADABLE)
+        return type(self)(profile=storable(self.profile), model=storable(self.model), refused=UNREADABLE)
 
     def for_picture(self, pictures: int) -> Self:
         """These options for a file of which this version's picture is made; one that is refused has none."""

@@ -26,6 +26,9 @@ from watcherd.inference.base import (
     Prediction,
     RunSegmenter,
     Segmenter,
+    Volume,
+    VolumePrediction,
+    VolumeSegmenter,
 )
 from watcherd.job import Options
 
@@ -42,12 +45,16 @@ class SegmenterContract:
 
     ``placement``: where it is loaded. ``options``: what frames are asked with. ``sizes``: of the frames, (height,
     width). ``same``: how far probabilities of one frame may be apart when it is computed again or in a batch.
+    ``shapes`` and ``spacing_mm``: of the volumes, (slices, rows, columns), for one that takes volumes: it is given
+    these in place of frames.
     """
 
     placement: ClassVar[Placement] = Placement()
     options: ClassVar[Options] = Options()
     sizes: ClassVar[Sequence[tuple[int, int]]] = ((64, 64), (97, 61), (50, 120))
     same: ClassVar[float] = 1e-3
+    shapes: ClassVar[Sequence[tuple[int, int, int]]] = ((12, 40, 36), (5, 33, 47))
+    spacing_mm: ClassVar[tuple[float, float, float]] = (2.5, 0.8, 0.8)
 
     _loaded: ClassVar[Segmenter | None] = None
 
@@ -105,6 +112,8 @@ class SegmenterContract:
 
     def test_the_same_frame_gives_the_same_answer(self) -> None:
         """Nothing of one frame stays behind for the next."""
+        if self._takes_volumes:
+            return
         first, *others = self._frames()
         before = self._one(first)
         for frame in others:
@@ -113,6 +122,8 @@ class SegmenterContract:
 
     def test_a_batch_gives_what_its_frames_give_alone(self) -> None:
         """In the order of the frames."""
+        if self._takes_volumes:
+            return
         frames = [_frame(self.sizes[0], seed, colour=False, options=self._asking) for seed in range(3)]
         together = self._segmenter().predict(frames)
         _must(len(together) == len(frames), f"{len(together)} predictions for {len(frames)} frames")
@@ -172,7 +183,62 @@ class SegmenterContract:
         for frame, prediction in zip(frames, found, strict=True):
             _check_prediction(frame, prediction)
 
+    def test_a_volume_gets_an_answer_on_its_own_voxels(self) -> None:
+        """If it takes volumes: label values for every voxel, whatever type the numbers are; its own probe too."""
+        segmenter = self._segmenter()
+        if not isinstance(segmenter, VolumeSegmenter):
+            return
+        _must(segmenter.channel_count() > 0, f"it has {segmenter.channel_count()} channels")
+        for volume in self._volumes(segmenter):
+            if segmenter.takes_whole(volume):
+                self._must_fit(volume, segmenter.predict_volume(volume, lambda *_: None))
+        probe = segmenter.probe_volume()
+        _must(len(probe.channels) == segmenter.channel_count(), "probe_volume() has another number of channels")
+        self._must_fit(probe, segmenter.predict_volume(probe, lambda *_: None))
+
+    def test_the_same_volume_gives_the_same_mask(self) -> None:
+        """With and without probabilities, and whatever came in between; what it is given is not written to."""
+        segmenter = self._segmenter()
+        if not isinstance(segmenter, VolumeSegmenter):
+            return
+        volumes = [volume for volume in self._volumes(segmenter) if segmenter.takes_whole(volume)]
+        before = [segmenter.predict_volume(volume, lambda *_: None).mask for volume in volumes]
+        for volume, mask in zip(volumes, before, strict=True):
+            quiet = replace(volume, options=self.options)
+            same = np.array_equal(mask, segmenter.predict_volume(quiet, lambda *_: None).mask)
+            _must(same, f"a volume of {volume.shape} has another mask when it is computed again")
+
     # How they are checked
+
+    @property
+    def _takes_volumes(self) -> bool:
+        return isinstance(self._segmenter(), VolumeSegmenter)
+
+    def _volumes(self, segmenter: VolumeSegmenter) -> Iterator[Volume]:
+        for seed, shape in enumerate(self.shapes):
+            for kind in (np.float32, np.int16, np.uint8):
+                channels = [_values(shape, 10 * seed + number, kind) for number in range(segmenter.channel_count())]
+                yield Volume(channels=tuple(channels), options=self._asking, spacing_mm=self.spacing_mm)
+
+    def _must_fit(self, volume: Volume, found: VolumePrediction) -> None:
+        mask, probability = found.mask, found.probability
+        _must(
+            mask.shape == volume.shape and mask.dtype == np.uint8,
+            f"the mask is {mask.dtype} {mask.shape} for {volume.shape}",
+        )
+        highest = int(mask.max(initial=0))
+        _must(not found.labels or highest <= len(found.labels), f"the mask has {highest}, which has no name")
+        _must(
+            probability is not None or not volume.options.asks_for_probability,
+            "there is a mask but no probability, which was asked for",
+        )
+        if probability is not None:
+            _must(
+                probability.shape == volume.shape and probability.dtype == np.float32,
+                f"probability is {probability.dtype} {probability.shape} for {volume.shape}",
+            )
+            low, high = float(probability.min()), float(probability.max())
+            _must(low >= 0 and high <= 1, f"probability is {low:g} to {high:g}, not 0 to 1")
 
     @property
     def _asking(self) -> Options:
@@ -192,7 +258,7 @@ class SegmenterContract:
         return found[0]
 
     def _frames(self, seed: int = 0) -> Iterator[Frame]:
-        for size in self.sizes:
+        for size in () if self._takes_volumes else self.sizes:
             for colour in (False, True):
                 yield _frame(size, seed, colour=colour, options=self._asking)
 
@@ -211,6 +277,17 @@ def _frame(size: tuple[int, int], seed: int, *, colour: bool, options: Options) 
     ground = np.random.default_rng(seed).normal(160, 6, size)
     grey: NDArray[np.uint8] = (ground - 90 * np.exp(-((distance / 3) ** 2))).clip(0, 255).astype(np.uint8)
     return Frame(pixels=np.stack([grey, grey // 2, grey // 3], axis=-1) if colour else grey, options=options)
+
+
+def _values(shape: tuple[int, int, int], seed: int, kind: type[np.generic]) -> NDArray[np.generic]:
+    """A bright ball on a noisy ground, read-only."""
+    grid = np.indices(shape, np.float32)
+    middle = np.array(shape, np.float32)[:, np.newaxis, np.newaxis, np.newaxis]
+    distance = np.sqrt((((grid - middle / 2) / (middle / 3)) ** 2).sum(axis=0))
+    values = np.random.default_rng(seed).normal(100, 8, shape) + 80 * (distance < 1)
+    found: NDArray[np.generic] = values.clip(0, 255).astype(kind)
+    found.setflags(write=False)
+    return found
 
 
 def _check_prediction(frame: Frame, prediction: Prediction) -> None:

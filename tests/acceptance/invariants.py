@@ -211,9 +211,11 @@ def _sources_are_gone(service: Service, connection: sqlite3.Connection) -> list[
 
 
 def documents(service: Service) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The visible JSON results, each of them whole."""
-    for path, _ in _files(service.outbox / "results"):
-        yield path, json.loads(path.read_text())
+    """The visible JSON results, each of them whole; with a folder for each scan they are in these."""
+    whole = '"per-scan"' in service.config.read_text()
+    for path, _ in _files(service.outbox if whole else service.outbox / "results"):
+        if not whole or (path.name == "result.json" and ".staging" not in path.parts):
+            yield path, json.loads(path.read_text())
 
 
 def notes(service: Service) -> list[str]:

@@ -13,6 +13,7 @@ from PIL import Image
 from tests.acceptance.invariants import check_at_any_moment, check_invariants
 from tests.acceptance.service import Service, png
 from tests.conformance.dicom_kinds import KINDS
+from tests.tree import python_path
 from watcherd.store.arrivals import EARLIER
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def test_an_upgrade_that_changes_the_revision_renews_the_backlog(service: Servic
     newer = service.folder / "newer"
     newer.mkdir()
     (newer / "sitecustomize.py").write_text(ANOTHER_REVISION)
-    service.environment = {"PYTHONPATH": f"{newer}:{Path(__file__).parents[2]}"}
+    service.environment = {"PYTHONPATH": python_path(newer)}
     assert 0 == service.once(), service.tail()
     assert "2" == document(service, "a")["model_revision"]
 
@@ -254,7 +255,7 @@ def test_a_scan_whose_picture_has_changed_is_done_anew_when_it_is_dropped_again(
     older = service.folder / "older"
     older.mkdir()
     (older / "sitecustomize.py").write_text(OLDER_PICTURE)
-    service.environment = {"PYTHONPATH": f"{older}:{Path(__file__).parents[2]}"}
+    service.environment = {"PYTHONPATH": python_path(older)}
     service.drop("a.dcm", angiogram)
     assert 0 == service.once(), service.tail()
     assert not document(service, "a")["note"]

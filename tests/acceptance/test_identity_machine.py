@@ -32,6 +32,7 @@ from PIL import Image
 
 from tests.acceptance.invariants import check_at_any_moment, documents
 from tests.acceptance.service import Service, png
+from tests.tree import python_path
 from watcherd.state import mailbox
 from watcherd.store import backup
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.heavy
 
-ROOT = Path(__file__).parents[2]
 MODELS = (
     {"segmenter": "none"},
     {"segmenter": "fake"},
@@ -110,7 +110,7 @@ class Masks(RuleBasedStateMachine):
             faults = self.folder / "faults"
             faults.mkdir()
             (faults / "sitecustomize.py").write_text(self.planted)
-            self.service.environment = {"PYTHONPATH": f"{faults}{os.pathsep}{ROOT}"}
+            self.service.environment = {"PYTHONPATH": python_path(faults)}
         self.start()
 
     def teardown(self) -> None:

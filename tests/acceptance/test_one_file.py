@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.invariants import check_invariants, documents
 from tests.acceptance.service import Service, png
+from tests.acceptance.test_bad_input import without_privileges
 
 DEEP = 6000
 """Bytes of a path that no system call takes as a whole."""
@@ -199,3 +201,60 @@ def test_with_a_folder_for_each_scan_one_may_be_called_like_anothers_folder(tmp_
     assert 0 == service.once(), service.tail()
     assert folders == {str(path.parent.relative_to(service.outbox)) for path in service.outbox.rglob("mask.png")}
     assert [(2,), (2,)] == service.rows("SELECT attempts FROM job")
+
+
+@pytest.mark.parametrize("layout", ["per-kind", "per-scan"])
+@pytest.mark.parametrize("mode", [0o555, 0o000], ids=["read-only", "closed"])
+def test_a_folder_of_the_outbox_that_may_not_be_written_costs_what_belongs_there(
+    tmp_path: Path, mode: int, layout: str
+) -> None:
+    """Those results are set aside with the reason; all others come, nothing is paused, and a person ends it."""
+    service = Service(tmp_path, outbox={"layout": layout})
+    service.prefix = without_privileges()
+    place = service.outbox / ("masks/ward" if layout == "per-kind" else "ward")
+    place.mkdir(parents=True)
+    place.chmod(mode)
+    try:
+        service.drop("ward/a.png", png(1))
+        service.drop("ward/again.png", png(1))
+        service.start()
+        service.wait(lambda: service.rows("SELECT 1 FROM event WHERE kind = 'set-aside'"), "it to be set aside")
+        service.drop("b.png", png(2))
+        service.drop("other/c.png", png(3))
+        service.wait(lambda: service.states() == {"delivering": 1, "succeeded": 2}, "everybody else's results")
+        assert not service.live()["paused"]
+        assert [] == service.log("intake_paused")
+        (item,) = service.json("status")["set_aside"]
+        folder = "masks/ward" if layout == "per-kind" else "ward"
+        assert f"folder '{folder}" in item["error"]
+        assert "may not be written by uid" in item["error"]
+        assert {"b.png", "other/c.png"} == {document["source"] for _, document in documents(service)}
+        place.chmod(0o755)
+        assert 0 == service.command("retry", str(item["job_id"])).returncode
+        service.finished(4)
+        assert [] == check_invariants(service)
+        assert [(1,)] * 3 == service.rows("SELECT attempts FROM job")
+    finally:
+        place.chmod(0o755)
+        service.end()
+
+
+def test_a_folder_that_all_share_is_waited_for(tmp_path: Path) -> None:
+    """That of all masks: a pause, as with the outbox itself, and nothing is set aside."""
+    service = Service(tmp_path)
+    service.prefix = without_privileges()
+    masks = service.outbox / "masks"
+    masks.mkdir(parents=True)
+    masks.chmod(0o555)
+    try:
+        service.drop("ward/a.png", png(1))
+        service.start()
+        service.wait(lambda: service.live().get("paused"), "the pause")
+        assert ["outbox"] == list(service.live()["paused"])
+        masks.chmod(0o755)
+        service.finished(1)
+        assert [] == service.rows("SELECT 1 FROM event WHERE kind = 'set-aside'")
+        assert [] == check_invariants(service)
+    finally:
+        masks.chmod(0o755)
+        service.end()

@@ -8,6 +8,7 @@ import pytest
 
 from tests.acceptance.invariants import check_invariants, documents, notes
 from tests.acceptance.service import Service, marked_png, png
+from tests.tree import python_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +57,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     haste = folder / "haste"
     haste.mkdir()
     (haste / "sitecustomize.py").write_text(HASTE)
-    service.environment = {"PYTHONPATH": str(haste)}
+    service.environment = {"PYTHONPATH": python_path(haste)}
     for number in range(INNOCENT // 2):
         service.drop(f"innocent {number}.png", png(number))
     service.drop(POISON[0], marked_png(100, "kill"))

@@ -3,8 +3,8 @@
 A disk is an image behind a loop device. Its copy, taken while it is mounted, has what had reached the disk; mounting
 the copy replays its journal as the next start of the machine would.
 
-The inbox has a disk of its own here: on one disk with all the rest, ext4 brings a source to the disk together with the
-database's next sync, whether or not anybody asks for that.
+What is cut has a disk of its own here: on one disk with all the rest, ext4 brings a source, or a result, to the disk
+together with the database's next sync, whether or not anybody asks for that.
 """
 
 from __future__ import annotations
@@ -86,3 +86,25 @@ def test_what_is_in_the_history_is_on_the_disk_of_the_inbox(tmp_path: Path, disk
     assert len(taken) == count
     with mounted(tmp_path / "cut", tmp_path / "after") as after:
         assert taken <= bytes_in(after)
+
+
+@pytest.mark.parametrize("whose", ["jobs", "names"])
+def test_results_are_durable_before_the_history_promises_them(tmp_path: Path, disk: Path, whose: str) -> None:
+    """The outbox has a disk of its own. Cut when the names are committed: the next start can keep every promise."""
+    with mounted(disk, tmp_path / "outbox") as outbox:
+        service = Service(tmp_path, limits={"min_free_mib": 0})
+        assert service.outbox == outbox
+        drop(service, FEW)
+        if whose == "names":
+            assert service.once() == 0, service.tail()
+            for number in range(FEW):
+                service.drop(f"again/{number}.png", png(number))
+        service.start(crash_at="deliver.intended")
+        assert service.ended() == -signal.SIGKILL
+        shutil.copyfile(disk, tmp_path / "cut")
+    promised = dict(service.rows("SELECT CAST(staged_path AS TEXT), sha256 FROM output WHERE state = 'intended'"))
+    assert promised
+    with mounted(tmp_path / "cut", tmp_path / "after") as after:
+        there = {path: after / os.path.relpath(path, outbox) for path in promised}
+        assert set(promised) == {path for path, place in there.items() if place.is_file()}
+        assert promised == {path: hashlib.sha256(place.read_bytes()).hexdigest() for path, place in there.items()}

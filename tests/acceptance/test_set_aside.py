@@ -47,7 +47,6 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     service.start(crash_at="deliver.intended")
     assert -9 == service.ended()
     service.prefix = [sys.executable, str(Path(__file__).with_name("planted.py"))]
-    service.environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
     for number, loop in enumerate(LOOPS, 1):
         if loop == "recover":
             continue

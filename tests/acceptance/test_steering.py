@@ -203,11 +203,12 @@ def test_one_sigterm_waits_for_the_batch_and_a_second_one_hurries(service: Servi
 
 def test_batches_that_are_being_computed_end_before_the_stop(service: Service) -> None:
     """SIGTERM in the middle of the work: what is with the model is finished and recorded, the rest is given back."""
-    service.environment = {"WATCHERD_FAKE": json.dumps({"seconds": 0.4})}
+    service.environment = {"WATCHERD_FAKE": json.dumps({"seconds": 2.0})}
     for number in range(30):
         service.drop(f"scan {number}.png", png(number))
     service.start()
     service.wait(lambda: "succeeded" in service.states(), "the first result")
+    service.wait(lambda: any(replica["jobs"] for replica in service.live()["replicas"]), "the next batch to begin")
     before = service.states()["succeeded"]
     assert service.stop() == 0
     assert service.states()["succeeded"] > before

@@ -107,6 +107,39 @@ def test_a_scan_that_the_limits_allow_is_decoded_and_drawn(pool, tmp_path, kind)
     assert (["mask", "overlay"], None) == ([file.kind for file in answer.files], answer.note)
 
 
+def test_a_volume_larger_than_the_workers_memory_keeps_its_numbers(pool, tmp_path):
+    """They are written slice by slice, as the frames are."""
+    import nibabel  # here, for the workers import this file
+
+    shape = (512, 512, 320)
+    header = nibabel.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_data_dtype(np.float32)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    with (tmp_path / "a.nii").open("wb") as file:
+        file.write(header.binaryblock + bytes(4))
+        file.truncate(352 + 4 * int(np.prod(shape)))
+    assert 4 * np.prod(shape) > MEMORY_MIB * 2**20
+    limits = DecodeLimits(memory_mib=MEMORY_MIB)
+    call = (tmp_path / "a.nii", tmp_path / "a.npy", limits, (), tmp_path / "a-volume.npy")
+    decoded = pool.schedule(decode, args=call).result()
+    stored = decoded.volume.stored()
+    assert (320, 512, 512) == stored.shape
+    assert np.float32 == stored.dtype
+
+
+def test_numbers_that_would_fill_the_run_folder_are_refused(tmp_path):
+    """They count by their own type; nothing of them is left."""
+    import nibabel  # here, for the workers import this file
+
+    nibabel.save(nibabel.Nifti1Image(np.zeros((64, 64, 20), np.float32), np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(InputError, match="too large"):
+        decode(
+            tmp_path / "a.nii", tmp_path / "a.npy", DecodeLimits(max_bytes=64 * 64 * 40), (), tmp_path / "a-volume.npy"
+        )
+    assert not (tmp_path / "a-volume.npy").exists()
+
+
 def test_our_errors_come_out_as_they_were_raised(pool, tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
     with pytest.raises(TruncatedError) as caught:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.store.helpers import MODEL, claim, later, start_run, succeed
 from tests.integration.store.test_database import held
-from tests.runs import a_lane, a_run
+from tests.runs import a_run, one_lane
 from watcherd.config import build
 from watcherd.errors import TransientError
 from watcherd.inbox.events import Hints
@@ -71,7 +71,7 @@ class Taking:
         self.requests.wake = Looked()  # type: ignore[assignment]
         run = a_run(config, self.database, id=self.run_id, new_files_first=self.new_files_first)
         self.intake = Intake(
-            run, self.spool, a_lane(MODEL), self.requests, Expected(), queued=lambda: None, clock=lambda: self.now
+            run, self.spool, one_lane(MODEL), self.requests, Expected(), queued=lambda: None, clock=lambda: self.now
         )
         self.turn()  # the inbox is opened, for which the database has something to do
 

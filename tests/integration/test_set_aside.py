@@ -109,7 +109,7 @@ def test_what_has_ended_three_starts_is_left_alone(asides: Asides, error: Callab
     asides.faults[2] = error
     with pytest.raises((KilledError, StaleJobError)):
         asides.handle(1, 2, 3)  # nobody knows yet which of them it was, unless it is an error
-    ended = 0
+    ended, left = 0, list[int]()
     while ended < 5:
         asides.start()
         try:

@@ -188,7 +188,8 @@ def test_without_the_extras_it_says_what_to_install(environment: Path, tmp_path:
     """The plots of an evaluation are one."""
     program = "import sys; from watcherd.cli import app\n"
     program += "app.app = lambda **_: __import__('matplotlib')\nsys.exit(app.run())"
-    said = subprocess.run([environment / "bin" / "python", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    command = [environment / "bin" / "python", "-E", "-c", program]  # the wheel's package, whatever PYTHONPATH says
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (69, 'Install it: pip install "watcherd[plots]"') == (said.returncode, said.stderr.splitlines()[-1])
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import watcherd
+from tests.tree import python_path
 from watcherd import crash_points
 from watcherd.crash_points import CRASH_POINTS, crash_point
 
@@ -24,7 +25,7 @@ for number in range(5):
 
 
 def run(armed: str) -> subprocess.CompletedProcess[str]:
-    env = {crash_points.VARIABLE: armed} if armed else {}
+    env = {"PYTHONPATH": python_path()} | ({crash_points.VARIABLE: armed} if armed else {})
     return subprocess.run([sys.executable, "-c", CODE], env=env, capture_output=True, text=True)
 
 

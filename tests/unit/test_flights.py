@@ -26,7 +26,7 @@ def test_the_note_has_what_the_model_the_scan_and_the_drawing_have_to_say() -> N
 
 
 def job(number: int) -> Any:
-    return SimpleNamespace(id=number)
+    return SimpleNamespace(id=number, options=Options())
 
 
 def test_a_job_is_under_way_until_its_flight_lands() -> None:
@@ -37,10 +37,19 @@ def test_a_job_is_under_way_until_its_flight_lands() -> None:
     assert [two] == flights.all()
 
 
+def test_what_is_under_way_is_counted_for_each_model() -> None:
+    flights = Flights()
+    retina = SimpleNamespace(id=3, options=Options(model="retina"))
+    one, _, three = flights.begin([job(1), job(2), cast("Any", retina)])
+    assert (2, 1) == (flights.count_of("default"), flights.count_of("retina"))
+    flights.land([one, three])
+    assert (1, 0, 0) == tuple(map(flights.count_of, ("default", "retina", "nobody")))
+
+
 def test_a_job_that_was_claimed_again_is_another_flight() -> None:
     """The end of the earlier one, which comes late, does not touch it."""
     flights = Flights()
     [old], [new] = flights.begin([job(7)]), flights.begin([job(7)])
     flights.land([old])
     assert new is flights.get(7)
-    assert 1 == flights.count
+    assert (1, 1) == (flights.count, flights.count_of("default"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from watcherd.frame_files import FrameName, frame_name
+from watcherd.frame_files import FrameName, as_frame, channel_name, frame_name
+from watcherd.job import Options
 
 
 @pytest.mark.parametrize(
@@ -55,3 +56,31 @@ def test_a_run_is_one_folder_and_one_name_around_the_number() -> None:
     assert run(b"x/a_frame_000009.jpg") == run(b"x/a_frame_10.JPG")
     others = [b"y/a_frame_1.jpg", b"x/b_frame_1.jpg", b"x/a_frame1.jpg", b"x/a_frame_1.png", b"a_frame_1.jpg"]
     assert 6 == len({run(path) for path in [b"x/a_frame_1.jpg", *others]})
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (b"case_0000.nii.gz", (b"case_", 0, b".nii.gz")),
+        (b"in/BRATS_001_0003.nii.gz", (b"in/BRATS_001_", 3, b".nii.gz")),
+        (b"a_0001", (b"a_", 1, b"")),
+        (b"case_000.nii.gz", None),
+        (b"case0000.nii.gz", None),
+        (b"case_00000.nii.gz", None),
+        (b"_0000.nii.gz", None),
+        (b"case_0000.1.2.gz", None),
+    ],
+)
+def test_names_of_channels(path: bytes, expected: tuple[bytes, int, bytes] | None) -> None:
+    """Four digits behind an underscore, and something before it."""
+    found = channel_name(path)
+    assert expected == (found and (found.before, found.number, found.after))
+
+
+def test_channels_count_only_where_the_model_has_several() -> None:
+    plain = Options()
+    assert plain == as_frame(plain, b"case_0001.nii.gz")
+    assert plain == as_frame(plain, b"case.nii.gz", channels=2)
+    assert "case_0001.nii.gz" == as_frame(plain, b"case_0001.nii.gz", follows_runs=False, channels=2).frame
+    runs = Options(group_frames=True)
+    assert "" == as_frame(runs, b"a_frame_01.png", follows_runs=False).frame

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.runs import a_lane, a_run
+from tests.runs import a_run, one_lane
 from watcherd.config import build
 from watcherd.inbox.expected import Expected
 from watcherd.inbox.requests import IntakeRequests
 from watcherd.inbox.values import Candidate
 from watcherd.intake.intake import Intake
 from watcherd.intake.look import Sweep
-from watcherd.job import Options
+from watcherd.job import DEFAULT_MODEL, Options
 from watcherd.store import NewArrival, PathSignature
 from watcherd.values import Signature
 
@@ -33,7 +34,7 @@ class Telling:
     def __init__(self, folder: Path) -> None:
         values = {"inbox": {"run_quiet_seconds": 5.0, "sweep_seconds": 40.0}}
         self.requests, self.expected = IntakeRequests(), Expected()
-        run, lane = a_run(build(values, base=folder)), a_lane(object(), follows_runs=True)
+        run, lane = a_run(build(values, base=folder)), one_lane(object(), follows_runs=True)
         self.intake = Intake(run, NOTHING, lane, self.requests, self.expected, lambda: None)
 
     def quiet(self) -> timedelta:
@@ -57,7 +58,8 @@ def arrival(name: bytes, options: Options) -> NewArrival:
 
 def test_frames_are_held_back_and_other_scans_are_not(telling: Telling) -> None:
     """Only where runs are wanted, and only files that are named as frames."""
-    held_back = telling.intake._into_queue._held_back
+    into_queue = telling.intake._into_queue
+    held_back = partial(into_queue._held_back, lane=into_queue._lanes.get(DEFAULT_MODEL))
     wanted = Options(group_frames=True)
     held = held_back(arrival(b"a_frame_1.png", wanted))
     assert ("a_frame_1.png", NOW + timedelta(seconds=5)) == (held.options.frame, held.not_before)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.runs import a_lane, a_run
+from tests.runs import a_run, one_lane
 from watcherd.config import Config, build
 from watcherd.errors import StoreError
 from watcherd.inbox.expected import Expected
@@ -66,7 +66,7 @@ class Cleaning:
         self.requests, self.coming = IntakeRequests(), set[str]()
         run, spool = a_run(Config(), self.books), cast("Any", self.copies)
         self.intake = Intake(
-            run, spool, a_lane(), self.requests, Expected(), queued=lambda: None, clock=lambda: self.now
+            run, spool, one_lane(), self.requests, Expected(), queued=lambda: None, clock=lambda: self.now
         )
 
     def gather(self) -> None:
@@ -185,7 +185,7 @@ def test_a_history_that_cannot_be_read_for_a_while_pauses_the_intake(
     config.inbox.path.mkdir()
     (config.inbox.path / "scan.png").touch()
     run = a_run(config, ShyBooks(error), pauses=pauses, stopping=stopping)
-    intake = Intake(run, nothing, a_lane(), IntakeRequests(), Expected(), queued=lambda: None)
+    intake = Intake(run, nothing, one_lane(), IntakeRequests(), Expected(), queued=lambda: None)
     monkeypatch.setattr("watcherd.intake.intake.RETRY_SECONDS", 0)
     if not passing:
         with pytest.raises(StoreError, match="makes no sense"):
@@ -209,7 +209,7 @@ def test_a_sweep_that_was_cut_short_is_made_again_at_once(
     config.inbox.path.mkdir()
     nothing, chunk = cast("Any", None), Chunk(candidates=[], ignored=[], skipped=[])
     run, requests = a_run(config, ShyBooks(StoreError(""))), IntakeRequests()
-    intake = Intake(run, nothing, a_lane(), requests, Expected(), queued=lambda: None)
+    intake = Intake(run, nothing, one_lane(), requests, Expected(), queued=lambda: None)
     errors, found = [error], list[Chunk]()
 
     def swept(*_: object, **__: object) -> Iterator[Chunk]:

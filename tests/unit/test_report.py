@@ -45,7 +45,7 @@ def facts(**parts: Any) -> Facts:
     nothing: dict[str, Any] = {
         "period": PERIOD, "ended": {}, "sample": Sample(step=1, rows=[]), "memory": Sample(step=1, rows=[]),
         "hours": [], "device_hours": [], "failures": [], "slowest": [], "largest": [],
-        "duplicates": {"files": 0, "scans": 0}, "runs": [], "replicas": [],
+        "duplicates": {"files": 0, "scans": 0}, "runs": [], "replicas": [], "evaluations": [],
     }  # fmt: skip
     return Facts(**nothing | parts)
 

@@ -6,12 +6,14 @@ import re
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from watcherd.cli import evaluate_history
 from watcherd.cli import evaluate_masks as sources
 from watcherd.cli import evaluate_results as results
 from watcherd.cli import evaluate_threshold as operating
@@ -50,7 +52,7 @@ def evaluate(
     inverted: Annotated[bool, typer.Option("--inverted", help="In the drawn masks black is the vessel.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the masks that are made, in --out.")] = False,
     profile: Annotated[str | None, typer.Option(help="The profile whose settings count.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the tables, the plots and the pictures.")] = Path("evaluation"),
+    out: Annotated[Path, typer.Option(help="Folder for the page, the tables and the pictures.")] = Path("evaluation"),
     config: ConfigOption = None,
     *,
     as_json: JsonOption = False,
@@ -97,7 +99,10 @@ def evaluate(
         if keep:
             sources.keep_in(out, made)
     said = results.Said(report=report, choice=choice, other=other, files=files, asked=asked, against=against)
-    results.print_all(said, as_json=as_json)
+    found = results.compute(said)
+    found.document["evaluation"] = evaluate_history.keep(asked, found.document, report.failed)
+    results.write_page(said, found, datetime.now().astimezone())
+    results.print_all(said, found, as_json=as_json)
     if write and choice is not None:
         operating.put_in_place(asked, choice)
     if report.failed:

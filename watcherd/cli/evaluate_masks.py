@@ -67,6 +67,16 @@ class Asked:
                 hint="Leave it out, or give --images alone.",
             )
 
+    @property
+    def source(self) -> str:
+        """Whose masks are judged: one of `JudgedMasks`."""
+        return "predictions" if self.predictions else "images" if self.jobs is None else "jobs"
+
+    @property
+    def judged(self) -> str:
+        """Where they are: a folder, or which jobs."""
+        return self.jobs if self.jobs is not None else str(self.predictions or self.images)
+
     def options(self, in_use: float | None) -> Options:
         """With the thresholds of the sweep, among them the one in use; None: there are no maps to sweep."""
         from watcherd.evaluation.figures import THRESHOLDS
@@ -129,10 +139,17 @@ def _segmented(asked: Asked, folder: Path) -> tuple[Pairs, dict[str, Made]]:
     }
 
 
-def _settings(path: Path | None, *, quiet: bool = False) -> Config:
-    """The configuration; where nobody has one, that of the default model. Raises `ConfigError`."""
+def configuration_in_use(path: Path | None) -> Config | None:
+    """The configuration; None where nobody has one. Raises `ConfigError`."""
     if path or os.environ.get("WATCHERD_CONFIG") or any(candidate.is_file() for candidate in SEARCHED):
         return load_config(path)
+    return None
+
+
+def _settings(path: Path | None, *, quiet: bool = False) -> Config:
+    """The configuration; where nobody has one, that of the default model. Raises `ConfigError`."""
+    if (found := configuration_in_use(path)) is not None:
+        return found
     if not quiet:
         typer.echo("There is no configuration: the default model is judged, with its defaults.", err=True)
     return configuration.build({}, base=Path.cwd())

@@ -14,6 +14,8 @@ import typer
 from watcherd.cli.common import for_spreadsheets, print_json, print_table
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from watcherd.cli.evaluate_masks import Asked
     from watcherd.evaluation.figures import Judged, Point
     from watcherd.evaluation.intervals import Difference, Interval
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from watcherd.evaluation.summaries import Mean
 
 WORST = 5
-"""Worst scans that are drawn, and scans that differ most."""
+"""Worst scans that are drawn, best ones, and scans that differ most."""
 
 MOST_SAID = 20
 """Lines on standard error about files; all of them are in the JSON."""
@@ -55,7 +57,7 @@ class Said:
 
 
 def write(out: Path, report: Report, choice: Choice | None, other: Report | None, folder: Path) -> Files:
-    """The table, the plots, the worst scans in three colours, and those that differ most from ``other``."""
+    """The table, the plots, worst and best scans in three colours, and those that differ most from ``other``."""
     from watcherd.evaluation import plots
     from watcherd.evaluation.figures import reliability, worst
     from watcherd.evaluation.summaries import most_apart
@@ -63,14 +65,16 @@ def write(out: Path, report: Report, choice: Choice | None, other: Report | None
     out.mkdir(parents=True, exist_ok=True)
     judged = list(report.judged.values())
     bins = reliability(report.pixels) if report.pixels else []
-    files: Files = {"scores": out / "scores.csv", "plot": out / "plot.png"}
+    files: Files = {"page": out / "evaluation.html", "scores": out / "scores.csv", "plot": out / "plot.png"}
     _write_csv(out / "scores.csv", judged)
     plots.write_plot(out / "plot.png", judged, _points(report, choice), bins, choice)
     if bins:
         files["reliability"] = out / "reliability.png"
         plots.write_reliability(out / "reliability.png", bins)
     keys = {id(one): key for key, one in report.judged.items()}
-    files["worst"] = _pictures(out / "worst", [(report, keys[id(one)], "") for one in worst(judged, WORST)], folder)
+    ordered = [(report, keys[id(one)], "") for one in worst(judged, len(judged))]
+    files["worst"] = _pictures(out / "worst", ordered[:WORST], folder)
+    files["best"] = _pictures(out / "best", ordered[: -WORST - 1 : -1], folder)
     if other is not None:
         apart = most_apart(report.judged, other.judged, WORST)
         both = [(each, key, which) for key in apart for each, which in ((report, "a"), (other, "b"))]
@@ -144,30 +148,55 @@ def _draw(path: Path, one: Judged, pair: tuple[Pair, Made], folder: Path) -> Pat
 # ------------------------------------------------------------------------------------------------------------- answers
 
 
-def print_all(said: Said, *, as_json: bool) -> None:
-    """On standard output, and the same as JSON beside the tables."""
-    means, differences = _computed(said)
-    document = _as_json(said, means, differences)
-    path = Path(str(said.files["scores"])).with_name("evaluation.json")
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if as_json:
-        print_json(document)
-    else:
-        _show(said, means, differences)
-    problems = [*document["doubts"], *document["problems"]]
-    for problem in problems[:MOST_SAID]:
-        typer.echo(f"watcherd: {problem}", err=True)
-    if len(problems) > MOST_SAID:
-        typer.echo(f"watcherd: {len(problems) - MOST_SAID} more such lines are in {path}.", err=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What it comes to. ``document``: all of it as JSON would have it."""
+
+    means: Mapping[str, Mean]
+    differences: Mapping[str, Difference]
+    document: dict[str, Any]
 
 
-def _computed(said: Said) -> tuple[dict[str, Mean], dict[str, Difference]]:
+def compute(said: Said) -> Found:
     """Means, and differences if there is something to compare; intervals take their time, so once."""
     from watcherd.evaluation import summaries
 
     own = said.report.judged
     differences = summaries.compared(own, said.other.judged) if said.other is not None else {}
-    return summaries.summary(list(own.values())), differences
+    means = summaries.summary(list(own.values()))
+    return Found(means=means, differences=differences, document=_as_json(said, means, differences))
+
+
+def write_page(said: Said, found: Found, made_at: datetime) -> None:
+    """All of it for a browser, with the pictures in it."""
+    from watcherd.cli.evaluate_page import page
+    from watcherd.evaluation import plots
+    from watcherd.evaluation.figures import reliability
+
+    report = said.report
+    bins = reliability(report.pixels) if report.pixels else []
+    parts = plots.apart(list(report.judged.values()), _points(report, said.choice), bins, said.choice)
+    pictures = {name: files for name, files in said.files.items() if isinstance(files, list)}
+    content = page(found.document, found.means, parts, pictures, made_at)
+    Path(str(said.files["page"])).write_text(content, encoding="utf-8")
+
+
+def print_all(said: Said, found: Found, *, as_json: bool) -> None:
+    """On standard output, and the same as JSON beside the tables."""
+    document = found.document
+    path = Path(str(said.files["scores"])).with_name("evaluation.json")
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(document)
+    else:
+        _show(said, found.means, found.differences)
+        if document["evaluation"] is not None:
+            typer.echo(f"In the history as evaluation {document['evaluation']}.")
+    problems = [*document["doubts"], *document["problems"]]
+    for problem in problems[:MOST_SAID]:
+        typer.echo(f"watcherd: {problem}", err=True)
+    if len(problems) > MOST_SAID:
+        typer.echo(f"watcherd: {len(problems) - MOST_SAID} more such lines are in {path}.", err=True)
 
 
 def _as_json(said: Said, means: Mapping[str, Mean], differences: Mapping[str, Difference]) -> dict[str, Any]:
@@ -181,6 +210,7 @@ def _as_json(said: Said, means: Mapping[str, Mean], differences: Mapping[str, Di
     return {
         "model": report.models[0] if len(report.models) == 1 else None,
         "models": report.models,
+        "truth": str(said.asked.wanted.masks),
         "threshold": report.threshold,
         "tolerance": asdict(said.asked.tolerance),
         "scans": [_scan(one) for one in judged],
@@ -250,7 +280,7 @@ def _show(said: Said, means: Mapping[str, Mean], differences: Mapping[str, Diffe
         error = figures.calibration_error(figures.reliability(report.pixels))
         typer.echo(f"Probabilities are off by {error:.3f} in the mean (see {said.files['reliability']})")
     typer.echo(
-        f"{said.files['scores']}, {said.files['plot']}, and the worst in "
+        f"{said.files['page']} for a browser; {said.files['scores']}, and the worst in "
         f"{Path(str(said.files['scores'])).parent / 'worst'}"
     )
 

@@ -37,10 +37,16 @@ class Recovery:
         crash_point("recover.delivered")
         self._run.pauses.until_possible("outbox", self._discard_staging)
 
-    def publish_again(self) -> None:
-        """Try results again that were promised, and set aside."""
-        if self._run.set_aside.due():
-            self._finish_promised("publish")
+    def publish_again(self) -> bool:
+        """Try results again that were promised, and set aside; whether any were due.
+
+        Then other names may have theirs, and sources leave the inbox.
+        """
+        if not self._run.set_aside.due():
+            return False
+        self._finish_promised("publish")
+        self._finish.scans_ended()
+        return True
 
     def _discard_staging(self) -> None:
         """What is still promised stays."""

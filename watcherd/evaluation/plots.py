@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from watcherd.evaluation.figures import Bin, Judged, Point
@@ -43,6 +44,29 @@ def write_plot(
     if bins:
         _reliability(axes[-1], bins)
     figure.savefig(path, dpi=110)
+
+
+def apart(
+    judged: Sequence[Judged], points: Sequence[Point], bins: Sequence[Bin], choice: Choice | None = None
+) -> dict[str, bytes]:
+    """The same, each by itself: what it shows to a PNG."""
+    drawn: dict[str, Callable[[Any], None]] = {
+        "Dice and clDice of each scan": lambda axis: _dice(axis, judged),
+        "Length against the drawn one, by Bland and Altman": lambda axis: _bland_altman(axis, judged, "length"),
+        "Width against the drawn one, by Bland and Altman": lambda axis: _bland_altman(axis, judged, "width"),
+    }
+    if points:
+        drawn["What other thresholds would give"] = lambda axis: _sweep(axis, points, choice)
+    if bins:
+        drawn["Share of vessel among pixels of similar probability"] = lambda axis: _reliability(axis, bins)
+    found = {}
+    for place, (title, draw) in enumerate(drawn.items()):
+        figure, (axis,) = _figure(1, HEIGHT if place else _height(judged))
+        draw(axis)
+        content = BytesIO()
+        figure.savefig(content, dpi=110)
+        found[title] = content.getvalue()
+    return found
 
 
 def write_reliability(path: Path, bins: Sequence[Bin]) -> None:

@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from watcherd.errors import InputError, JobError
-from watcherd.formats.npy_frames import write_frames
+from watcherd.formats.npy_frames import FrameWriter, write_frames
 from watcherd.formats.sniff import HEAD, describe, known_format, pictures
 from watcherd.formats.table import BY_NAME, advised
 from watcherd.formats.truncation import ends_early
+from watcherd.formats.volumes import VolumeFile
 from watcherd.imaging.limits import DecodeLimits
 from watcherd.imaging.readers.curves import inverted, of_frame
 from watcherd.imaging.readers.scan import TruncatedError, bands, tags_of, told_by, tried
@@ -46,6 +47,9 @@ __all__ = ["DecodeLimits", "Decoded", "TruncatedError", "decode"]
 ZERO_TAIL = 512
 """Zero bytes at the end of a file that cannot be decoded, from which it counts as not written completely."""
 
+WIDEST = 4
+"""Bytes of one number in the file for models of volumes."""
+
 AS_IT_IS = Window(low=0, high=255)
 """How 8 bits are shown that nobody says anything about."""
 
@@ -53,12 +57,15 @@ _ADVISED = advised()
 EXPORT = f"Export the scan as {', '.join(_ADVISED[:-1])} or {_ADVISED[-1]}, or a run as a zip of these."
 
 
-def decode(source: Path, target: Path, limits: DecodeLimits, tags: Sequence[str] = ()) -> Decoded:
+def decode(
+    source: Path, target: Path, limits: DecodeLimits, tags: Sequence[str] = (), volume: Path | None = None
+) -> Decoded:
     """Decode ``source`` into ``target`` and say what it was.
 
     All frames of a file, upright by their EXIF or TIFF orientation. Colours that are grey throughout are stored as
     grey. Values of more than 8 bits go through one `window.Window` for all frames. Memory holds one frame at a time.
-    ``tags``: keywords of DICOM attributes whose values `Decoded` is to have.
+    ``tags``: keywords of DICOM attributes whose values `Decoded` is to have. ``volume``: where the file's numbers go
+    besides, as they are (`watcherd.formats.volumes.VolumeFile`), for models that take them; None: nowhere.
 
     Raises `InputError`, `TruncatedError` or `TransientError`; never anything else.
     """
@@ -67,7 +74,7 @@ def decode(source: Path, target: Path, limits: DecodeLimits, tags: Sequence[str]
         for reader in _readers(_identify(source)):
             try:
                 with closing(reader(source, limits)) as scan:
-                    return replace(_stored(scan, target, limits, tags), pictures=_pictures(source))
+                    return replace(_stored(scan, target, limits, tags, volume), pictures=_pictures(source))
             except (JobError, MemoryError):
                 raise
             except Exception as error:
@@ -133,10 +140,10 @@ def _member(source: Path, limits: DecodeLimits) -> Scan:
     return readers[-1](source, limits)
 
 
-def _stored(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str]) -> Decoded:
+def _stored(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str], volume: Path | None) -> Decoded:
     """As `_store`; when the memory does not suffice, with the scan's own figures where it is known to have some."""
     try:
-        return _store(scan, target, limits, tags)
+        return _store(scan, target, limits, tags, volume)
     except MemoryError as error:
         size: tuple[int, int] | None = getattr(scan, "size", None)
         if size is None:
@@ -148,7 +155,7 @@ def _stored(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str])
         ) from error
 
 
-def _store(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str]) -> Decoded:
+def _store(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str], volume: Path | None) -> Decoded:
     """Look at every frame, decide window and colour for all, then write them one by one."""
     frames = _Frames(scan)
     seen, survey = _look_through(frames, scan.frames, says=BY_NAME[scan.format].says_window)
@@ -159,8 +166,10 @@ def _store(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str]) 
     shown = _shown(told, survey)
     window = shown if isinstance(shown, Window) else None
     shape = (len(seen), height, width, 3) if colour else (len(seen), height, width)
-    painted = (_painted(pixels, shown, index, colour=colour) for index, pixels in enumerate(frames))
-    write_frames(target, painted, shape, np.uint8)
+    with _Numbers(volume, seen, limits) as numbers:
+        kept = (numbers.keep(index, pixels) for index, pixels in enumerate(frames))
+        painted = (_painted(pixels, shown, index, colour=colour) for index, pixels in enumerate(kept))
+        write_frames(target, painted, shape, np.uint8)
     return Decoded(
         path=target,
         frames=len(seen),
@@ -175,7 +184,49 @@ def _store(scan: Scan, target: Path, limits: DecodeLimits, tags: Sequence[str]) 
         tags=tags_of(scan, tags),
         note=told.note,
         modality=told.modality,
+        volume=None
+        if volume is None
+        else VolumeFile(path=volume, format=scan.format, turn=told.turn, backward=told.backward, grid=told.grid),
     )
+
+
+class _Numbers:
+    """Puts the frames' own numbers into the file ``path``, one at a time, on their way to be painted; None: nowhere.
+
+    Doubles and whole numbers of 64 bits become float32: models take no more. Left by an error, no file remains.
+    """
+
+    def __init__(self, path: Path | None, seen: Sequence[_Look], limits: DecodeLimits) -> None:
+        self._writer: FrameWriter | None = None
+        if path is None:
+            return
+        kind = seen[0].dtype
+        self._channels = max(look.channels for look in seen)
+        kind = np.dtype(np.float32) if kind.itemsize > WIDEST else np.dtype(np.uint8) if kind == np.bool_ else kind
+        shape = (len(seen), *seen[0].size, *((3,) if self._channels == 3 else ()))
+        limits.check_bytes(int(np.prod(shape)) * kind.itemsize)
+        self._kind = kind
+        self._writer = FrameWriter(path, shape, kind)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def keep(self, index: int, pixels: Pixels) -> Pixels:
+        """The frame as it came."""
+        if self._writer is not None:
+            numbers = pixels
+            if pixels.ndim == 2 and self._channels == 3:
+                numbers = np.repeat(pixels[..., np.newaxis], 3, axis=2)
+            self._writer.write(index, numbers.astype(self._kind, copy=False))
+        return pixels
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if self._writer is None:
+            return
+        if error is None:
+            self._writer.close()
+        else:
+            self._writer.discard()
 
 
 class _Frames:
@@ -200,6 +251,7 @@ class _Look:
     size: tuple[int, int]
     dtype: np.dtype[np.generic]
     colour: bool
+    channels: int
 
 
 def _look(pixels: Pixels) -> _Look:
@@ -208,7 +260,8 @@ def _look(pixels: Pixels) -> _Look:
         for rows in bands(*pixels.shape[:2])
         for first, second in pairwise(range(3))
     )
-    return _Look(size=(pixels.shape[0], pixels.shape[1]), dtype=pixels.dtype, colour=colour)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    return _Look(size=(pixels.shape[0], pixels.shape[1]), dtype=pixels.dtype, colour=colour, channels=channels)
 
 
 def _look_through(frames: _Frames, count: int, *, says: bool) -> tuple[list[_Look], Survey | None]:

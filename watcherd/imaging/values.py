@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from watcherd.formats.volumes import VolumeFile
     from watcherd.values import FrameMeasure, ResultFile
 
 
@@ -27,7 +28,8 @@ class Decoded:
     ``frame_ms``: from one frame to the next; None where the file does not say.
     ``tags``: DICOM attributes that the configuration asks for, by keyword.
     ``note``: what a reader of the record must know of it. ``modality``: DICOM's word for what took it (``XA``, ``OP``).
-    ``pictures``: which version's picture it is (`watcherd.job.Options`).
+    ``pictures``: which version's picture it is (`watcherd.job.Options`). ``volume``: the file's own numbers, for models
+    that take them; None where nobody asked for them.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class Decoded:
     note: str = ""
     modality: str = ""
     pictures: int = 0
+    volume: VolumeFile | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

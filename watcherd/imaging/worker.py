@@ -87,7 +87,12 @@ def _ended(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Ended:
 
 
 def timed_decode(
-    source: Path, sha256: str, target: Path, limits: DecodeLimits, tags: tuple[str, ...] = ()
+    source: Path,
+    sha256: str,
+    target: Path,
+    limits: DecodeLimits,
+    tags: tuple[str, ...] = (),
+    volume: Path | None = None,
 ) -> tuple[Decoded, int]:
     """`decode.decode` of the file with this hash, and the milliseconds that it took with the look at the hash.
 
@@ -98,7 +103,7 @@ def timed_decode(
 
     began = time.monotonic()
     with verified(source, sha256) as opened:
-        decoded = decode(opened, target, limits, tags)
+        decoded = decode(opened, target, limits, tags, volume)
     return decoded, round((time.monotonic() - began) * 1000)
 
 

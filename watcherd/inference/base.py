@@ -8,8 +8,10 @@ whose entries are callables ``(ModelConfig) -> Segmenter``.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from watcherd.formats.volumes import Grid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -165,6 +167,97 @@ class RunSegmenter(Protocol):
 
     def predict_run(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
         """One prediction for each frame, in order, holding a bounded window of frames at a time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Volume:
+    """One scan as numbers, in the order of the file's voxels.
+
+    ``channels``: of each channel (slices, rows, columns), of any integer or floating type of up to 32 bits, read-only
+    and read from a file as it is used: the file's own values, not those of its 8-bit picture. Colours are 3 channels;
+    the channels of a case that come as files of their own are in the order of their numbers. ``spacing_mm``: from slice
+    to slice, row to row, column to column; the first is None where the slices do not lie behind one another in space (a
+    single plane, a run over time), all of it where the file says nothing. ``affine``: float64 (4, 4), from (column,
+    row, slice, 1) to mm, right-anterior-superior as in NIfTI; None where the file does not say. ``format``: the file's,
+    such as ``NIFTI``. ``modality``: as `Frame` has it.
+    """
+
+    channels: tuple[NDArray[Any], ...]
+    options: Options
+    spacing_mm: tuple[float | None, float, float] | None = None
+    affine: NDArray[np.float64] | None = None
+    format: str = ""
+    modality: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, rows, columns."""
+        slices, rows, columns = self.channels[0].shape
+        return slices, rows, columns
+
+    @property
+    def is_sheared(self) -> bool:
+        """Whether two axes of its grid are not at right angles, as in scans of a tilted gantry."""
+        if self.affine is None:
+            return False
+        first, second, third = (tuple(map(float, row)) for row in self.affine[:3])
+        grid = Grid(spacing_mm=(None, 1.0, 1.0), affine=(first, second, third))  # type: ignore[arg-type]
+        return grid.is_sheared
+
+    def plane(self, index: int) -> Volume:
+        """One slice by itself: a plane, which has no neighbours and no affine."""
+        spacing = None if self.spacing_mm is None else (None, *self.spacing_mm[1:])
+        only = tuple(channel[index : index + 1] for channel in self.channels)
+        return replace(self, channels=only, spacing_mm=spacing, affine=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VolumePrediction:
+    """What the model computed for a volume, on the volume's own voxels.
+
+    ``mask``: uint8 (slices, rows, columns) of label values, 0 for background. ``probability``: float32 in 0..1, of the
+    likeliest class but the background, of the mask's shape; it may be left out unless the volume's options ask for it.
+    ``labels``, ``note``: as `Prediction` has them.
+    """
+
+    mask: NDArray[np.uint8]
+    probability: NDArray[np.float32] | None = None
+    labels: tuple[str, ...] = ()
+    note: str | None = None
+
+
+@runtime_checkable
+class VolumeSegmenter(Protocol):
+    """A segmenter that takes scans as volumes of numbers: it is never given frames (`Segmenter.predict`).
+
+    An error that is none of ours (`watcherd.errors.JobError`) ends the replica's process behind the scan that met it:
+    nobody knows what it has left there. Another one is started.
+    """
+
+    def channel_count(self) -> int:
+        """How many channels a case has, known before `Segmenter.load`. Where that is more than one, files whose names
+        differ in ``_0000``, ``_0001``, ... before their extension alone are one case."""
+
+    def takes_whole(self, volume: Volume) -> bool:
+        """Whether all slices are to be given together; else each is given by itself, as a volume of one slice."""
+
+    def predict_volume(self, volume: Volume, mark: Mark) -> VolumePrediction:
+        """Label values for every voxel. ``mark``: to be called now and then, as a sign of life.
+
+        Raises `InputError` for a volume that it cannot take. Memory errors go through as torch raises them.
+        """
+
+    def probe_volume(self) -> Volume:
+        """The most demanding volume to be expected, always the same: its memory is measured, and the answer to it is
+        remembered and compared at every start."""
+
+
+@runtime_checkable
+class OwnDtype(Protocol):
+    """A segmenter that runs in one dtype only, whatever the devices could do."""
+
+    def own_dtype(self) -> str:
+        """Its name, as torch has it."""
 
 
 @runtime_checkable

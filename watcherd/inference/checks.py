@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from watcherd.config import Sa2va
 from watcherd.errors import JobError, UnavailableError
-from watcherd.inference.base import Frame
+from watcherd.inference.base import Frame, VolumeSegmenter
 from watcherd.inference.faults import is_memory_error
 from watcherd.inference.loading import listed
 from watcherd.job import Options
@@ -34,6 +34,7 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-6
 """How far a table computed on another device may be from the one computed on the CPU."""
 SAME_ANSWER = 0.02
 """Mean distance of probabilities up to which two answers are the same: kernels differ in the last digits only."""
+SEGMENTERS_FAULT = "This is a fault of the segmenter; run watcherd.testing's suite on it."
 SIDE = 256
 """Side in pixels of the picture that a model's own answer is remembered for."""
 
@@ -44,6 +45,7 @@ class OwnAnswer(Protocol):
 
     def own_answer(self, frame: Frame) -> NDArray[np.float32]:
         """Values of 0 to 1 in an array of any shape, the same for every frame."""
+
 
 
 def after_load(module: nn.Module, fresh: Callable[[], nn.Module] | None = None) -> None:
@@ -71,6 +73,9 @@ def golden(segmenter: Segmenter, cache: Path) -> None:
 
     Raises `UnavailableError` when the answer has no mask, holds values that are not numbers, or is another one.
     """
+    if isinstance(segmenter, VolumeSegmenter):
+        _own_answer_to_volume(segmenter, segmenter, cache)
+        return
     known = segmenter.golden()
     if known is None:
         _own_answer(segmenter, cache)
@@ -99,12 +104,30 @@ def _own_answer(segmenter: Segmenter, cache: Path) -> None:
     answer = _answer(segmenter, frame)
     if answer is None:
         return  # a model that speaks may rightly find nothing in this picture
-    path = cache / f"golden-{_subject(segmenter, frame)}.npy"
+    _compare_with_first(answer, cache / f"golden-{_subject(segmenter, frame.options)}.npy")
+
+
+def _own_answer_to_volume(segmenter: Segmenter, volumes: VolumeSegmenter, cache: Path) -> None:
+    """The same for a model of volumes, with its own most demanding one: it may take no other."""
+    volume = volumes.probe_volume()
+    volume = replace(volume, options=replace(volume.options, outputs=("probability",)))
+    try:
+        found = volumes.predict_volume(volume, lambda *_: None)
+    except (JobError, RuntimeError, MemoryError, ValueError) as error:
+        raise _cannot_compute(error) from error
+    if found.probability is None:
+        raise UnavailableError("The model gives no probabilities, which were asked for.", hint=SEGMENTERS_FAULT)
+    if not np.isfinite(found.probability).all():
+        raise _no_numbers()
+    _compare_with_first(found.probability, cache / f"golden-{_subject(segmenter, volume.options)}.npy")
+
+
+def _compare_with_first(probability: NDArray[np.float32], path: Path) -> None:
     first = _remembered(path)
-    if first is None or first.shape != answer.shape:
-        _remember(path, answer)
+    if first is None or first.shape != probability.shape:
+        _remember(path, probability)
         return
-    apart = float(np.abs(answer - first.astype(np.float32)).mean())
+    apart = float(np.abs(probability - first.astype(np.float32)).mean())
     if apart > SAME_ANSWER:
         raise UnavailableError(
             f"The model's answer to a test picture is not the one it gave at first: its probabilities are {apart:.3f} "
@@ -113,13 +136,13 @@ def _own_answer(segmenter: Segmenter, cache: Path) -> None:
         )
 
 
-def _subject(segmenter: Segmenter, frame: Frame) -> str:
+def _subject(segmenter: Segmenter, options: Options) -> str:
     """What an answer belongs to: the model, how it computes, and what it was asked."""
     import torch
 
     info = segmenter.info()
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    subject = (info.segmenter, info.revision, info.dtype, card, torch.__version__, frame.options)
+    subject = (info.segmenter, info.revision, info.dtype, card, torch.__version__, options)
     return hashlib.sha256(repr(subject).encode()).hexdigest()[:16]
 
 
@@ -156,39 +179,39 @@ def _answer(segmenter: Segmenter, frame: Frame) -> NDArray[np.float32] | None:
     """What the model computes for the frame, which must be numbers; None when it shows nothing."""
     if not isinstance(segmenter, OwnAnswer):
         return _predict(segmenter, frame).probability
-    with _explained():
+    try:
         answer = segmenter.own_answer(frame)
-    _refuse_not_numbers(answer)
+    except (JobError, RuntimeError, MemoryError, ValueError) as error:
+        raise _cannot_compute(error) from error
+    if not np.isfinite(answer).all():
+        raise _no_numbers()
     return answer
 
 
 def _predict(segmenter: Segmenter, frame: Frame) -> Prediction:
     """The answer to one frame, which must hold numbers."""
-    with _explained():
+    try:
         (prediction,) = segmenter.predict([frame])
-    _refuse_not_numbers(prediction.probability)
+    except (JobError, RuntimeError, MemoryError, ValueError) as error:
+        raise _cannot_compute(error) from error
+    if prediction.probability is not None and not np.isfinite(prediction.probability).all():
+        raise _no_numbers()
     return prediction
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Raise `UnavailableError` for what keeps a model from computing its test picture."""
-    try:
-        yield
-    except (JobError, RuntimeError, MemoryError, ValueError) as error:
-        why = "there is not enough memory" if is_memory_error(error) else f"{type(error).__name__}: {error}"
-        raise UnavailableError(
-            f"The model is loaded, but cannot compute its test picture: {why}.",
-            hint='Try another device, or model.dtype = "float32".',
-        ) from error
+def _cannot_compute(error: Exception) -> UnavailableError:
+    why = "there is not enough memory" if is_memory_error(error) else f"{type(error).__name__}: {error}"
+    return UnavailableError(
+        f"The model is loaded, but cannot compute its test picture: {why}.",
+        hint='Try another device, or model.dtype = "float32".',
+    )
 
 
-def _refuse_not_numbers(values: NDArray[np.float32] | None) -> None:
-    if values is not None and not np.isfinite(values).all():
-        raise UnavailableError(
-            "The model is loaded, but computes values that are not numbers.",
-            hint='Try model.dtype = "float32"; if that is what it runs in, the weights or the device are broken.',
-        )
+def _no_numbers() -> UnavailableError:
+    return UnavailableError(
+        "The model is loaded, but computes values that are not numbers.",
+        hint='Try model.dtype = "float32"; if that is what it runs in, the weights or the device are broken.',
+    )
 
 
 def _labels(prediction: Prediction, threshold: float) -> NDArray[np.uint8]:

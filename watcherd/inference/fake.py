@@ -15,6 +15,7 @@ for what pixels cannot say:
     load_seconds  sleep so long while loading
     golden        "wrong": answer the golden frame as a damaged model would
     runs          true: it also follows runs; a frame's probability is then the mean of its own and all before it
+    volumes       it takes volumes of so many channels; what is above the mean of all its slices is the mask
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import numpy as np
 
 from watcherd.errors import ConfigError, InputError, UnavailableError
-from watcherd.inference.base import Frame, Golden, ModelInfo, Prediction
+from watcherd.inference.base import Frame, Golden, ModelInfo, Prediction, Volume, VolumePrediction
 from watcherd.job import Options
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from watcherd.inference.base import Mark, Placement
 
 VARIABLE: Final = "WATCHERD_FAKE"
-KEYS: Final = ("above", "fault", "golden", "load", "load_seconds", "once", "runs", "seconds")
+KEYS: Final = ("above", "fault", "golden", "load", "load_seconds", "once", "runs", "seconds", "volumes")
 MARK: Final = (251, 17, 93)
 
 FAULTS: Final = {
@@ -62,7 +63,7 @@ FAULTS: Final = {
 def create(model: Model) -> Fake:
     """The segmenter, with its faults. Raises `ConfigError` when the environment asks for something unknown."""
     wishes = _wishes()
-    kind = FollowingFake if wishes.get("runs") else Fake
+    kind = FollowingFake if wishes.get("runs") else VolumeFake if wishes.get("volumes") else Fake
     return kind(wishes, dtype="float32" if model.dtype == "auto" else model.dtype)
 
 
@@ -142,6 +143,33 @@ class FollowingFake(Fake):
                 total = prediction.probability if total is None else total + prediction.probability
                 prediction = replace(prediction, probability=total / np.float32(place), answer=f"frame {place}")
             yield prediction
+
+
+class VolumeFake(Fake):
+    """One that takes numbers (see `watcherd.inference.base.VolumeSegmenter`): its masks show which slices it saw
+    together."""
+
+    def channel_count(self) -> int:
+        return int(self._wishes["volumes"])
+
+    def takes_whole(self, volume: Volume) -> bool:
+        return volume.spacing_mm is not None and volume.spacing_mm[0] is not None
+
+    def predict_volume(self, volume: Volume, mark: Mark) -> VolumePrediction:
+        mark("computing", 0.0)
+        time.sleep(self._wishes.get("seconds", 0))
+        if volume.options.profile != "golden" and (fault := self._wishes.get("fault")) and self._is_due():
+            _fail(fault)
+        total = np.mean([channel.astype(np.float32) for channel in volume.channels], axis=0)
+        return VolumePrediction(
+            mask=(total > total.mean()).astype(np.uint8),
+            probability=(total > total.mean()).astype(np.float32),
+            labels=("bright",),
+        )
+
+    def probe_volume(self) -> Volume:
+        values = np.arange(6, dtype=np.int16).reshape(1, 2, 3)
+        return Volume(channels=(values,) * self.channel_count(), options=Options(profile="golden"))
 
 
 def _wishes() -> dict[str, Any]:

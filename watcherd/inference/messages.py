@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from watcherd.config import Log, Model
+    from watcherd.formats.volumes import VolumeFile
     from watcherd.inference.base import ModelInfo, Placement
     from watcherd.values import DeviceUse
 
@@ -46,7 +47,9 @@ class WorkItem:
 
     ``decoded``: the ``.npy`` of its frames. ``target``: where results go, with ``-mask.npy`` and
     ``-probability.npy`` appended. ``run``: neighbours in a batch with the same one are the frames of one run, in
-    order. ``note``: what the record says besides what the model has to say. ``modality``: as `Frame` has it.
+    order, or the channels of one case. ``note``: what the record says besides what the model has to say. ``modality``:
+    as `Frame` has it. ``volume``: the file's own numbers, for a model that takes volumes. ``channel``: the number in
+    the name of a file that is one channel of a case; None for one that is the whole.
     """
 
     job_id: int
@@ -57,6 +60,8 @@ class WorkItem:
     run: str = ""
     note: str = ""
     modality: str = ""
+    volume: VolumeFile | None = None
+    channel: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +123,8 @@ class Marked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
-    """The model is loaded and passed its checks. ``follows_runs``: it is a `watcherd.inference.base.RunSegmenter`."""
+    """The model is loaded and passed its checks. ``follows_runs``: it is a `watcherd.inference.base.RunSegmenter`.
+    ``takes_volumes``: a `VolumeSegmenter`, of so many ``channels``."""
 
     info: ModelInfo
     load_ms: int
@@ -126,6 +132,8 @@ class Ready:
     weights: tuple[DeviceUse, ...]
     host_rss_mib: float | None
     follows_runs: bool = False
+    takes_volumes: bool = False
+    channels: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,5 +157,13 @@ class Poisoned:
     error: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worn:
+    """The process exits by itself, since an error inside the model may have left anything behind: another one is to be
+    started. What it has answered for is sound."""
+
+    error: str
+
+
 Outcome: TypeAlias = Segmented | NotSegmented
-FromReplica: TypeAlias = Outcome | Marked | Ready | LoadFailed | BatchEnded | Poisoned
+FromReplica: TypeAlias = Outcome | Marked | Ready | LoadFailed | BatchEnded | Poisoned | Worn

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 import numpy as np
 
 from watcherd.errors import UnavailableError, WatcherdError
-from watcherd.inference.base import AsyncSegmenter, Frame
+from watcherd.inference.base import AsyncSegmenter, Frame, VolumeSegmenter
 from watcherd.inference.faults import give_back_memory, is_memory_error
 from watcherd.inference.machine.devices import MIB
 from watcherd.job import Options
@@ -117,11 +117,14 @@ class Cost:
 def probe(segmenter: Segmenter, model: Model, placement: Placement, cache: Path) -> Probe:
     """The batch size for a loaded segmenter, from the cache or measured now; a fixed one on a CPU.
 
+    A model of volumes takes one at a time; what that one needs is measured.
+
     Raises `UnavailableError` when not even one frame can be computed.
     """
     gpus = [name for name in placement.devices if name != "cpu"]
+    volumes = segmenter if isinstance(segmenter, VolumeSegmenter) else None
     if not gpus:
-        return Probe(batch_size=CPU_BATCH if model.batch == "auto" else model.batch)
+        return Probe(batch_size=1 if volumes else CPU_BATCH if model.batch == "auto" else model.batch)
     wanted = _Record(
         revision=segmenter.info().revision,
         dtype=placement.dtype,
@@ -131,7 +134,10 @@ def probe(segmenter: Segmenter, model: Model, placement: Placement, cache: Path)
     )
     known = _Record.read(wanted.path(cache))
     if known is None:
-        known = _measure(segmenter, _frame(segmenter, model), gpus, model.batch, wanted)
+        if volumes is not None:
+            known = _measure_volume(volumes, gpus, wanted)
+        else:
+            known = _measure(segmenter, _frame(segmenter, model), gpus, model.batch, wanted)
         known.write(cache)
     return Probe(batch_size=known.batch_size, reserve_mib=known.reserve_mib, batch_mib=known.batch_mib)
 
@@ -152,10 +158,7 @@ def _measure(segmenter: Segmenter, frame: Frame, gpus: Sequence[str], wanted: in
     try:
         cost = _cost(segmenter, frame, 1, gpus)
     except (RuntimeError, WatcherdError) as error:
-        raise UnavailableError(
-            f"The model is loaded, but cannot compute one frame: {error}",
-            hint="Use a larger device, more GPUs per replica (devices.per_replica), or another model.",
-        ) from error
+        raise _cannot(error, "frame") from error
     size, single_mib = 1, cost.mib
     largest = MAX_BATCH if wanted == "auto" else int(wanted)
     while size < largest:
@@ -167,6 +170,40 @@ def _measure(segmenter: Segmenter, frame: Frame, gpus: Sequence[str], wanted: in
             break
         size, cost = larger, more
     return replace(record, batch_size=size, reserve_mib=round(single_mib, 1), batch_mib=round(cost.mib, 1))
+
+
+def _measure_volume(segmenter: VolumeSegmenter, gpus: Sequence[str], record: _Record) -> _Record:
+    """The memory of one volume, which is computed by itself."""
+    import torch
+
+    volume = segmenter.probe_volume()
+    torch.cuda.empty_cache()
+    before = {gpu: (torch.cuda.memory_allocated(gpu), torch.cuda.memory_reserved(gpu)) for gpu in gpus}
+    for gpu in gpus:
+        torch.cuda.reset_peak_memory_stats(gpu)
+    try:
+        segmenter.predict_volume(volume, lambda *_: None)
+    except (RuntimeError, WatcherdError) as error:
+        raise _cannot(error, "volume") from error
+    taken = round(_taken(before) / MIB, 1)
+    return replace(record, batch_size=1, reserve_mib=taken, batch_mib=taken)
+
+
+def _cannot(error: Exception, what: str) -> UnavailableError:
+    return UnavailableError(
+        f"The model is loaded, but cannot compute one {what}: {error}",
+        hint="Use a larger device, more GPUs per replica (devices.per_replica), or another model.",
+    )
+
+
+def _taken(before: dict[str, tuple[int, int]]) -> int:
+    """Bytes, on the device that needed most, beyond what was allocated and reserved before."""
+    import torch
+
+    return max(
+        max(torch.cuda.max_memory_allocated(gpu) - allocated, torch.cuda.max_memory_reserved(gpu) - reserved)
+        for gpu, (allocated, reserved) in before.items()
+    )
 
 
 def _is_worthwhile(rate: float, before: float, cost: Cost) -> bool:
@@ -211,11 +248,7 @@ def _cost(segmenter: Segmenter, frame: Frame, size: int, gpus: Sequence[str]) ->
         for _ in range(2):
             segmenter.predict([frame] * size)
     seconds = (time.perf_counter() - began) / 2
-    taken = (
-        max(torch.cuda.max_memory_allocated(gpu) - allocated, torch.cuda.max_memory_reserved(gpu) - reserved)
-        for gpu, (allocated, reserved) in before.items()
-    )
-    return Cost(mib=max(taken) / MIB, seconds=max(seconds, 1e-9), launch_seconds=launch_seconds)
+    return Cost(mib=_taken(before) / MIB, seconds=max(seconds, 1e-9), launch_seconds=launch_seconds)
 
 
 def _free_mib(gpus: Sequence[str]) -> float:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from watcherd.inbox.expected import Expected
     from watcherd.inbox.requests import IntakeRequests
     from watcherd.inbox.spool import Spool
-    from watcherd.inference.pool.lanes import Lane
+    from watcherd.inference.pool.lanes import Lanes
     from watcherd.state.run import Run
     from watcherd.store import ModelIdentity
 
@@ -41,7 +41,7 @@ class Intake:
         self,
         run: Run,
         spool: Spool,
-        lane: Lane[ModelIdentity],
+        lanes: Lanes[ModelIdentity],
         requests: IntakeRequests,
         expected: Expected,
         queued: Callable[[], None],
@@ -60,7 +60,7 @@ class Intake:
         self._look = Look(run, self._presence, self._waiting, self._fates, expected, self._folders, queued)
         self._copies = Copies(run, spool, requests, self._folders, clock=clock, once=once)
         self._into_queue = IntoQueue(
-            run, lane, requests, self._presence, self._waiting, self._fates, self._copies, queued
+            run, lanes, requests, self._presence, self._waiting, self._fates, self._copies, queued
         )
         self._take = Take(run, spool, self._presence, self._waiting, self._fates, self._look.sweeps, self._into_queue)
         expected.begin(self._presence.quiet)

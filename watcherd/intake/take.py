@@ -16,6 +16,7 @@ from watcherd.inbox.ingest import BATCH, take
 from watcherd.inbox.values import Ingested
 from watcherd.intake.sidecars import row_of
 from watcherd.intake.waiting import FEW, settled_named
+from watcherd.job import DEFAULT_MODEL
 from watcherd.logs import get_logger
 from watcherd.pauses import check_room, in_words, is_passing
 from watcherd.set_aside import Named, file_named
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from watcherd.inbox.settle import Settled
     from watcherd.inbox.spool import Spool
     from watcherd.inbox.values import Outcome
-    from watcherd.inference.pool.lanes import Lane
+    from watcherd.inference.pool.lanes import Lane, Lanes
     from watcherd.intake.copies import Copies
     from watcherd.intake.fates import Fates
     from watcherd.intake.look import Sweeps
@@ -66,7 +67,7 @@ class IntoQueue:
     def __init__(
         self,
         run: Run,
-        lane: Lane[ModelIdentity],
+        lanes: Lanes[ModelIdentity],
         requests: IntakeRequests,
         presence: InboxPresence,
         waiting: Waiting,
@@ -75,7 +76,7 @@ class IntoQueue:
         queued: Callable[[], None],
     ) -> None:
         self._run = run
-        self._lane = lane
+        self._lanes = lanes
         self._requests = requests
         self._presence = presence
         self._waiting = waiting
@@ -117,12 +118,13 @@ class IntoQueue:
     def _enqueue(self, taken: Sequence[Ingested]) -> Queueing:
         """Have the whole batch written in one transaction; nothing leaves the inbox before it is durable."""
         now = datetime.now(UTC)
-        model, run_id = self._lane.identity, self._run.id
+        model, run_id = self._lanes.get(DEFAULT_MODEL).intended, self._run.id
+        named = {lane.name: lane.intended for lane in self._lanes.all()}
         new = self._arrivals(taken, now)
         sidecars = self._waiting.overrides.used(item.path for item in taken)
 
         def work(connection: Connection, which: Sequence[NewArrival] = new) -> list[Enqueued]:
-            result = arrivals.enqueue(connection, which, model=model, run_id=run_id, now=now)
+            result = arrivals.enqueue(connection, which, model=model, named=named, run_id=run_id, now=now)
             if sidecars:
                 arrivals.ignored(connection, sidecars, run_id=run_id, now=now)
             crash_point("enqueue.begun")
@@ -154,11 +156,16 @@ class IntoQueue:
                     note=overrides.note(item.path),
                 )
             )
-        return [self._held_back(arrival) for arrival in new] if self._lane.follows_runs else new
+        joining = {lane.name: lane for lane in self._lanes.all() if lane.joins_files}
+        return [
+            self._held_back(each, lane) if (lane := joining.get(each.options.model)) is not None else each
+            for each in new
+        ]
 
-    def _held_back(self, arrival: NewArrival) -> NewArrival:
-        """A frame of a run waits for the others."""
-        options = as_frame(arrival.options, arrival.signature.path)
+    def _held_back(self, arrival: NewArrival, lane: Lane[ModelIdentity]) -> NewArrival:
+        """A frame of a run waits for the others, and a channel of a case too."""
+        path = arrival.signature.path
+        options = as_frame(arrival.options, path, follows_runs=lane.follows_runs, channels=lane.channels)
         if not options.frame:
             return arrival
         return replace(arrival, options=options, not_before=arrival.seen_at + self._presence.quiet)

@@ -24,7 +24,7 @@ from watcherd.outputs import BY_NAME
 from watcherd.values import Intent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from watcherd.values import ResultFile
@@ -50,6 +50,10 @@ class ResultLostError(WatcherdError):
 
 class NoPlaceError(WatcherdError):
     """A scan's results cannot lie anywhere in the outbox: something else is where a folder of ours belongs."""
+
+
+class PlaceClosedError(WatcherdError):
+    """One folder below the outbox may not be written, or not be looked into, while the outbox as a whole can be."""
 
 
 class Outbox:
@@ -171,6 +175,8 @@ class Outbox:
             os.lstat(path)
         except FileNotFoundError:
             return "free" if _may_be_folder(os.path.dirname(path)) else "blocked"
+        except PermissionError:  # a folder that may not be looked into: `publish` says so, and overwrites nothing
+            return "free"
         except OSError as error:
             if error.errno in _BLOCKED:
                 return "blocked"
@@ -206,8 +212,9 @@ class Outbox:
     def publish(self, deliveries: Sequence[Sequence[Intent]]) -> None:
         """Give many scans' results their final names, durably; may be run again after a crash.
 
-        Raises OSError when the outbox cannot be written, FileExistsError when somebody else's file has the name now,
-        and `ResultLostError` when a staged file has disappeared.
+        Raises OSError when the outbox cannot be written, `PlaceClosedError` when one of its folders cannot,
+        FileExistsError when somebody else's file has the name now, and `ResultLostError` when a staged file has
+        disappeared.
         """
         for intents in deliveries:
             if self._whole and intents[0].kind != "failed":
@@ -231,10 +238,36 @@ class Outbox:
         staged = intents[0].staged.parent
         if all(intent.staged.exists() for intent in intents):
             target = os.path.dirname(self._absolute(intents[0].final))
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            rename_new(staged, target)
+            with self._in_the_place_of(intents[0]):
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                rename_new(staged, target)
+
+    @contextlib.contextmanager
+    def _in_the_place_of(self, intent: Intent) -> Iterator[None]:
+        """Tell an error that is about one scan's folder from one about what all scans share, which pauses all: the
+        outbox, its staging folder, and the folder of this kind of result.
+
+        Raises `PlaceClosedError` for the former.
+        """
+        try:
+            yield
+        except PermissionError as error:
+            self.try_to_write()
+            top = self._prefix + intent.final.split(b"/")[0]
+            shared = [self._prefix] if self._whole and intent.kind != "failed" else [self._prefix, top]
+            if not all(map(_may_be_written, shared)):
+                raise
+            folder = file_names.show(os.path.dirname(intent.final)) or "."
+            raise PlaceClosedError(
+                f"The outbox's folder {folder!r} may not be written by uid {os.geteuid()}: {error.strerror}.",
+                hint="Give the service's user write permission there; it is tried again by itself.",
+            ) from error
 
     def _rename(self, intent: Intent) -> None:
+        with self._in_the_place_of(intent):
+            self._give_name(intent)
+
+    def _give_name(self, intent: Intent) -> None:
         target = self._absolute(intent.final)
         try:
             _move(intent.staged, target)
@@ -253,14 +286,16 @@ class Outbox:
         """Take away results of ours that no longer hold, those of one name: the JSON first.
 
         A file that is not ours any more stays. Where the JSON is another one, all stays that it may list: a restored
-        backup does not know what was delivered after it.
+        backup does not know what was delivered after it. Raises OSError and `PlaceClosedError`, as `publish` does.
         """
         for intent in sorted(earlier, key=lambda intent: intent.kind != "result"):
-            if intent.kind == "result" and hash_file(self._absolute(intent.final)) not in (None, intent.sha256):
-                return
             path = self._absolute(intent.final)
-            if hash_file(path) == intent.sha256:
-                os.unlink(path)
+            with self._in_the_place_of(intent):
+                found = hash_file(path)
+                if intent.kind == "result" and found not in (None, intent.sha256):
+                    return
+                if found == intent.sha256:
+                    os.unlink(path)
             if self._whole and intent.kind != "failed":
                 with contextlib.suppress(OSError):  # as long as something else is in it
                     os.rmdir(os.path.dirname(path))
@@ -289,6 +324,11 @@ def _move(staged: Path, target: bytes) -> None:
             raise
         os.makedirs(os.path.dirname(target), exist_ok=True)
         rename_new(staged, target)
+
+
+def _may_be_written(folder: bytes) -> bool:
+    """Whether this process may make names in a folder, if it is there."""
+    return not os.path.lexists(folder) or os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def _may_be_folder(folder: bytes) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from watcherd.crash_points import crash_point
@@ -11,6 +13,7 @@ from watcherd.formats.sniff import HEAD, pictures
 from watcherd.frame_files import LONGEST, as_frame
 from watcherd.inbox.sidecars import Asked
 from watcherd.pauses import check_room, in_words, is_passing
+from watcherd.pipeline.turns import Standing, Turns
 from watcherd.store import Hold, InUse
 from watcherd.store import queue as jobs
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
     from watcherd.flights import Flight, Flights
     from watcherd.inbox.expected import Expected
-    from watcherd.inference.pool.lanes import Lane
+    from watcherd.inference.pool.lanes import Lane, Lanes
     from watcherd.job import Options
     from watcherd.pipeline.belts import Belts
     from watcherd.pipeline.places import Places
@@ -32,7 +35,7 @@ than the disk must not fill the run folder."""
 
 
 class Claims:
-    """Claims jobs for a lane. Only the thread `feed` calls it; it keeps nothing of its own.
+    """Claims jobs, for one lane at a time. Only the thread `feed` calls it.
 
     The database's thread asks `_options` and `_pictures` while it claims, and `Expected` whether more frames may come.
     """
@@ -40,14 +43,15 @@ class Claims:
     def __init__(
         self,
         run: Run,
-        lane: Lane[ModelIdentity],
+        lanes: Lanes[ModelIdentity],
         expected: Expected,
         places: Places,
         flights: Flights,
         belts: Belts,
     ) -> None:
         self._run = run
-        self._lane = lane
+        self._lanes = lanes
+        self._turns = Turns()
         self._expected = expected
         self._places = places
         self._flights = flights
@@ -77,26 +81,41 @@ class Claims:
         return True
 
     def replicas_have_room(self) -> bool:
-        """Whether a replica would take another batch soon, and what comes after the replicas keeps up."""
-        pool = self._lane.pool
-        batches = BATCHES_UNDER_WAY + 2 * len(pool.status())
-        return pool.has_room() and self._flights.count < batches * self._lane.batch_limit()
+        """Whether a replica of any model would take another batch soon, and what comes after them keeps up."""
+        return any(map(self._has_room, self._lanes.carried()))
 
-    def claim(self) -> list[Flight]:
-        """Take the next batch from the queue; when there is none, remember when something is due."""
+    def _has_room(self, lane: Lane[ModelIdentity]) -> bool:
+        pool = lane.pool
+        batches = BATCHES_UNDER_WAY + 2 * len(pool.status())
+        return pool.has_room() and self._flights.count_of(lane.name) < batches * lane.batch_limit()
+
+    def claim(self, *, but: str | None = None) -> list[Flight]:
+        """Take the next batch from the queue, of the model whose turn it is; when there is none, remember when
+        something is due. ``but``: a model whose turn it is not, whatever the others have."""
+        in_turn = [lane for lane in self._in_turn() if lane.name != but]
+        if not in_turn:
+            return []
         self._run.new_files_first.give_way()
-        limit, hold, joined = self._lane.batch_limit(), self._hold(), list[int]()
-        in_use = InUse(
-            identity=self._lane.identity, options=self._options, joined=joined.append, pictures=self._pictures
-        )
+        joined = list[int]()
+        wanted = [(self._in_use(lane, joined), lane.batch_limit(), self._hold(lane)) for lane in in_turn]
+        looked: dict[str, bool] = {}
 
         def work(connection: Connection) -> tuple[list[ClaimedJob], datetime | None]:
             now = datetime.now(UTC)
-            claimed = jobs.claim(connection, run_id=self._run.id, limit=limit, now=now, in_use=in_use, hold=hold)
-            crash_point("claim.begun")
-            return claimed, None if claimed else jobs.next_due(connection, now=now)
+            due = []
+            looked.clear()
+            for in_use, limit, hold in wanted:
+                claimed = jobs.claim(connection, run_id=self._run.id, limit=limit, now=now, in_use=in_use, hold=hold)
+                looked[in_use.name] = bool(claimed)
+                crash_point("claim.begun")
+                if claimed:
+                    return claimed, None
+                due.append(jobs.next_due(connection, now=now, name=in_use.name))
+            return [], min(filter(None, due), default=None)
 
         claimed, due = self._run.write(work)
+        for name, something in looked.items():
+            self._turns.claimed(name, something=something)
         if due is not None:
             self._belts.due.tell(due)
         if joined:  # with jobs that may have ended: their names wait for results that are there
@@ -106,13 +125,39 @@ class Claims:
             crash_point("claim.committed")
         return flights
 
-    def _options(self, path: bytes, overrides: Mapping[str, Any] | None) -> Options:
-        """What a scan is to be done with by the configuration as it is now.
+    def _in_turn(self) -> list[Lane[ModelIdentity]]:
+        """The lanes that may claim now, the one whose turn it is first."""
+        carried = {lane.name: lane for lane in self._lanes.carried()}
+        standings = [self._standing(lane) for lane in carried.values()]
+        return [carried[name] for name in self._turns.order(standings, time.monotonic())]
+
+    def _standing(self, lane: Lane[ModelIdentity]) -> Standing:
+        return Standing(
+            name=lane.name,
+            share=lane.share,
+            spent=lane.spent,
+            given=lane.pool.given(),
+            seconds_per_scan=lane.seconds_per_scan,
+            devices=frozenset(device for replica in lane.pool.status() for device in replica.devices),
+            has_room=self._has_room(lane),
+        )
+
+    def _in_use(self, lane: Lane[ModelIdentity], joined: list[int]) -> InUse:
+        return InUse(
+            name=lane.name,
+            identity=lane.identity,
+            options=partial(self._options, lane),
+            joined=joined.append,
+            pictures=self._pictures,
+        )
+
+    def _options(self, lane: Lane[ModelIdentity], path: bytes, overrides: Mapping[str, Any] | None) -> Options:
+        """What a scan is to be done with by this model, by the configuration as it is now.
 
         ``overrides``: what its sidecars said when it was taken, as it is kept with its job.
         """
         options = Asked.of(overrides or {}).applied_to(self._run.config.options_for(os.fsdecode(path)))
-        return as_frame(options, path) if self._lane.follows_runs else options
+        return as_frame(options, path, follows_runs=lane.follows_runs, channels=lane.channels)
 
     def _pictures(self, sha256: str) -> int | None:
         """Which version's picture a scan with this hash is done from now; None where its copy cannot be read."""
@@ -122,8 +167,15 @@ class Claims:
         except OSError:  # its bytes are looked for elsewhere when it is decoded, which then says it
             return None
 
-    def _hold(self) -> Hold:
-        """How long the frames of a run wait for one another."""
+    def _hold(self, lane: Lane[ModelIdentity]) -> Hold:
+        """How long the frames of a run wait for one another, and the channels of a case."""
         expected = self._expected
         quiet, most = expected.quiet, self._run.config.limits.max_frames
-        return Hold(quiet=quiet, longest=LONGEST * quiet, since=expected.since, most=most, expected=expected.may_bring)
+        return Hold(
+            quiet=quiet,
+            longest=LONGEST * quiet,
+            since=expected.since,
+            most=most,
+            expected=expected.may_bring,
+            channels=lane.channels,
+        )

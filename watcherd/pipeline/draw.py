@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from watcherd.flights import Flight, Flights, ReplicaRecord
     from watcherd.imaging.pool import ImagingPool
     from watcherd.inference.messages import Outcome, Segmented
-    from watcherd.inference.pool.lanes import Lane
+    from watcherd.inference.pool.lanes import Lanes
     from watcherd.pipeline.belts import Belts
     from watcherd.pipeline.places import Places
     from watcherd.state.run import Run
@@ -48,7 +48,7 @@ class Draw:
     def __init__(
         self,
         run: Run,
-        lane: Lane[ModelIdentity],
+        lanes: Lanes[ModelIdentity],
         imaging: ImagingPool,
         promises: Promises,
         places: Places,
@@ -56,7 +56,7 @@ class Draw:
         belts: Belts,
     ) -> None:
         self._run = run
-        self._lane = lane
+        self._lanes = lanes
         self._imaging = imaging
         self._promises = promises
         self._places = places
@@ -80,11 +80,13 @@ class Draw:
         if flight is None:
             return
         flight.replica, flight.answer = replica, outcome
+        lane = self._lanes.get(flight.model_name)
         if isinstance(outcome, NotSegmented):
+            lane.lost((outcome.inference_ms or 0) / 1000)
             self._belts.results.put(Failed(flight, _error_of(outcome), flight.job.solo))
             return
         crash_point("segment.done")
-        self._lane.took(outcome.inference_ms / 1000)
+        lane.took(outcome.inference_ms / 1000)
         self.render(flight, outcome)
 
     def render(self, flight: Flight, segmented: Segmented) -> None:

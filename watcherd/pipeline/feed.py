@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from watcherd.flights import Flight
     from watcherd.imaging.pool import ImagingPool
     from watcherd.inbox.requests import IntakeRequests
-    from watcherd.inference.pool.lanes import Lane
+    from watcherd.inference.pool.lanes import Lanes
     from watcherd.pipeline.belts import Belts
     from watcherd.pipeline.claim import Claims
     from watcherd.pipeline.landing import Landing
@@ -50,7 +50,7 @@ class Feed:
     def __init__(
         self,
         run: Run,
-        lane: Lane[ModelIdentity],
+        lanes: Lanes[ModelIdentity],
         imaging: ImagingPool,
         requests: IntakeRequests,
         places: Places,
@@ -59,7 +59,7 @@ class Feed:
         belts: Belts,
     ) -> None:
         self._run = run
-        self._lane = lane
+        self._lanes = lanes
         self._imaging = imaging
         self._requests = requests
         self._places = places
@@ -91,17 +91,27 @@ class Feed:
         while flights:
             with self._imaging.together():
                 decoding = {self._begin_decoding(flight): flight for flight in flights}
-            more = self._claims.claim() if self._are_quick(flights) and self._claims.may_claim() else []
+            more = self._claim_ahead(flights)
             self._send(flights, decoding)
             flights = more
+
+    def _claim_ahead(self, flights: Sequence[Flight]) -> list[Flight]:
+        """What can be claimed while these are decoded: of other models, and of their own while that is quick."""
+        name = flights[0].model_name
+        if self._are_quick(flights):
+            return self._claims.claim() if self._claims.may_claim() else []
+        if len(self._lanes.carried()) == 1 or not self._claims.may_claim():
+            return []
+        return self._claims.claim(but=name)
 
     def _are_quick(self, flights: Sequence[Flight]) -> bool:
         """Whether a batch is full and its model is quick: to wait for the next claim would keep the replicas waiting.
 
         Of slower ones none is claimed ahead, for another scan may be given priority.
         """
-        seconds = self._lane.seconds_per_scan * len(flights)
-        return len(flights) >= self._lane.batch_limit() and 0 < seconds <= WORK_SECONDS
+        lane = self._lanes.get(flights[0].model_name)
+        seconds = lane.seconds_per_scan * len(flights)
+        return lane.is_carried and len(flights) >= lane.batch_limit() and 0 < seconds <= WORK_SECONDS
 
     def _send(self, flights: Sequence[Flight], decoding: dict[Future[Any], Flight]) -> None:
         """Hand over what is decoded, those that take long after the others.
@@ -125,7 +135,13 @@ class Feed:
                     self._belts.results.put(Failed(flight, self._why("runs", flight)))
 
     def _submit(self, flights: Sequence[Flight]) -> None:
-        self._lane.pool.submit([self._item(flight) for flight in arrange(flights)])
+        try:
+            lane = self._lanes.get(flights[0].model_name)
+            pool = lane.pool
+        except LookupError:  # its replicas have gone since these were claimed: they wait until there are some again
+            self._landing.release(flights)
+            return
+        pool.submit([self._item(flight) for flight in arrange(flights, channels=lane.channels)])
 
     def _why(self, doing: str, flight: Flight) -> TransientError:
         """What a job's attempt ends with that was set aside."""
@@ -156,8 +172,16 @@ class Feed:
             self._places.scratch / f"{flight.stem}.npy",
             bounds,
             config.privacy.dicom_tags,
+            self._places.scratch / f"{flight.stem}-volume.npy" if self._takes_volumes(flight) else None,
             seconds=limits.decode_seconds,
         )
+
+    def _takes_volumes(self, flight: Flight) -> bool:
+        """Whether its model takes a scan's own numbers; of a model that has gone meanwhile that does not matter."""
+        try:
+            return self._lanes.get(flight.model_name).takes_volumes
+        except LookupError:
+            return False
 
     def _is_back(self, flight: Flight, future: Future[Any]) -> bool:
         """Whether the copy of this scan was lost, and its bytes were found elsewhere: once for each try."""
@@ -200,6 +224,8 @@ class Feed:
             run=flight.together,
             note=flight.note,
             modality=flight.decoded.modality,
+            volume=flight.decoded.volume,
+            channel=flight.channel,
         )
 
 

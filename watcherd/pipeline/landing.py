@@ -61,7 +61,7 @@ class Landing:
         """Remove what the jobs that have landed had in the run folder. For the thread `dispose`."""
         while not self._belts.landed.empty():
             stem = self._belts.landed.get().stem
-            for name in (f"{stem}.npy", f"{stem}-mask.npy", f"{stem}-probability.npy"):
+            for name in (f"{stem}.npy", f"{stem}-volume.npy", f"{stem}-mask.npy", f"{stem}-probability.npy"):
                 (scratch / name).unlink(missing_ok=True)
 
 

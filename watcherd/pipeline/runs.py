@@ -1,4 +1,4 @@
-"""Runs of frames that come as single files: what each frame is told about its place among the others. Pure."""
+"""Several files that are computed as one: what each is told about its place among the others. Pure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from watcherd.store import ClaimedJob
 
 
-def arrange(flights: Sequence[Flight]) -> list[Flight]:
+def arrange(flights: Sequence[Flight], *, channels: int = 1) -> list[Flight]:
     """The decoded scans of one claim in the order in which they are to be segmented.
 
-    Frames of a run learn their place, whether they are followed as one, and what is to be noted.
+    Frames of a run learn their place, whether they are followed as one, and what is to be noted. So do the channels of
+    a case, where the model takes several ``channels``.
     """
     frames = sorted((flight for flight in flights if flight.job.run), key=lambda flight: _number(flight.job))
     others = [flight for flight in flights if not flight.job.run]
+    if channels > 1:
+        return _as_case(frames, channels) + others
     obstacle = _obstacle(frames)
     for position, flight in enumerate(frames, 1):
         run = flight.job.run
@@ -33,6 +36,17 @@ def arrange(flights: Sequence[Flight]) -> list[Flight]:
         elif obstacle or run.apart:
             flight.note = f"segmented by itself, apart from its run: {obstacle or _why_apart(flight.job)}"
     return frames + others
+
+
+def _as_case(files: Sequence[Flight], channels: int) -> list[Flight]:
+    """Whether they are all there, and fit together, the replica finds out: it knows what the model takes."""
+    for position, flight in enumerate(files, 1):
+        run = flight.job.run
+        assert run is not None
+        flight.place = Place(name=run.name, frame=run.frame, position=position, frames=len(files))
+        flight.together, flight.channel = run.name, run.frame
+        flight.note = f"channel {run.frame:04d} of a case of {channels}, whose mask this is"
+    return list(files)
 
 
 def _number(job: ClaimedJob) -> int:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from watcherd.inbox.expected import Expected
     from watcherd.inbox.requests import IntakeRequests
     from watcherd.inference.messages import Outcome
-    from watcherd.inference.pool.lanes import Lane
+    from watcherd.inference.pool.lanes import Lanes
     from watcherd.pipeline.places import Places
     from watcherd.state.run import Run
     from watcherd.store import ModelIdentity
@@ -48,7 +48,7 @@ class Pipeline:
     def __init__(
         self,
         run: Run,
-        lane: Lane[ModelIdentity],
+        lanes: Lanes[ModelIdentity],
         imaging: ImagingPool,
         delivery: Delivery,
         requests: IntakeRequests,
@@ -62,9 +62,9 @@ class Pipeline:
         self._replicas = ReplicaRecords()
         self._belts = belts = Belts(bell=bell)
         self._landing = landing = Landing(run, self._flights, belts)
-        claims = Claims(run, lane, expected, places, self._flights, belts)
-        self._feed = Feed(run, lane, imaging, requests, places, claims, landing, belts)
-        self._draw = Draw(run, lane, imaging, delivery.promises, places, self._flights, belts)
+        claims = Claims(run, lanes, expected, places, self._flights, belts)
+        self._feed = Feed(run, lanes, imaging, requests, places, claims, landing, belts)
+        self._draw = Draw(run, lanes, imaging, delivery.promises, places, self._flights, belts)
         self._stage = Stage(run, delivery.promises, delivery.other_names, self._draw, landing, belts)
 
     @property
@@ -99,7 +99,8 @@ class Pipeline:
                     self._delivery.finish.publish(promised)
                     self._landing.land(each.drawn.flight for each in promised)
                     belts.look_for_arrivals()
-                self._delivery.recovery.publish_again()
+                if self._delivery.recovery.publish_again():
+                    belts.look_for_arrivals()
         except StoppedError:
             return
         finally:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 STAGES = ("queue", "decode", "inference", "render", "total")
 """``total``: from when it was queued, or queued again, until its results lay in the outbox."""
 PERCENTILES = (50, 90, 95, 99)
+EVALUATIONS = 30
+"""Newest evaluations of the period that are listed."""
 LISTED = 10
 """Rows of a list of jobs, and of reasons."""
 DOTS = 1500
@@ -51,6 +53,7 @@ class Facts:
     duplicates: Row
     runs: list[Row]
     replicas: list[Row]
+    evaluations: list[Row]
 
 
 def full_hour(moment: datetime) -> datetime:
@@ -75,6 +78,7 @@ def gather(connection: Connection, period: Period) -> Facts:
         duplicates=summary.duplicates(connection, period),
         runs=summary.runs(connection, period),
         replicas=summary.replicas(connection, period),
+        evaluations=summary.evaluations(connection, period, EVALUATIONS),
     )
 
 
@@ -114,6 +118,7 @@ def figures(facts: Facts, *, hide_names: bool) -> dict[str, Any]:
         "runs": [row | {"in_order": _in_order(row)} for row in facts.runs],
         "replicas": [row | {"in_order": _in_order(row)} for row in facts.replicas],
         "restarts": restarts(facts),
+        "evaluations": [row | ({"truth": None} if hide_names else {}) for row in facts.evaluations],
     }
 
 

@@ -1,8 +1,4 @@
-"""The page of ``watcherd report``: the figures of `watcherd.report.figures.figures` as one HTML file.
-
-It asks for nothing from anywhere, which its own policy (``Content-Security-Policy``) has the browser hold it to, and
-holds no script. Every text that comes from outside goes through `escape`.
-"""
+"""The page of ``watcherd report``: the figures of `watcherd.report.figures.figures` as one HTML file."""
 
 from __future__ import annotations
 
@@ -15,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 from watcherd.report import charts
 from watcherd.report.charts import SERIES, Bar, Dot, Scale, Series, Span
 from watcherd.report.figures import STAGES
-from watcherd.report.style import STYLE
+from watcherd.report.html import document, section, table
 from watcherd.status.units import duration, gib
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 FIRST_GLANCE = {"p50": "half are below", "p95": "95 of 100", "p99": "99 of 100"}
 """The percentiles that are shown, and what they are called in tables and legends."""
 
@@ -32,38 +27,24 @@ def page(figures: Figures, *, inbox: Path, made_at: datetime) -> str:
     """The whole page. ``made_at``: now, in the zone in which times are shown."""
     span = Span(start=_here(figures["since"], made_at), end=made_at)
     body = "\n".join(_sections(figures, span) if _is_anything(figures) else [_empty(span)])
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>watcherd report, {_day(span.start)} to {_day(span.end)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<header>
-<h1>watcherd report</h1>
-<p>{_moment(span.start)} to {_moment(span.end)}, times in {escape(made_at.tzname() or "local time")}</p>
-<p class="quiet">{escape(str(inbox))}</p>
-</header>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
+    header = [
+        f"<p>{_moment(span.start)} to {_moment(span.end)}, times in {escape(made_at.tzname() or 'local time')}</p>",
+        f'<p class="quiet">{escape(str(inbox))}</p>',
+    ]
+    return document("watcherd report", body, header, also=f"{_day(span.start)} to {_day(span.end)}")
 
 
 def _is_anything(figures: Figures) -> bool:
     return bool(
-        figures["jobs"] or figures["runs"] or any(row["succeeded"] or row["failed"] for row in figures["throughput"])
+        figures["jobs"]
+        or figures["runs"]
+        or figures["evaluations"]
+        or any(row["succeeded"] or row["failed"] for row in figures["throughput"])
     )
 
 
 def _empty(span: Span) -> str:
-    return _section(
+    return section(
         "Nothing happened",
         f"<p>No job ended and the service did not run since {_moment(span.start)}. "
         "Ask for a longer time with <code>--since</code>, or see <code>watcherd status</code>.</p>",
@@ -81,6 +62,8 @@ def _sections(figures: Figures, span: Span) -> Iterator[str]:
     if figures["jobs"]:
         yield _lists(figures)
         yield _models(figures)
+    if figures["evaluations"]:
+        yield _evaluations(figures, span)
     yield _service(figures, span)
 
 
@@ -131,7 +114,7 @@ def _throughput(figures: Figures, span: Span) -> str:
         title = f"{_moment(start)}: {_count(parts[0])} succeeded, {_count(parts[1])} failed"
         columns.append(Bar(start=start, end=min(start + width, span.end), parts=parts, title=title))
     picture = charts.bars(span, columns, _count, name=f"Jobs by {_width(width)}")
-    return _section(
+    return section(
         "Throughput", f"<p>Jobs that ended, by {_width(width)}.</p>{_legend(('succeeded', 'failed'))}{picture}"
     )
 
@@ -149,7 +132,7 @@ def _durations(figures: Figures, span: Span) -> str:
         for stage, title in (("total", "From queued to delivered"), ("queue", "Waiting"), ("inference", "Inference"))
     )
     legend = _legend(FIRST_GLANCE.values())
-    return _section("Durations", f"<p>Of jobs that succeeded{note}.</p>{_table(head, rows)}{legend}{pictures}")
+    return section("Durations", f"<p>Of jobs that succeeded{note}.</p>{table(head, rows)}{legend}{pictures}")
 
 
 def _percentile_lines(figures: Figures, span: Span, stage: str) -> str:
@@ -173,7 +156,7 @@ def _memory(figures: Figures, span: Span) -> str:
     host = figures["host_memory"]
     beside = f"<p>On the host: half of them below {gib(host['p50'])}, at most {gib(host['max'])}.</p>" if host else ""
     if not figures["memory"]:
-        return _section("Memory per job", f'<p class="quiet">No job used the memory of a GPU.</p>{beside}')
+        return section("Memory per job", f'<p class="quiet">No job used the memory of a GPU.</p>{beside}')
     places = _colours(figures)
     marks = [
         Dot(
@@ -189,7 +172,7 @@ def _memory(figures: Figures, span: Span) -> str:
     )
     note = _sampled(figures["memory_every"])
     words = f"<p>Peak of allocated memory on each card{note}; jobs of one batch share theirs.</p>"
-    return _section("GPU memory per job", f"{words}{_legend(places)}{picture}{beside}")
+    return section("GPU memory per job", f"{words}{_legend(places)}{picture}{beside}")
 
 
 def _cards(figures: Figures, span: Span) -> str:
@@ -211,7 +194,7 @@ def _cards(figures: Figures, span: Span) -> str:
     if any(card["peak_mib"] is not None for card in figures["cards"]):
         pictures += ["<h3>Highest memory</h3>", _card_lines(figures, span, "peak_mib", _memory_scale, _gib)]
     pictures += ["<h3>Share of the time busy</h3>", _card_lines(figures, span, "busy", _share_scale, _percent)]
-    return _section("Cards", _table(head, rows, words=2) + "".join(pictures))
+    return section("Cards", table(head, rows, words=2) + "".join(pictures))
 
 
 def _memory_scale(mib: Sequence[float]) -> Scale:
@@ -254,7 +237,7 @@ def _centred(columns: Sequence[Any], span: Span) -> list[tuple[datetime, Any]]:
 def _failures(figures: Figures, span: Span) -> str:
     found = figures["failures"]
     if not found:
-        return _section("Failures", "<p>None.</p>")
+        return section("Failures", "<p>None.</p>")
     rows = [
         (
             row["error_class"] or "",
@@ -266,7 +249,7 @@ def _failures(figures: Figures, span: Span) -> str:
     ]
     rest = sum(row["jobs"] for row in found[15:])
     more = f'<p class="quiet">And {_count(rest)} more for other reasons.</p>' if rest else ""
-    return _section("Failures by reason", _table(("class", "error", "jobs", "last"), rows, words=2) + more)
+    return section("Failures by reason", table(("class", "error", "jobs", "last"), rows, words=2) + more)
 
 
 def _lists(figures: Figures) -> str:
@@ -280,8 +263,8 @@ def _lists(figures: Figures) -> str:
         for row in figures["slowest"]
     ]
     parts = [
-        _section(
-            "Slowest jobs", _table(("job", "scan", "size", "decode", "inference", "render", "waited"), slow, words=2)
+        section(
+            "Slowest jobs", table(("job", "scan", "size", "decode", "inference", "render", "waited"), slow, words=2)
         )
     ]
     large = [
@@ -290,7 +273,7 @@ def _lists(figures: Figures) -> str:
     ]
     if large:
         parts.append(
-            _section("Largest jobs", _table(("job", "scan", "size", "card", "batch", "GPU memory"), large, words=2))
+            section("Largest jobs", table(("job", "scan", "size", "card", "batch", "GPU memory"), large, words=2))
         )
     return "\n".join(parts)
 
@@ -309,7 +292,32 @@ def _models(figures: Figures) -> str:
     ]
     if not rows:
         return ""
-    return _section("Models", _table(("segmenter", "model", "revision", "dtype", "of the jobs"), rows, words=4))
+    return section("Models", table(("segmenter", "model", "revision", "dtype", "of the jobs"), rows, words=4))
+
+
+def _evaluations(figures: Figures, span: Span) -> str:
+    """Means over the scans, with the ends of their 95 % intervals."""
+
+    def mean(row: Mapping[str, Any], name: str) -> str:
+        value, low, high = (row[f"{name}{which}"] for which in ("", "_low", "_high"))
+        bounds = "" if low is None else f" ({low:.3f} to {high:.3f})"
+        return "" if value is None else f"{value:.3f}{bounds}"
+
+    rows = [
+        (
+            _moment(_here(row["at"], span.end)),
+            row["model"],
+            "" if row["truth"] is None else row["truth"],
+            "" if row["threshold"] is None else f"{row['threshold']:g}",
+            _count(row["scans"]),
+            mean(row, "dice"),
+            mean(row, "cldice"),
+        )
+        for row in figures["evaluations"]
+    ]
+    head = ("evaluated", "model", "drawn masks", "threshold", "scans", "Dice, 95 %", "clDice, 95 %")
+    words = "<p>By <code>watcherd evaluate</code>, the newest first. Compare only what has the same drawn masks.</p>"
+    return section("Evaluations", words + table(head, rows, words=3))
 
 
 def _service(figures: Figures, span: Span) -> str:
@@ -331,28 +339,10 @@ def _service(figures: Figures, span: Span) -> str:
         (what, which, _moment(_here(row["ended_at"], span.end)), row["end_reason"] or "")
         for what, which, row in deaths[:15]
     ]
-    return _section("Service", words + (_table(("died", "", "noticed", "why"), rows, words=4) if rows else ""))
+    return section("Service", words + (table(("died", "", "noticed", "why"), rows, words=4) if rows else ""))
 
 
 # ---------------------------------------------------------------------------------------------------------------- words
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
-
-
-def _table(head: Iterable[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
-    """``words``: how many of the first columns hold words; numbers stand on the right."""
-    kinds = [*("w" for _ in range(words))]
-
-    def cells(tag: str, texts: Iterable[str]) -> str:
-        return "".join(
-            f'<{tag} class="{kinds[place] if place < words else "n"}">{escape(text)}</{tag}>'
-            for place, text in enumerate(texts)
-        )
-
-    lines = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{cells("th", head)}</tr></thead>\n<tbody>{lines}</tbody></table></div>'
 
 
 def _legend(names: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""How the page of ``watcherd report`` looks, in light, in dark and on paper.
+"""How the pages of ``watcherd report`` and ``watcherd evaluate`` look, in light, in dark and on paper.
 
 Series have the colours of M. Okabe and K. Ito ("Color Universal Design", 2008), fit for colour-blind people; in the
 dark they are lighter.
@@ -51,6 +51,10 @@ tr:last-child td { border-bottom: 0; }
 th:first-child, td:first-child { min-width: 0; white-space: nowrap; }
 .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 th:last-child, td:last-child { padding-right: 0; }
+figure { margin: 8px 0; }
+figure img { max-width: 100%; height: auto; border-radius: 6px; display: block; }
+figcaption { color: var(--quiet); font-size: 13px; overflow-wrap: anywhere; }
+.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 12px; }
 .legend { list-style: none; display: flex; flex-wrap: wrap;
   gap: 4px 18px; margin: 8px 0 0; padding: 0; font-size: 13px; color: var(--quiet); }
 .legend i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 6px; }

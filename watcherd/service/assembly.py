@@ -12,7 +12,7 @@ from watcherd.imaging.pool import ImagingPool
 from watcherd.inbox.expected import Expected
 from watcherd.inbox.requests import IntakeRequests
 from watcherd.inbox.spool import Spool
-from watcherd.inference.pool.lanes import Lane
+from watcherd.inference.pool.lanes import Lane, Lanes
 from watcherd.intake.intake import Intake
 from watcherd.intake.refetch import Refetch
 from watcherd.notify.exporter import Exporter
@@ -72,8 +72,9 @@ def assemble(
     delivery = Delivery(run, outbox, requests, bell, hooks.wake)
     refetch = Refetch(config, run.database, spool)
     places = Places(scratch=scratch, spool_path=spool.path, bring_back=refetch.bring_back)
-    pipeline = Pipeline(run, lane, imaging, delivery, requests, expected, places, bell)
-    intake = Intake(run, spool, lane, requests, expected, pipeline.queued, once=once)
+    lanes = Lanes(lane)
+    pipeline = Pipeline(run, lanes, imaging, delivery, requests, expected, places, bell)
+    intake = Intake(run, spool, lanes, requests, expected, pipeline.queued, once=once)
     replicas = Replicas(run, lane, pipeline, ending)
     status = Status(
         run,

@@ -1,4 +1,4 @@
-"""The commands that change jobs: retry, cancel, prioritise, pause, prune, repair."""
+"""The commands that change the history: retry, cancel, prioritise, pause, prune, repair; and what was evaluated."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import UsageError
 from watcherd.intake.refetch import Refetch
+from watcherd.service import evaluated
 from watcherd.service.prune import prune
 from watcherd.service.repair import repair
-from watcherd.state.mailbox import PAUSED_SINCE
+from watcherd.state.mailbox import EVALUATED, PAUSED_SINCE
 from watcherd.store import Database, aside, identity, runs
 from watcherd.store import queue as jobs
 from watcherd.store.records import stamp
@@ -57,6 +58,8 @@ class JobCommands:
         if command.verb == "prune":
             trusted = bool(command.arguments.get("trust_clock", False))
             return f"pruned: {prune(self._settings.now, self._database, self._spool, trust_clock=trusted)}"
+        if command.verb == EVALUATED:
+            return evaluated.record(self._database, command.arguments, now)
         if command.verb == "repair":
             return repair(str(command.arguments.get("what")), self._settings.now, self._database, now)
         raise UsageError(f"There is no command {command.verb!r}.", hint="The daemon may be of another version.")

@@ -148,7 +148,9 @@ class Replicas:
         )
         if info.warning:
             self._log.warning("model_doubtful", replica=number, reason=info.warning)
-        self._lane.became_ready(model, follows_runs=ready.follows_runs)
+        self._lane.became_ready(
+            model, follows_runs=ready.follows_runs, takes_volumes=ready.takes_volumes, channels=ready.channels
+        )
         self._ending.wake.set()
 
     def replica_died(self, died: Died) -> None:

@@ -27,6 +27,10 @@ PAUSED_SINCE = "paused_since"
 """The setting that keeps a person's pause, with its time: it outlives the daemon."""
 
 
+EVALUATED = "evaluated"
+"""The verb that brings an evaluation. Its arguments become rows of their own, and are not kept a second time."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
     """One wish: ``verb`` with its arguments. ``id`` keeps it from being carried out twice."""
@@ -75,10 +79,10 @@ def carry_out_all(folder: Path, database: Database, carry_out: Callable[[Command
 
 
 def _carry_out(command: Command, database: Database, carry_out: Callable[[Command], str]) -> None:
+    kept = {} if command.verb == EVALUATED else dict(command.arguments)
+
     def receive(connection: Connection) -> bool:
-        return runs.receive_command(
-            connection, command.id, command.verb, dict(command.arguments), now=datetime.now(UTC)
-        )
+        return runs.receive_command(connection, command.id, command.verb, kept, now=datetime.now(UTC))
 
     if not database.write(receive):
         return

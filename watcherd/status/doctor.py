@@ -19,8 +19,10 @@ from watcherd.inbox import mounts
 from watcherd.inbox.spool import Spool
 from watcherd.inference import folders, segmenters
 from watcherd.job import State
+from watcherd.linux.probes import clock_is_kept
 from watcherd.outbox.deliver import hash_file
 from watcherd.outbox.owner import ID, Owner, owner_of
+from watcherd.pauses import check_room
 from watcherd.service.repair import broken_promises, in_short
 from watcherd.state.live import read as read_live
 from watcherd.status.findings import Finding
@@ -40,6 +42,8 @@ LOW_SHARE = 0.05
 HOOK_DAYS = 7
 OUTPUTS_LOOKED_AT = 1000
 """Newest results whose hashes are compared: all of a long history would take hours."""
+
+MAKE_ROOM = "Make room, or let watcherd prune take old scans: [retention]."
 
 SHOWN = 5
 """Files that are named of those that the history does not know."""
@@ -128,24 +132,31 @@ def _owner(config: Config) -> Iterator[Finding]:
 def _space(config: Config) -> Iterator[Finding]:
     for name, folder in (("state", config.state.path), ("outbox", config.outbox.path)):
         if folder.is_dir():
+            try:
+                check_room(folder, config.limits.min_free_mib)
+            except OSError as error:
+                text = f"{error.strerror} (limits.min_free_mib), for the {name} folder: nothing new is begun"
+                yield Finding(check="space", level="error", text=text, todo=MAKE_ROOM)
+                continue
             usage = shutil.disk_usage(folder)
             low = usage.free < LOW_SHARE * usage.total
             yield Finding(
                 check="space",
                 level="warning" if low else "ok",
                 text=f"{usage.free / 2**30:.1f} of {usage.total / 2**30:.1f} GiB free for the {name} folder",
-                todo="Make room, or let watcherd prune take old scans: [retention]." if low else "",
+                todo=MAKE_ROOM if low else "",
             )
 
 
 def _clock() -> Iterator[Finding]:
-    wrong = datetime.now(UTC).year < 2025
-    yield Finding(
-        check="clock",
-        level="error" if wrong else "ok",
-        text=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, zone {time.tzname[0]}",
-        todo="Set the clock; the history's times are wrong." if wrong else "",
-    )
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, zone {time.tzname[0]}"
+    if datetime.now(UTC).year < 2025:
+        yield Finding(check="clock", level="error", text=now, todo="Set the clock; the history's times are wrong.")
+    elif not clock_is_kept():
+        todo = "Have a time server keep it, on a machine of your own: timedatectl set-ntp true."
+        yield Finding(check="clock", level="warning", text=f"{now}; no time server keeps it right", todo=todo)
+    else:
+        yield Finding(check="clock", level="ok", text=now)
 
 
 def _model(config: Config) -> Iterator[Finding]:

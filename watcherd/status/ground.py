@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from watcherd.errors import WatcherdError
 from watcherd.inference.machine.devices import inventory
+from watcherd.linux.probes import try_file_events
 from watcherd.state.live import read as read_live
 from watcherd.status.findings import Finding
 
@@ -106,8 +107,19 @@ def _driver() -> str:
 
 
 def _events(config: Config) -> Iterator[Finding]:
-    """The kernel gives file events for so many folders; beyond that scans are found later."""
+    """Each user has a limit of inotify instances and of watched folders; beyond them scans are found later."""
     if not config.inbox.events or not config.inbox.path.is_dir():
+        return
+    try:
+        try_file_events()
+    except OSError as error:
+        yield Finding(
+            check="file events",
+            level="warning",
+            text=f"none can be had by uid {os.geteuid()}: {error.strerror}",
+            todo="Raise fs.inotify.max_user_instances with sysctl and in /etc/sysctl.d. Until then scans are found by "
+            "sweeps, later.",
+        )
         return
     try:
         limit = int((INOTIFY / "max_user_watches").read_text())

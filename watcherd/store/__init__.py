@@ -29,6 +29,8 @@ Reading (any process)::
 `runs`
     start_run, end_run, start_replica, replica_ready, end_replica, receive_command, finish_command, command,
     set_setting, setting
+`evaluations`
+    add
 `unreadable`
     found, mend, options
 `history`

@@ -16,7 +16,7 @@ from watcherd.store.records import Disposal, Enqueued, Identity, ModelIdentity, 
 from watcherd.store.statements import last_id, one_by_one, select_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -78,6 +78,8 @@ EARLIER = (
 )
 """What is said of a scan that is done anew for its picture."""
 
+NO_OTHERS: Mapping[str, ModelIdentity] = {}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Job:
@@ -97,6 +99,7 @@ class _Batch:
 
     run_id: int
     model: ModelIdentity
+    named: Mapping[str, ModelIdentity]
     at: str
     now: datetime
     taken: dict[Identity, Any]
@@ -114,17 +117,29 @@ class _Batch:
     replaced_rows: list[dict[str, Any]] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
 
+    def identity(self, options: Options) -> ModelIdentity:
+        """Of the model that is to do this."""
+        return self.named.get(options.model, self.model)
+
 
 def enqueue(
-    connection: Connection, arrivals: Sequence[NewArrival], *, model: ModelIdentity, run_id: int, now: datetime
+    connection: Connection,
+    arrivals: Sequence[NewArrival],
+    *,
+    model: ModelIdentity,
+    named: Mapping[str, ModelIdentity] = NO_OTHERS,
+    run_id: int,
+    now: datetime,
 ) -> list[Enqueued]:
     """Make jobs for files that lie in the spool; one result for each, in order.
+
+    ``model``: which one they are for; ``named``: of those whose options name another, by its name.
 
     The same bytes with the same options and model are one job: the later arrival is its duplicate. A job that had
     failed with something that may pass, or had been cancelled, is asked for again. A file that was taken before (the
     same path and signature) changes nothing, so an ingest that was cut short may simply be repeated.
     """
-    batch = _prepare(connection, arrivals, model=model, run_id=run_id, now=now)
+    batch = _prepare(connection, arrivals, model=model, named=named, run_id=run_id, now=now)
     results = [_decide(batch, arrival) for arrival in arrivals]
     one_by_one(
         connection,
@@ -139,7 +154,13 @@ def enqueue(
 
 
 def _prepare(
-    connection: Connection, arrivals: Sequence[NewArrival], *, model: ModelIdentity, run_id: int, now: datetime
+    connection: Connection,
+    arrivals: Sequence[NewArrival],
+    *,
+    model: ModelIdentity,
+    named: Mapping[str, ModelIdentity],
+    run_id: int,
+    now: datetime,
 ) -> _Batch:
     taken = _make_room(connection, {arrival.signature for arrival in arrivals}, now)
     hashes = list({arrival.sha256 for arrival in arrivals})
@@ -163,6 +184,7 @@ def _prepare(
     return _Batch(
         run_id=run_id,
         model=model,
+        named=named,
         at=stamp(now),
         now=now,
         taken=taken,
@@ -237,7 +259,7 @@ def _scan(batch: _Batch, arrival: NewArrival) -> int:
 def _options(batch: _Batch, options: Options) -> tuple[str, str]:
     """The options as text and as a key; they are the same for nearly all of a batch."""
     if options not in batch.keys:
-        batch.keys[options] = (options.to_json(), options.key(batch.model.key))
+        batch.keys[options] = (options.to_json(), options.key(batch.identity(options).key))
     return batch.keys[options]
 
 
@@ -255,10 +277,7 @@ def _new_job(batch: _Batch, arrival: NewArrival, arrival_id: int, scan_id: int, 
             "options": text,
             "options_key": key,
             "overrides": arrival.overrides,
-            "segmenter": batch.model.segmenter,
-            "model": batch.model.model,
-            "model_revision": batch.model.revision,
-            "dtype": batch.model.dtype,
+            **batch.identity(arrival.options).columns(),
             "threshold": arrival.options.threshold,
             "not_before": stamp(arrival.not_before) if arrival.not_before else None,
             "now": batch.at,

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from watcherd.file_names import show
-from watcherd.frame_files import frame_name
+from watcherd.frame_files import name_of_several
 from watcherd.store.records import RunPlace, moment, stamp
 from watcherd.store.statements import select_in
 
@@ -57,6 +57,8 @@ class Hold:
     ``quiet``: a run is complete when no frame has come for so long; ``longest``: it is held back no longer than this
     in all, counted from ``since`` for frames that had been waiting before. ``most``: frames of one run at most; what
     is beyond them is the next piece. ``expected``: whether files whose paths begin so may still be on their way.
+    ``channels``: more than 1 where the files are the channels of a case, of which there are so many: all that are
+    queued belong to it, those too that wait for another try, for none means anything without the others.
     """
 
     quiet: timedelta = timedelta(0)
@@ -64,6 +66,12 @@ class Hold:
     since: datetime | None = None
     most: int = 2000
     expected: Callable[[bytes], bool] = lambda _before: False
+    channels: int = 1
+
+    @property
+    def is_case(self) -> bool:
+        """Whether the files are the channels of a case."""
+        return self.channels > 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +91,7 @@ def gather(connection: Connection, row: Any, hold: Hold, now: datetime) -> Gathe
     Of two files with one number (one was overwritten before its turn came) the newer is the frame. Frames that wait
     for another try, or have to run alone, are no part of it: they come later, by themselves.
     """
-    name = frame_name(row.path)
+    name = name_of_several(row.path)
     if name is None:  # options of a later version, whose names we do not know
         return Gathered(rows=[row])
     near = _near(connection, row, name, hold.most)
@@ -91,9 +99,10 @@ def gather(connection: Connection, row: Any, hold: Hold, now: datetime) -> Gathe
     queued = {
         number: job
         for number, job in sorted(near, key=lambda pair: pair[1].id)
-        if job.state == "queued" and not job.solo and (job.not_before or at) <= soon
+        if job.state == "queued" and (hold.is_case or (not job.solo and (job.not_before or at) <= soon))
     }
-    until = _until(queued.values(), hold, now, name.before)
+    whole = hold.is_case and set(range(hold.channels)) <= set(queued)
+    until = None if whole else _until(queued.values(), hold, now, name.before)
     if until is not None:
         return Gathered(waiting=[job.id for job in queued.values() if (job.not_before or at) <= at], until=until)
     chosen = {queued[number].id: number for number in sorted(queued)[: hold.most]}
@@ -115,7 +124,7 @@ def gather(connection: Connection, row: Any, hold: Hold, now: datetime) -> Gathe
 
 def alone(row: Any) -> RunPlace | None:
     """The place of a frame that is claimed by itself; None for a job that is no frame."""
-    name = frame_name(row.path)
+    name = name_of_several(row.path)
     return RunPlace(name=shown(name), frame=name.number, apart=True) if name is not None else None
 
 
@@ -140,5 +149,5 @@ def _near(connection: Connection, row: Any, name: FrameName, most: int) -> list[
     first = show(name.before)
     values = {"own": show(row.path), "first": f"{first}0", "last": f"{first}:", "job_id": row.id, "most": most}
     found = [job for sql in (BEFORE, AFTER) for job in connection.exec_driver_sql(sql, values)]
-    places = [(frame_name(job.path), job) for job in found]
+    places = [(name_of_several(job.path), job) for job in found]
     return [(place.number, job) for place, job in places if place is not None and place.run == name.run]

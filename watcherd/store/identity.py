@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from watcherd.file_names import show
-from watcherd.frame_files import frame_name
-from watcherd.job import MAY_PASS, ErrorClass, Options, State
+from watcherd.frame_files import name_of_several
+from watcherd.job import DEFAULT_MODEL, MAY_PASS, ErrorClass, Options, State
 from watcherd.store import unreadable
 from watcherd.store.frame_runs import CLAIMABLE
 from watcherd.store.records import ModelIdentity, stamp
@@ -64,6 +64,7 @@ SELECT {CLAIMABLE}
 FROM arrival INDEXED BY arrival_name CROSS JOIN job ON job.id = arrival.job_id AND job.arrival_id = arrival.id
     JOIN scan ON scan.id = job.scan_id
 WHERE arrival.path_text >= :first AND arrival.path_text < :last AND job.state = 'queued'
+    AND job.model_name = :model_name
 ORDER BY arrival.path_text LIMIT {MOST_FRAMES}
 """
 
@@ -91,7 +92,7 @@ JOIN = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InUse:
-    """The model that would run a job now.
+    """The model that would run a job now. ``name``: as the configuration calls it; only its jobs are claimed.
 
     ``options``: what a scan at this path below the inbox is to be done with, by the configuration as it is now and by
     what the scan's sidecars overrode (keys and values; None: not known, so nothing).
@@ -99,6 +100,7 @@ class InUse:
     ``joined``: called, before the transaction ends, with each job that another one was joined with.
     """
 
+    name: str = DEFAULT_MODEL
     identity: ModelIdentity
     options: Callable[[bytes, Mapping[str, Any] | None], Options]
     joined: Callable[[int], object] = lambda _job_id: None
@@ -130,20 +132,21 @@ def renew(connection: Connection, rows: Iterable[Any], in_use: InUse, *, run_id:
     done: set[int] = set()
     for first in rows:
         options = _options_now(first, in_use)
-        for row in (first, *_run_of(connection, first, options)):
+        for row in (first, *_run_of(connection, first, options, in_use.name)):
             if row.id not in done and is_foreign(row, in_use.identity):
                 done.add(row.id)
                 again += _renew(connection, row, in_use, run_id=run_id, at=stamp(now))
     return again
 
 
-def _run_of(connection: Connection, row: Any, options: Options) -> Sequence[Any]:
-    """The queued jobs whose files may belong to the same run as this one's."""
-    name = frame_name(row.path)
+def _run_of(connection: Connection, row: Any, options: Options, model_name: str) -> Sequence[Any]:
+    """The queued jobs of this model whose files may belong to the same run as this one's."""
+    name = name_of_several(row.path)
     if name is None or not (options.frame or unreadable.options(row.options).frame):
         return ()
     first = show(name.before)
-    return connection.exec_driver_sql(RUN_OF, {"first": f"{first}0", "last": f"{first}:"}).fetchall()
+    values = {"first": f"{first}0", "last": f"{first}:", "model_name": model_name}
+    return connection.exec_driver_sql(RUN_OF, values).fetchall()
 
 
 def _options_now(row: Any, in_use: InUse) -> Options:

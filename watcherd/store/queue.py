@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import StaleJobError
 from watcherd.file_names import storable
-from watcherd.job import ErrorClass, Options, State
+from watcherd.job import DEFAULT_MODEL, ErrorClass, Options, State
 from watcherd.retry import after_daemon_death, pause_after_loss
 from watcherd.store import attributes, deliveries, figures, frame_runs, identity, unreadable
 from watcherd.store.frame_runs import CLAIMABLE, Hold
@@ -62,12 +62,15 @@ VALUES (:job_id, :scan_id, :arrival_id, :source, :profile, :options, :options_ke
 
 NEXT = f"""
 SELECT {CLAIMABLE}
-FROM job INDEXED BY job_claim JOIN arrival ON arrival.id = job.arrival_id JOIN scan ON scan.id = job.scan_id
-WHERE job.state = 'queued' AND (job.not_before IS NULL OR job.not_before <= :now)
+FROM job INDEXED BY job_of_model JOIN arrival ON arrival.id = job.arrival_id JOIN scan ON scan.id = job.scan_id
+WHERE job.state = 'queued' AND job.model_name = :model_name AND (job.not_before IS NULL OR job.not_before <= :now)
 ORDER BY job.priority DESC, job.id LIMIT :limit
 """
 
-NEXT_DUE = "SELECT min(coalesce(not_before, :now)) FROM job INDEXED BY job_claim WHERE state = 'queued'"
+NEXT_DUE = """
+SELECT min(coalesce(not_before, :now)) FROM job INDEXED BY job_of_model
+WHERE state = 'queued' AND model_name = :model_name
+"""
 
 POSTPONE = "UPDATE job SET not_before = :until WHERE id = :job_id AND state = 'queued'"
 
@@ -171,11 +174,12 @@ def add(connection: Connection, rows: Sequence[Row]) -> None:
 def claim(
     connection: Connection, *, run_id: int, limit: int, now: datetime, in_use: InUse, hold: Hold = NO_HOLD
 ) -> list[ClaimedJob]:
-    """Take up to ``limit`` jobs, those of high priority and long waiting first, and count the attempt.
+    """Take up to ``limit`` jobs of one model, those of high priority and long waiting first, and count the attempt.
 
     Jobs that were queued for another model than the one in use are made anew for it first (`identity.renew`). A job
-    that has to run alone is taken alone, when its turn comes. When the turn of a run's first frame comes, all its
-    queued frames are taken, in order and nothing else; a run that ``hold`` finds incomplete is put off.
+    that has to run alone is taken alone, when its turn comes; a case of several channels is alone by itself. When the
+    turn of a run's first frame comes, all its queued frames are taken, in order and nothing else; a run that ``hold``
+    finds incomplete is put off.
     """
     at = stamp(now)
     chosen, places = _next(connection, partial(_upcoming, connection, limit, in_use, run_id, now), hold, now)
@@ -195,7 +199,8 @@ def claim(
 def _upcoming(connection: Connection, limit: int, in_use: InUse, run_id: int, now: datetime) -> Sequence[Any]:
     """What is next in the queue, all of it for the model in use."""
     for _ in range(RENEWALS):
-        rows = connection.exec_driver_sql(NEXT, {"now": stamp(now), "limit": limit}).fetchall()
+        values = {"now": stamp(now), "limit": limit, "model_name": in_use.name}
+        rows = connection.exec_driver_sql(NEXT, values).fetchall()
         foreign = [row for row in rows if identity.is_foreign(row, in_use.identity)]
         if not foreign:
             return rows
@@ -215,7 +220,7 @@ def _next(
         for row in rows:
             if row.id in postponed or (scans and (row.solo or _options(row.options).frame)):
                 continue
-            if row.solo:
+            if row.solo and not (hold.channels > 1 and _options(row.options).frame):
                 place = frame_runs.alone(row) if _options(row.options).frame else None
                 return [row], {row.id: place} if place else {}
             if not _options(row.options).frame:
@@ -230,9 +235,9 @@ def _next(
             return scans, {}
 
 
-def next_due(connection: Connection, *, now: datetime) -> datetime | None:
-    """When the first of the jobs that have to wait may be claimed; to be asked when `claim` has found none."""
-    text = connection.exec_driver_sql(NEXT_DUE, {"now": stamp(now)}).scalar()
+def next_due(connection: Connection, *, now: datetime, name: str = DEFAULT_MODEL) -> datetime | None:
+    """When the first of a model's jobs that have to wait may be claimed; to be asked when `claim` has found none."""
+    text = connection.exec_driver_sql(NEXT_DUE, {"now": stamp(now), "model_name": name}).scalar()
     return moment(text) if text else None
 
 

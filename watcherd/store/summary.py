@@ -57,6 +57,12 @@ FROM job WHERE state IN ('failed', 'quarantined') AND finished_at >= :since AND 
 GROUP BY error_class, error ORDER BY jobs DESC
 """
 
+EVALUATIONS = """
+SELECT id, at, model, threshold, profile, truth, scans, failed,
+    dice, dice_low, dice_high, cldice, cldice_low, cldice_high
+FROM evaluations WHERE at >= :since AND at < :until ORDER BY id DESC LIMIT :limit
+"""
+
 _SHAPE = "job.id, job.source, scan.size_bytes, scan.width, scan.height, scan.frames"
 
 SLOWEST = f"""
@@ -180,6 +186,11 @@ def runs(connection: Connection, period: Period) -> list[Row]:
 def replicas(connection: Connection, period: Period) -> list[Row]:
     """The copies of the model that were there in the period, the oldest first."""
     return _rows(connection, REPLICAS, period.values)
+
+
+def evaluations(connection: Connection, period: Period, limit: int) -> list[Row]:
+    """What was evaluated in the period, the newest first."""
+    return _rows(connection, EVALUATIONS, period.values | {"limit": limit})
 
 
 def _step(of: int, size: int) -> int:

@@ -30,13 +30,16 @@ from watcherd.store.records import Delivery, Disposal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-HEAD = "0008"
+HEAD = "0010"
 """The newest migration. Kept here so that opening an up-to-date database need not import alembic."""
 
 Outcome = ("succeeded", "retry", "failed", "quarantined", "released", "interrupted")
 """How an attempt may end; NULL while it runs."""
 
 LengthUnit = ("px", "mm")
+
+JudgedMasks = ("images", "predictions", "jobs")
+"""Whose masks an evaluation judged: made of scans for it, files in a folder, results of past jobs."""
 
 OutputState = ("intended", "delivered", "removed")
 
@@ -45,6 +48,12 @@ HookState = ("waiting", "called", "given-up")
 
 NOT_SUCCEEDED = "state <> 'succeeded'"
 """The condition of the index on the states in which few jobs of a long history are."""
+
+MODEL_NAME = (
+    "CASE WHEN json_valid(options) THEN coalesce(CAST(json_extract(options, '$.model') AS TEXT), 'default') "
+    "ELSE 'default' END"
+)
+"""Which model a job is for, from its options."""
 
 metadata = MetaData()
 
@@ -231,6 +240,8 @@ job = _table(
     # What sidecars say of the scan, as JSON: the rest of its options follows from the configuration. NULL: written by
     # a version that kept no note of it.
     _words("overrides", null=True),
+    # The model's name in the configuration. Options that are no JSON are refused, by whichever model is there.
+    Column("model_name", Text, Computed(MODEL_NAME, persisted=False)),
     UniqueConstraint("scan_id", "options_key"),
     CheckConstraint("state <> 'running' OR (run_id IS NOT NULL AND attempt_id IS NOT NULL)", name="running_is_claimed"),
     CheckConstraint(
@@ -241,6 +252,16 @@ job = _table(
     # (priority, id) in the order of claims; not_before and solo make it covering, so that jobs that must wait
     # are stepped over without reading their rows.
     Index("job_claim", text("priority DESC"), "id", "not_before", "solo", sqlite_where=text("state = 'queued'")),
+    # The same for the jobs of one model: a backlog of another costs its claims nothing.
+    Index(
+        "job_of_model",
+        "model_name",
+        text("priority DESC"),
+        "id",
+        "not_before",
+        "solo",
+        sqlite_where=text("state = 'queued'"),
+    ),
     Index("job_waiting_since", "queued_at", sqlite_where=text("state = 'queued'")),
     # A statement uses it only if it says NOT_SUCCEEDED to the letter: SQLite does not conclude it from other terms.
     Index("job_not_succeeded", "state", sqlite_where=text(NOT_SUCCEEDED)),
@@ -367,6 +388,34 @@ hook_wish = _table(
     "hook_wish",
     Column("event", Text, primary_key=True, nullable=False),
     Column("target", Text, primary_key=True, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+evaluation = _table(
+    "evaluation",
+    _key(),
+    _time("at"),
+    _words("version"),
+    _one_of("source", JudgedMasks),
+    _words("model"),
+    _real("threshold"),
+    _words("profile", null=True),
+    _words("truth"),
+    _words("judged"),
+    _words("against", null=True),
+    _whole("scans"),
+    _whole("failed"),
+    _words("figures"),
+)
+
+evaluation_scan = _table(
+    "evaluation_scan",
+    Column("evaluation_id", Integer, ForeignKey("evaluation.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    _words("name"),
+    _words("group_name"),
+    _one_of("unit", LengthUnit),
+    _words("figures"),
     sqlite_with_rowid=False,
 )
 

@@ -41,6 +41,30 @@ merges the three in order of time instead of sorting all that waits."""
 
 _ATTRIBUTES = "(SELECT json_group_object(keyword, value) FROM attribute WHERE job_id = job.id)"
 
+_BOUNDED = ("dice", "cldice")
+"""Figures of an evaluation that are shown with the ends of their interval."""
+
+_MEANS = ", ".join(
+    f"json_extract(figures, '$.{name}.mean') AS {name}"
+    + (
+        f", json_extract(figures, '$.{name}.low') AS {name}_low, json_extract(figures, '$.{name}.high') AS {name}_high"
+        if name in _BOUNDED
+        else ""
+    )
+    for name in (
+        *("dice", "cldice", "iou", "ciou", "giou", "precision", "recall", "hd95", "hd95_mm", "assd", "assd_mm"),
+        *("nsd", "betti0", "betti1", "auc", "ap", "j", "f", "jf"),
+    )
+)
+
+_OF_SCAN = ", ".join(
+    f"json_extract(s.figures, '$.{name}') AS {name}"
+    for name in (
+        *("dice", "cldice", "iou", "precision", "recall", "hd95", "assd", "nsd", "betti0", "betti1", "auc", "ap"),
+        *("j", "f", "jf", "length", "length_drawn", "width", "width_drawn"),
+    )
+)
+
 VIEWS: dict[str, str] = {
     "jobs": f"""
         CREATE VIEW jobs AS SELECT
@@ -48,7 +72,7 @@ VIEWS: dict[str, str] = {
             job.render_ms, job.attempts, job.error_class, job.error,
             job.created_at, job.started_at, job.finished_at,
             scan.width, scan.height, scan.frames, scan.size_bytes,
-            job.profile, job.segmenter, job.model, job.model_revision, job.dtype,
+            job.profile, job.model_name, job.segmenter, job.model, job.model_revision, job.dtype,
             (SELECT run.version FROM attempt JOIN run ON run.id = attempt.run_id WHERE attempt.id = job.attempt_id)
                 AS watcherd_version,
             CASE WHEN json_valid(job.options) THEN json_extract(job.options, '$.prompt') END AS prompt,
@@ -68,7 +92,8 @@ VIEWS: dict[str, str] = {
         FROM measure AS m JOIN job ON job.id = m.job_id""",
     "queue": """
         CREATE VIEW queue AS SELECT
-            id, state, source, priority, attempts, not_before, error_class, error, queued_at, profile, solo
+            id, state, source, priority, attempts, not_before, error_class, error, queued_at, profile, solo,
+            model_name
         FROM job WHERE state = 'queued' ORDER BY priority DESC, id""",
     "failures": """
         CREATE VIEW failures AS SELECT
@@ -114,6 +139,14 @@ VIEWS: dict[str, str] = {
         FROM output JOIN arrival ON arrival.id = output.arrival_id WHERE output.state = 'delivered'""",
     "stages": f"""
         CREATE VIEW stages AS {_STAGES}""",
+    "evaluations": f"""
+        CREATE VIEW evaluations AS SELECT
+            id, at, model, threshold, scans, {_MEANS}, source, profile, truth, judged, against, failed, version
+        FROM evaluation""",
+    "evaluation_scans": f"""
+        CREATE VIEW evaluation_scans AS SELECT
+            s.evaluation_id, s.name, {_OF_SCAN}, s.unit, s.group_name, e.model, e.threshold, e.at
+        FROM evaluation_scan AS s JOIN evaluation AS e ON e.id = s.evaluation_id""",
     "unfinished": f"""
         CREATE VIEW unfinished AS {_UNFINISHED}""",
 }

@@ -32,11 +32,11 @@ def findings(watcherd: CommandLine, *arguments: str, code: int = 0) -> list[dict
 
 
 def wrong(watcherd: CommandLine, *arguments: str, code: int = 0) -> list[tuple[str, str]]:
-    """Check and level of what is not ok, but for what is so in every test: no daemon, perhaps an old SQLite."""
+    """Check and level of what is not ok, but for what no test makes: no daemon, an old SQLite, a clock adrift."""
     return [
         (finding["check"], finding["level"])
         for finding in findings(watcherd, *arguments, code=code)
-        if finding["level"] != "ok" and finding["check"] not in ("daemon", "sqlite", "space")
+        if finding["level"] != "ok" and finding["check"] not in ("daemon", "sqlite", "space", "clock")
     ]
 
 
@@ -207,8 +207,20 @@ def test_jobs_under_way_when_the_daemon_died_are_named(watcherd: CommandLine) ->
     assert [("jobs", "warning")] == wrong(watcherd)
 
 
-def test_little_room_and_a_wrong_clock_are_found(watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A twentieth of the disk free is little."""
-    monkeypatch.setattr("watcherd.status.doctor.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1000, 990, 10))  # type: ignore[attr-defined]
-    levels = {(finding.check, finding.level) for finding in doctor.examine(watcherd.config)}
-    assert ("space", "warning") in levels
+@pytest.mark.parametrize(("free", "level"), [(3, "warning"), (0.1, "error"), (30, "ok")])
+def test_little_room_is_found_and_so_little_that_nothing_is_begun(
+    watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch, free: float, level: str
+) -> None:
+    """A twentieth of the disk free is little; less than `limits.min_free_mib` pauses the work."""
+    usage = shutil._ntuple_diskusage(100 << 30, 0, int(free * 2**30))  # type: ignore[attr-defined]
+    monkeypatch.setattr("watcherd.status.doctor.shutil.disk_usage", lambda _: usage)
+    limits = watcherd.config.limits.model_copy(update={"min_free_mib": 256})
+    config = watcherd.config.model_copy(update={"limits": limits})
+    assert {level} == {finding.level for finding in doctor.examine(config) if finding.check == "space"}
+
+
+def test_a_clock_that_nobody_keeps_is_a_warning(watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The history's times are the machine's."""
+    for kept, level in ((True, "ok"), (False, "warning")):
+        monkeypatch.setattr("watcherd.status.doctor.clock_is_kept", lambda kept=kept: kept)
+        assert [level] == [finding.level for finding in doctor.examine(watcherd.config) if finding.check == "clock"]

@@ -8,7 +8,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
+import sqlite3
 import sys
+from base64 import b64encode
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,9 +26,10 @@ from scipy.ndimage import gaussian_filter
 
 from tests.integration.store.helpers import claim_one, enqueue, intents, later, scan, staged, start_run
 from watcherd.cli.app import run
+from watcherd.errors import UnavailableError, UsageError
 from watcherd.evaluation.figures import LEVELS, Judged, Score
 from watcherd.evaluation.plots import _dice, _figure, _height
-from watcherd.service import trial
+from watcherd.service import evaluated, trial
 from watcherd.store import Database, queue
 
 if TYPE_CHECKING:
@@ -489,7 +494,100 @@ def test_a_mask_that_was_changed_or_is_gone_is_not_judged_as_the_models(
     assert any("cannot be read: No such file" in problem for problem in found["problems"])
 
 
+# ------------------------------------------------------------------------------------------------------ in the history
+
+
+def rows(folder: Path, sql: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(folder / "empty" / "state" / "watcherd.db")) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def test_an_evaluation_is_a_row_of_the_history(folder: Path, history: Path, evaluate: Callable[..., Said]) -> None:
+    """With its means and their intervals, and each scan's figures, so that models compare over months."""
+    low = evaluate("--predictions", folder / "low", "--json").json
+    high = evaluate("--predictions", folder / "high", "--against", folder / "low", "--json").json
+    jobs = evaluate("--jobs", "since 2026-01-01", "--json").json
+    assert [1, 2, 3] == [one["evaluation"] for one in (low, high, jobs)]
+    told = rows(
+        folder,
+        "select source, judged, against, truth, scans, failed, dice, dice_low, cldice_high, hd95 "
+        "from evaluations order by id",
+    )
+    dice, line, distance = (high["summary"][name] for name in ("dice", "cldice", "hd95"))
+    expected = ("predictions", str(folder / "high"), str(folder / "low"), str(folder / "drawn"), len(NAMES), 0)
+    assert (*expected, dice["mean"], dice["low"], line["high"], distance["mean"]) == told[1]
+    assert [("predictions", None), ("jobs", None)] == [(told[0][0], told[0][2]), (told[2][0], told[2][2])]
+    scans = rows(folder, "select name, dice, hd95, unit, group_name from evaluation_scans where evaluation_id = 2")
+    assert {(one["name"], one["dice"], one["hd95"], one["unit"], one["group"]) for one in high["scans"]} == set(scans)
+
+
+def test_what_cannot_be_kept_is_said_and_its_files_are_there(
+    folder: Path, history: Path, evaluate: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures took their time: they are not thrown away."""
+
+    def refuse(*_: Any) -> str:
+        raise UnavailableError("The service does not answer.", hint="See watcherd status.")
+
+    monkeypatch.setattr("watcherd.cli.evaluate_history.steered", refuse)
+    said = evaluate("--predictions", folder / "low", "--json")
+    assert said.json["evaluation"] is None
+    assert "not in the history, only in its files: The service does not answer." in said.err
+    assert Path(said.json["files"]["page"]).is_file()
+    assert [] == rows(folder, "select * from evaluations")
+
+
+def test_without_a_history_there_are_only_files(folder: Path, evaluate: Callable[..., Said]) -> None:
+    """A configuration alone begins none."""
+    assert evaluate("--predictions", folder / "low", "--json").json["evaluation"] is None
+    (folder / "empty" / "config.toml").write_text("")
+    assert evaluate("--predictions", folder / "low", "--json").json["evaluation"] is None
+    assert not (folder / "empty" / "state").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"source": "guess"},
+        {"scans": []},
+        {"figures": {"dice": {"mean": float("nan")}}},
+        {"failed": "none"},
+        {"truth": 7},
+    ],
+)
+def test_what_is_no_evaluation_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    """Whoever may write into the mailbox may leave anything there."""
+    one = {"name": "a", "group_name": "a", "unit": "px", "figures": {"dice": 1.0}}
+    right = {
+        "version": "1", "source": "images", "model": "m", "threshold": None, "profile": None, "truth": "t",
+        "judged": "j", "against": None, "failed": 0, "figures": {"dice": {"mean": 1.0}}, "scans": [one],
+    }  # fmt: skip
+    with Database.open(tmp_path / "watcherd.db") as database:
+        assert "evaluation 1" == evaluated.record(database, right, later())
+        with pytest.raises(UsageError, match="no evaluation"):
+            evaluated.record(database, right | wrong, later())
+
+
 # ------------------------------------------------------------------------------------------------------------- pictures
+
+
+def test_the_page_is_one_file_with_all_pictures_in_it(folder: Path, evaluate: Callable[..., Said]) -> None:
+    """Plots, worst, best, and those that differ; nothing is asked for, and no words are obeyed."""
+    save(folder / "low" / "p0_0<img src=x>.png", mask_of("p0_0", 0.25))
+    (folder / "low" / "p0_0.png").unlink()
+    (folder / "drawn" / "p0_0_manual.png").rename(folder / "drawn" / "p0_0<img src=x>_manual.png")
+    found = evaluate("--predictions", folder / "low", "--against", folder / "high", "--json").json
+    page = Path(found["files"]["page"]).read_text()
+    pictures = [name for kind in ("worst", "best", "differ") for name in found["files"][kind]]
+    assert 5 + 5 + 10 == len(pictures)
+    assert len(pictures) == page.count("data:image/jpeg;base64,")
+    assert 3 == page.count("data:image/png;base64,")
+    assert all(b64encode(Path(name).read_bytes()).decode() in page for name in pictures)
+    assert not re.search(r"<(?!img alt=)(img|script|link)|https?:", page)
+    assert "img-src data:" in page
+    best = [Path(name).stem.partition("-")[2] for name in found["files"]["best"]]
+    ordered = sorted(found["scans"], key=lambda one: (one["dice"], one["name"]))
+    assert [Path(one["name"]).stem for one in ordered[:-6:-1]] == best
 
 
 @pytest.mark.parametrize("count", [3, 28, 60])

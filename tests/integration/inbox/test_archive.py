@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import fuse_like
+from tests.tree import python_path
 from watcherd import files
 from watcherd.crash_points import VARIABLE
 from watcherd.inbox import archive as archiving
@@ -211,15 +212,20 @@ def test_after_a_remount_the_bytes_decide(inbox, archive):
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EIO])
 def test_a_source_that_cannot_be_moved_fails_with_the_reason_and_stays(inbox, tmp_path, monkeypatch, number):
-    def fail(*_, **__):
-        raise OSError(number, os.strerror(number))
+    """And costs the others nothing."""
+    rename = archiving.rename_new
 
-    wanted = source(inbox, "a.png", b"a")
+    def fail(old, new, **folders):
+        if old == b"a.png":
+            raise OSError(number, os.strerror(number))
+        rename(old, new, **folders)
+
+    wanted = [source(inbox, name, name.encode()) for name in ("a.png", "b.png")]
     monkeypatch.setattr(archiving, "rename_new", fail)
-    disposal = one(wanted, inbox, tmp_path / "archive")
-    assert disposal.result == "failed"
-    assert os.strerror(number) in disposal.reason
-    assert tree(inbox) == {"a.png": b"a"}
+    failed, moved = dispose(wanted, inbox=inbox, archive=tmp_path / "archive")
+    assert (failed.result, moved.result) == ("failed", "archived")
+    assert os.strerror(number) in failed.reason
+    assert tree(inbox) == {"a.png": b"a.png"}
 
 
 def test_an_archive_that_cannot_be_made_fails_with_the_reason(inbox, tmp_path):
@@ -286,6 +292,26 @@ def test_a_file_written_in_place_with_its_time_set_back_is_another_one(inbox, ar
     assert tree(inbox) == {"a.png": b"later"}
 
 
+def test_a_copy_on_another_disk_that_has_other_bytes_is_none(inbox, archive, monkeypatch):
+    """The source was written to in place while it was copied: it stays, and the archive has nothing of it."""
+    copy, rename = archiving._copy, archiving.rename_new
+
+    def written_to(*folders):
+        (inbox / "a.png").write_bytes(b"later")
+        return copy(*folders)
+
+    def across(old, new, *, source_fd, target_fd):
+        if not os.fsencode(old).startswith(archiving.COPYING):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(old, new, source_fd=source_fd, target_fd=target_fd)
+
+    wanted = source(inbox, "a.png", b"first")
+    monkeypatch.setattr(archiving, "_copy", written_to)
+    monkeypatch.setattr(archiving, "rename_new", across)
+    assert "changed" == one(wanted, inbox, archive).result
+    assert ({"a.png": b"later"}, {}) == (tree(inbox), tree(archive))
+
+
 KILLED = """
 import sys
 from pathlib import Path
@@ -317,7 +343,7 @@ def test_killed_anywhere_a_second_run_ends_in_the_same_place(inbox, archive, how
     wanted = [source(inbox, f"sub/{number}.png", b"%d" % number, how=how) for number in range(3)]
     died = subprocess.run(
         [sys.executable, "-c", KILLED, repr(wanted), str(inbox), str(archive)],
-        env={VARIABLE: f"dispose.{point}"},
+        env={VARIABLE: f"dispose.{point}", "PYTHONPATH": python_path()},
         capture_output=True,
     )
     if died.returncode != -signal.SIGKILL:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tree import python_path
 from watcherd.crash_points import VARIABLE
 from watcherd.errors import TransientError
 from watcherd.inbox import durable, ingest
@@ -361,6 +362,31 @@ def synced(monkeypatch):
     return calls
 
 
+def test_copies_are_synced_under_their_final_names_before_they_are_taken(inbox, root_fd, spool, synced, monkeypatch):
+    """Few one by one, then the folders of their names, then the one of those; many by one call."""
+    rename = os.rename
+
+    def renamed(old, new):
+        rename(old, new)
+        synced.append("renamed")
+
+    monkeypatch.setattr(os, "rename", renamed)
+    contents = [b"%d" % number for number in range(9)]
+    for number, content in enumerate(contents):
+        (inbox / f"{number}.raw").write_bytes(content)
+    few, many = [settled(root_fd, *(b"%d.raw" % number for number in some)) for some in (range(3), range(3, 9))]
+    names = [str(spool.path(sha256(content))) for content in contents[:3]]
+    folders = sorted({str(spool.path(sha256(content)).parent) for content in contents[:3]})
+    take(few, root_fd, spool)
+    of_copies = [call for call in synced if not call.startswith(str(inbox))]
+    assert ["renamed"] * 3 + names == of_copies[:6]
+    assert folders == sorted(of_copies[6:-1])
+    assert str(spool.root) == of_copies[-1]
+    synced.clear()
+    take(many, root_fd, spool)
+    assert ["renamed"] * 6 + [f"all of {spool.root}"] == synced
+
+
 def scans(inbox, count):
     (inbox / "heart").mkdir()
     for number in range(count):
@@ -493,7 +519,9 @@ def test_killed_anywhere_in_the_batch_a_second_run_has_each_file_once(inbox, roo
     for number in range(files):
         (inbox / f"{number}.raw").write_bytes(b"%d" % number)
     died = subprocess.run(
-        [sys.executable, "-c", KILLED, str(inbox), str(spool.root)], env={VARIABLE: point}, capture_output=True
+        [sys.executable, "-c", KILLED, str(inbox), str(spool.root)],
+        env={VARIABLE: point, "PYTHONPATH": python_path()},
+        capture_output=True,
     )
     assert (died.returncode, died.stdout) == (-signal.SIGKILL, b"")
     for path in spool.root.rglob("??/*"):

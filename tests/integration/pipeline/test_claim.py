@@ -9,7 +9,8 @@ from tests.integration.store.helpers import MODEL, enqueue, scan, start_run, suc
 from tests.runs import a_run
 from watcherd.flights import Flights
 from watcherd.inbox.expected import Expected
-from watcherd.inference.pool.lanes import Lane
+from watcherd.inference.pool.lanes import Lane, Lanes
+from watcherd.job import Options
 from watcherd.pipeline.belts import Belts
 from watcherd.pipeline.claim import Claims
 from watcherd.pipeline.places import Places
@@ -22,16 +23,36 @@ if TYPE_CHECKING:
 class OneReplica:
     """A pool for a batch of one."""
 
+    def has_room(self) -> bool:
+        return True
+
+    def status(self) -> list[Any]:
+        return []
+
+    def given(self) -> int:
+        return 0
+
     def capacity(self) -> int:
         return 1
 
 
-def claims(database: Database, model: ModelIdentity, scratch: Path) -> Claims:
-    places = Places(scratch=scratch, spool_path=lambda sha256: scratch / sha256, bring_back=lambda _job_id: False)
-    lane = Lane[ModelIdentity]()
+def lane_of(model: ModelIdentity, name: str = "default") -> Lane[ModelIdentity]:
+    lane = Lane[ModelIdentity](name)
     lane.carried_by(cast("Any", OneReplica()))
     lane.became_ready(model, follows_runs=False)
-    return Claims(a_run(database=database), lane, Expected(), places, Flights(), Belts(bell=threading.Event()))
+    return lane
+
+
+def claims(database: Database, model: ModelIdentity, scratch: Path, *others: Lane[ModelIdentity]) -> Claims:
+    places = Places(scratch=scratch, spool_path=lambda sha256: scratch / sha256, bring_back=lambda _job_id: False)
+    return Claims(
+        a_run(database=database),
+        Lanes(lane_of(model), *others),
+        Expected(),
+        places,
+        Flights(),
+        Belts(bell=threading.Event()),
+    )
 
 
 def test_names_of_a_job_that_becomes_one_with_an_ended_one_are_looked_for(tmp_path: Path) -> None:
@@ -74,3 +95,34 @@ def test_a_job_that_is_made_anew_is_so_for_the_picture_that_this_version_makes(t
         theirs = claims(database, other, tmp_path)
         found = [flight.job.options.pictures for _ in scans for flight in theirs.claim()]
         assert [1, 0, 0] == found
+
+
+def test_each_claim_is_of_one_model_and_one_without_replicas_leaves_its_jobs_where_they_are(tmp_path: Path) -> None:
+    with Database.open(tmp_path / "watcherd.db") as database:
+        run_id = database.write(start_run)
+        asked = [("a.png", "retina"), ("b.png", "default"), ("c.png", "gone"), ("d.png", "retina")]
+        scans = [scan(name, options=Options(model=model)) for name, model in asked]
+        database.write(lambda c: enqueue(c, run_id, *scans))
+        retina, gone = lane_of(MODEL, "retina"), Lane[ModelIdentity]("gone", meant=MODEL)
+        mine = claims(database, MODEL, tmp_path, retina, gone)
+        found = []
+        while flights := mine.claim():
+            assert 1 == len({flight.model_name for flight in flights})
+            found += [flight.job.source for flight in flights]
+        assert ["a.png", "b.png", "d.png"] == sorted(found)
+        retina.carried_by(None)
+        database.write(lambda c: enqueue(c, run_id, scan("e.png", options=Options(model="retina"))))
+        assert [] == mine.claim()
+        assert float("inf") == mine._belts.due.seconds  # nothing to come back for: nobody could take it
+
+
+def test_a_model_whose_turn_it_is_not_leaves_it_to_the_others(tmp_path: Path) -> None:
+    """While a slow one's batch is decoded, the others' next ones are claimed."""
+    with Database.open(tmp_path / "watcherd.db") as database:
+        run_id = database.write(start_run)
+        scans = [scan("a.png"), scan("b.png", options=Options(model="retina"))]
+        database.write(lambda c: enqueue(c, run_id, *scans))
+        mine = claims(database, MODEL, tmp_path, lane_of(MODEL, "retina"))
+        [flight] = mine.claim(but="default")
+        assert "b.png" == flight.job.source
+        assert [] == mine.claim(but="default")

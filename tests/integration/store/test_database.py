@@ -255,6 +255,7 @@ def test_after_a_clean_end_the_file_stands_alone(path: Path) -> None:
     with Database.open(path) as database:
         database.write(put("a"))
     assert [entry.name for entry in path.parent.iterdir()] == ["watcherd.db"]
+    assert path.read_bytes()[18:20] == b"\x01\x01", "it wants a log beside it (https://sqlite.org/fileformat2.html)"
     with sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True) as person:
         assert person.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     person.close()

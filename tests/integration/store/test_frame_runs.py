@@ -223,3 +223,42 @@ def test_options_without_a_frame_are_written_as_ever() -> None:
 def test_without_runs_nothing_is_held(connection: Connection, run_id: int) -> None:
     drop(connection, run_id, scan("a.png"), scan("b.png"))
     assert ["a.png", "b.png"] == names(claim(connection, run_id, limit=8))
+
+
+CASE = Hold(quiet=QUIET, longest=30 * QUIET, channels=2)
+
+
+def channel(number: int, case: str = "a", *, seen: datetime = NOW) -> NewArrival:
+    """A channel of a case, as the intake takes it."""
+    name = f"{case}_{number:04}.nii.gz"
+    arrival = scan(name, 100 * ord(case) + number, options=Options(frame=name))
+    return replace(arrival, seen_at=seen, not_before=seen + QUIET)
+
+
+def test_the_channels_of_a_case_are_claimed_together(connection: Connection, run_id: int) -> None:
+    """In their order, a case at a time; one that is complete waits for nothing more."""
+    drop(connection, run_id, channel(1), channel(1, "b"), channel(0), channel(0, "b", seen=later(seconds=9)))
+    assert ["a_0000.nii.gz", "a_0001.nii.gz"] == names(take(connection, run_id, 10, hold=CASE))
+    assert ["b_0000.nii.gz", "b_0001.nii.gz"] == names(take(connection, run_id, 10, hold=CASE))
+
+
+def test_a_late_channel_takes_those_with_it_that_wait_for_another_try(connection: Connection, run_id: int) -> None:
+    """Alone, or much later: none of them means anything without the others."""
+    drop(connection, run_id, channel(0))
+    [first] = take(connection, run_id, 10, hold=CASE)
+    at = later(seconds=11)
+    decision = later_decision(600, solo=True)
+    queue.retry_later(connection, first.claim, failure(ErrorClass.TRANSIENT), decision, now=at)
+    drop(connection, run_id, channel(1, seen=later(seconds=20)))
+    assert ["a_0000.nii.gz", "a_0001.nii.gz"] == names(take(connection, run_id, 30, hold=CASE))
+
+
+def test_a_case_that_has_to_run_alone_stays_whole(connection: Connection, run_id: int) -> None:
+    drop(connection, run_id, channel(0), channel(1), scan("b.nii.gz", 7, options=OPTIONS))
+    both = take(connection, run_id, 10, hold=CASE)
+    if len(both) == 1:  # the other scan came first
+        both = take(connection, run_id, 10, hold=CASE)
+    for job in both:
+        decision = later_decision(12, solo=True)
+        queue.retry_later(connection, job.claim, failure(ErrorClass.CRASH), decision, now=later(seconds=11))
+    assert ["a_0000.nii.gz", "a_0001.nii.gz"] == names(take(connection, run_id, 13, hold=CASE))

@@ -32,6 +32,7 @@ GROWING = "job|arrival|attempt|attempt_device|output|event|scan|o|d|earlier"
 
 SHORT = {
     "job_claim",
+    "job_of_model",
     "job_waiting_since",
     "arrival_to_deliver",
     "arrival_to_dispose",

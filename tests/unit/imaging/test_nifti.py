@@ -15,9 +15,10 @@ import pytest
 from watcherd.errors import InputError
 from watcherd.formats.npy_frames import FrameFile, write_frames
 from watcherd.formats.truncation import ends_early
+from watcherd.formats.volumes import Turn
 from watcherd.imaging.decode import Decoded, DecodeLimits, TruncatedError, decode
 from watcherd.imaging.encode import RenderRequest, render
-from watcherd.imaging.readers.nifti_scan import Turn, turn_of
+from watcherd.imaging.readers.nifti_scan import turn_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -353,3 +354,40 @@ def test_a_file_that_is_cut_off_is_waited_for(tmp_path, name, share):
     with source.open("rb") as file:
         assert "NIfTI" in ends_early(file)
     assert isinstance(refused(source), TruncatedError)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "SAR", "ILA"])
+@pytest.mark.parametrize("slope", [None, 0.5])
+def test_the_numbers_of_a_volume_are_those_that_other_programs_read(
+    tmp_path: Path, axes: str, slope: float | None
+) -> None:
+    """In their order and with their spacing, however the slices are turned for people: nibabel's and SimpleITK's."""
+    import SimpleITK
+
+    values = np.random.default_rng(3).integers(-500, 500, SHAPE).astype(np.int16)
+    image = nibabel.Nifti1Image(values, affine(axes, tilt=0.2))
+    image.set_qform(affine(axes, tilt=0.2), code=1)
+    if slope is not None:
+        image.header.set_slope_inter(slope, 3)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    decoded = decode(tmp_path / "a.nii.gz", tmp_path / "a.npy", DecodeLimits(), (), tmp_path / "a-volume.npy")
+    volume = decoded.volume
+    assert volume is not None
+    assert volume.grid is not None
+    read = SimpleITK.ReadImage(str(tmp_path / "a.nii.gz"))
+    assert np.array_equal(SimpleITK.GetArrayFromImage(read).astype(np.float32), volume.stored().astype(np.float32))
+    assert read.GetSpacing()[::-1] == pytest.approx(volume.grid.spacing_mm)
+    loaded: Any = nibabel.load(tmp_path / "a.nii.gz")
+    assert np.array_equal(loaded.get_fdata(dtype=np.float32).transpose(2, 1, 0), volume.stored().astype(np.float32))
+    assert volume.grid.affine is not None
+    assert np.allclose(loaded.affine[:3], volume.grid.affine, atol=1e-5)
+    assert np.array_equal(volume.stored(), volume.stored())
+    assert (decoded.frames, decoded.height, decoded.width) == volume.shown(volume.stored()).shape
+
+
+def test_a_file_of_two_dimensions_has_no_slices_behind_one_another(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5), np.uint8), np.eye(4)), tmp_path / "a.nii")
+    volume = decode(tmp_path / "a.nii", tmp_path / "a.npy", DecodeLimits(), (), tmp_path / "v.npy").volume
+    assert volume is not None
+    assert volume.grid is not None
+    assert not volume.grid.is_volume

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,3 +166,45 @@ def test_the_example_in_the_docs_keeps_its_promises() -> None:
     names: dict[str, Any] = {}
     exec(example, names)  # noqa: S102 - our own page
     SegmenterContract.run(lambda: names["create"](Model(segmenter="dark")))
+
+
+def example(of: str) -> dict[str, Any]:
+    """What the page's example with this line defines."""
+    page = (Path(__file__).parents[3] / "docs" / "segmenters.md").read_text()
+    (found,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if of in block]
+    names: dict[str, Any] = {}
+    exec(found, names)  # noqa: S102 - our own page
+    return names
+
+
+def test_the_example_of_volumes_in_the_docs_keeps_its_promises() -> None:
+    made = example("class Bright")
+    SegmenterContract.run(lambda: made["create"](Model(segmenter="bright")))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mask": lambda found, _: found.mask[:-1]}, "the mask is uint8"),
+        ({"mask": lambda found, _: found.mask.astype(np.int64)}, "the mask is int64"),
+        ({"mask": lambda found, _: found.mask + 7}, "which has no name"),
+        ({"probability": lambda *_: None}, "which was asked for"),
+        ({"probability": lambda found, _: found.probability * 2}, "not 0 to 1"),
+        (
+            {"mask": lambda found, calls: found.mask * np.uint8(len(calls) % 5 > 0)},
+            "another mask when it is computed again",
+        ),
+    ],
+)
+def test_a_broken_promise_about_volumes_is_named(change: dict[str, Any], said: str) -> None:
+    good: type = example("class Bright")["Bright"]
+    calls: list[int] = []
+
+    class Bad(good):  # type: ignore[misc]
+        def predict_volume(self, volume: Any, mark: Any) -> Any:
+            calls.append(1)
+            found = super().predict_volume(volume, mark)
+            return replace(found, **{name: make(found, calls) for name, make in change.items()})
+
+    with pytest.raises(AssertionError, match=said):
+        SegmenterContract.run(Bad)

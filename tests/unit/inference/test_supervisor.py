@@ -335,3 +335,24 @@ def test_a_stop_hands_back_what_nobody_took_and_ends_the_process(life: Life) -> 
     assert "end" == machine.calls.get(timeout=PATIENCE)
     assert heard.deaths.empty()
     assert Phase.STOPPED is pool.status()[0].phase
+
+
+def test_what_comes_after_the_stop_is_handed_back_at_once(life: Life) -> None:
+    """A model's replicas may go while the pipeline has a batch for them: it must not wait in a queue that nobody
+    empties."""
+    pool, _, heard = life()
+    heard.ready.get(timeout=PATIENCE)
+    pool.stop(within=PATIENCE)
+    pool.submit([item(1), item(2)])
+    assert [1, 2] == [heard.handed_back.get(timeout=PATIENCE) for _ in range(2)]
+    assert 0 == pool.given()
+
+
+def test_what_waits_and_what_is_at_hand_was_given(life: Life) -> None:
+    pool, machine, heard = life()
+    heard.ready.get(timeout=PATIENCE)
+    assert 0 == pool.given()
+    pool.submit([item(1), item(2)])
+    machine.sent.get(timeout=PATIENCE)
+    pool.submit([item(3)])
+    assert 3 == pool.given()

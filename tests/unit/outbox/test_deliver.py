@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import fuse_like
+from watcherd.outbox import deliver
 from watcherd.outbox.deliver import Outbox, ResultLostError
 from watcherd.values import Intent, ResultFile
 
@@ -55,6 +56,28 @@ def test_the_json_comes_after_everything_that_it_lists(
     monkeypatch.setattr(Outbox, "_rename", noted)
     outbox.publish([stage(outbox, 1, b"a"), stage(outbox, 2, b"b")])
     assert order == [b"masks/a.png", b"masks/b.png", b"results/a.json", b"results/b.json"]
+
+
+def test_what_the_json_lists_is_durable_before_it_appears(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the JSON itself before anybody is told; only then what was staged goes. A kill cannot show that."""
+    order: list[str] = []
+    rename, discard = deliver.rename_new, deliver._discard
+
+    def noted(old: Path, new: bytes) -> None:
+        order.append(new.rpartition(b".")[2].decode())
+        rename(old, new)
+
+    def discarded(folder: Path) -> None:
+        order.append("discard")
+        discard(folder)
+
+    monkeypatch.setattr(deliver, "rename_new", noted)
+    monkeypatch.setattr(deliver, "sync_filesystem", lambda _: order.append("sync"))
+    monkeypatch.setattr(deliver, "_discard", discarded)
+    for folder in ("masks", "results"):
+        (outbox._root / folder).mkdir()
+    outbox.publish([stage(outbox, 1, b"a"), stage(outbox, 2, b"b")])
+    assert ["png", "png", "sync", "json", "json", "sync", "discard", "discard"] == order
 
 
 @pytest.mark.parametrize("done", [0, 1, 2])

@@ -12,7 +12,7 @@ from tests.unit.pipeline.test_stations import job, pipeline
 from watcherd.errors import InputError, JobError, NoMaskError
 from watcherd.flights import Failed, ReplicaRecord
 from watcherd.inference.messages import NotSegmented
-from watcherd.job import ErrorClass
+from watcherd.job import ErrorClass, Options
 from watcherd.pipeline.draw import _error_of
 from watcherd.pipeline.stations import Pipeline
 from watcherd.store import ModelIdentity
@@ -41,7 +41,7 @@ def test_a_replicas_words_become_the_error_that_they_were(kind: type[JobError]) 
 
 def test_a_failure_goes_to_the_next_station_with_the_replica_that_failed() -> None:
     stations = line()
-    [flight] = stations._flights.begin([cast("Any", SimpleNamespace(id=1, solo=True))])
+    [flight] = stations._flights.begin([cast("Any", SimpleNamespace(id=1, solo=True, options=Options()))])
     stations.scans_answered(0, [refused(1)])
     failed = stations._belts.results.get(timeout=1)
     assert isinstance(failed, Failed)

@@ -11,6 +11,7 @@ import pytest
 from tests.runs import a_run
 from watcherd.errors import StaleJobError
 from watcherd.flights import Flights
+from watcherd.job import Options
 from watcherd.pauses import StoppedError
 from watcherd.pipeline.belts import Belts
 from watcherd.pipeline.landing import Landing
@@ -29,7 +30,7 @@ class Books:
 
 def landing(*answers: Exception | None) -> tuple[Landing, Flights, Belts]:
     flights, belts = Flights(), Belts(bell=threading.Event())
-    flights.begin([cast("Any", SimpleNamespace(id=number, claim=None)) for number in range(3)])
+    flights.begin([cast("Any", SimpleNamespace(id=number, claim=None, options=Options())) for number in range(3)])
     return Landing(a_run(database=Books(*answers)), flights, belts), flights, belts
 
 

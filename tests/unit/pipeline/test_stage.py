@@ -12,6 +12,7 @@ from tests.runs import a_run
 from watcherd.errors import InputError, JobError, StaleJobError, TransientError
 from watcherd.flights import Failed, Flights
 from watcherd.inference.messages import Segmented
+from watcherd.job import Options
 from watcherd.pipeline.belts import Belts
 from watcherd.pipeline.landing import Landing
 from watcherd.pipeline.stage import RENDERS_TRIED, Stage
@@ -44,7 +45,7 @@ class Line:
         self.stage = Stage(run, cast("Any", promises), cast("Any", None), cast("Any", draw), landing, self.belts)
 
     def fail(self, error: JobError, *, answer: Any = None, drawn: bool = False) -> None:
-        job = SimpleNamespace(id=7, tries=1, crashes_alone=0, solo=False, source="a.png")
+        job = SimpleNamespace(id=7, tries=1, crashes_alone=0, solo=False, source="a.png", options=Options())
         [flight] = self.flights.begin([cast("Any", job)])
         flight.answer = answer
         self.stage._fail(Failed(flight, error, drawn=drawn))

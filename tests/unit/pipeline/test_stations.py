@@ -16,7 +16,8 @@ from watcherd.delivery.delivery import Delivery
 from watcherd.flights import Flight
 from watcherd.inbox.expected import Expected
 from watcherd.inbox.requests import IntakeRequests
-from watcherd.inference.pool.lanes import Lane
+from watcherd.inference.pool.lanes import Lane, Lanes
+from watcherd.job import Options
 from watcherd.pipeline.claim import BATCHES_UNDER_WAY
 from watcherd.pipeline.places import Places
 from watcherd.pipeline.stations import Pipeline
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CAPACITY = 4
+MODEL = ModelIdentity(segmenter="fake", model="fake", revision="1", dtype="float32")
 
 
 class OneReplica:
@@ -38,20 +40,24 @@ class OneReplica:
         return CAPACITY
 
     def status(self) -> list[Any]:
-        return [None]
+        return [SimpleNamespace(devices=("cpu",))]
+
+    def given(self) -> int:
+        return 0
 
 
 def pipeline(scratch: Path = Path(), new_files_first: Any = None, imaging: Any = None) -> Pipeline:
     run, requests, bell = a_run(new_files_first=new_files_first), IntakeRequests(), threading.Event()
     lane = Lane[ModelIdentity]()
     lane.carried_by(cast("Any", OneReplica()))
+    lane.became_ready(MODEL, follows_runs=False)
     delivery = Delivery(run, cast("Any", None), requests, bell, lambda: None)
     places = Places(scratch=scratch, spool_path=Path, bring_back=lambda _: False)
-    return Pipeline(run, lane, imaging, delivery, requests, Expected(), places, bell)
+    return Pipeline(run, Lanes(lane), imaging, delivery, requests, Expected(), places, bell)
 
 
 def job(number: int) -> Any:
-    return SimpleNamespace(id=number, run=None)
+    return SimpleNamespace(id=number, run=None, options=Options())
 
 
 def test_a_fast_model_does_not_fill_the_run_folder() -> None:
@@ -113,8 +119,8 @@ def test_the_next_batch_is_claimed_while_one_is_decoded_if_the_model_is_quick(
     begun: list[Flight] = []
     feed = pipeline(imaging=SimpleNamespace(together=together))._feed
     if seconds_per_scan:
-        feed._lane.took(seconds_per_scan)
-    feed._lane.batch_limit = lambda: CAPACITY  # type: ignore[method-assign]
+        feed._lanes.get("default").took(seconds_per_scan)
+    feed._lanes.get("default").batch_limit = lambda: CAPACITY  # type: ignore[method-assign]
     feed._decode = decode  # type: ignore[method-assign]
     feed._claims.claim = claim  # type: ignore[method-assign]
     feed._send = lambda flights, decoding: log.append(f"send {len(decoding)}")  # type: ignore[method-assign]

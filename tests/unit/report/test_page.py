@@ -12,7 +12,8 @@ import pytest
 
 from tests.unit.test_report import NOON, PERIOD, done, facts, failed, listed
 from watcherd.report.figures import figures
-from watcherd.report.page import POLICY, page
+from watcherd.report.html import POLICY
+from watcherd.report.page import page
 from watcherd.report.style import STYLE
 from watcherd.store.summary import Sample
 
@@ -39,6 +40,11 @@ FULL: dict[str, Any] = {
             "ended_at": "2026-01-02T13:00:00.000Z",
             "end_reason": HOSTILE,
         }
+    ],
+    "evaluations": [
+        {"id": 1, "at": "2026-01-02T12:30:00.000Z", "model": HOSTILE, "threshold": 0.5, "profile": None}
+        | {"truth": HOSTILE, "scans": 28, "failed": 0, "dice": 0.777, "dice_low": 0.769, "dice_high": 0.787}
+        | {"cldice": None, "cldice_low": None, "cldice_high": None}
     ],
 }
 """Something of everything, with hostile words wherever words may come from outside."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,17 @@ def test_more_folders_than_the_kernel_watches_are_found(tmp_path: Path, monkeypa
     (finding,) = found(tmp_path, "file events")
     assert ("warning", True) == (finding.level, "max_user_watches=6" in finding.todo)
     assert [] == found(tmp_path, "file events", inbox={"events": False})
+
+
+def test_a_user_without_an_inotify_instance_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scans are found all the same, later."""
+
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(ground, "try_file_events", refuse)
+    (finding,) = found(tmp_path, "file events")
+    assert ("warning", True) == (finding.level, "max_user_instances" in finding.todo)
 
 
 def test_a_port_that_somebody_else_has_is_found(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import re
 from html import unescape
 from typing import TYPE_CHECKING, Any
 
+from watcherd.formats.volumes import Grid
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -94,6 +96,26 @@ def from_ome(description: str) -> tuple[Spacing | None, float | None]:
     interval = _number(said.get("TimeIncrement"))
     unit = MILLISECONDS.get(said.get("TimeIncrementUnit", "s"))
     return (down, across) if across and down else None, interval * unit if interval and unit else None
+
+
+def between_slices(description: str) -> float | None:
+    """Millimetres from one page to the next, where ImageJ's or OME's description says that pages are slices."""
+    if description.startswith("ImageJ="):
+        said = imagej_said(description)
+        length, step = MILLIMETRES.get(said.get("unit", "").strip().lower()), _number(said.get("spacing"))
+        return length * step if length and step and said.get("slices", "1") != "1" else None
+    if not is_ome(description):
+        return None
+    found = _PIXELS.search(description)
+    sizes = {name: unescape(value) for name, value in _ATTRIBUTE.findall(found[1])} if found else {}
+    return _length(sizes, "PhysicalSizeZ") if sizes.get("SizeZ", "1") != "1" else None
+
+
+def grid_of_pages(description: str, spacing: Spacing | None, frames: int) -> Grid | None:
+    """The grid of a TIFF's pages; None where the size of a pixel is not known."""
+    if spacing is None:
+        return None
+    return Grid(spacing_mm=(between_slices(description) if frames > 1 else None, *spacing))
 
 
 def _length(said: Mapping[str, str], name: str) -> float | None:

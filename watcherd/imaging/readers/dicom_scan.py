@@ -9,6 +9,7 @@ import numpy as np
 from pydicom.pixels.utils import as_pixel_options
 
 from watcherd.errors import InputError
+from watcherd.formats.volumes import Grid
 from watcherd.imaging.readers.dicom_codecs import PLUGIN, SYNTAXES, decoder_of, significant
 from watcherd.imaging.readers.dicom_display import (
     Units,
@@ -20,6 +21,7 @@ from watcherd.imaging.readers.dicom_display import (
     without_padding,
 )
 from watcherd.imaging.readers.dicom_file import DAMAGED, open_dicom, own_words
+from watcherd.imaging.readers.planes import grid_of, planes_of
 from watcherd.imaging.readers.scan import Pixels, Told, TruncatedError
 from watcherd.imaging.readers.window import Window
 
@@ -128,6 +130,10 @@ class DicomScan:
         spacing = spacing_of(header)
         if header.PhotometricInterpretation == "PALETTE COLOR":
             self._palette = palette_of(header)
+        planes = planes_of(header, self.frames)
+        grid, backward = grid_of(planes)
+        if grid is None and spacing is not None:
+            grid = Grid(spacing_mm=(None, *spacing.mm))
         return Told(
             window=ways[0] if ways else None,
             others=ways[1:],
@@ -137,6 +143,9 @@ class DicomScan:
             scaled=self._units.scaled,
             note=AT_DETECTOR if spacing and spacing.at_detector else "",
             modality=_text(header.get("Modality") or "").strip().upper(),
+            backward=backward,
+            grid=grid,
+            planes=planes,
         )
 
     def _ways(self) -> tuple[Shown, ...]:

@@ -10,7 +10,6 @@ coronal and sagittal ones. Only flips and a transposition are used, by the close
 from __future__ import annotations
 
 import gzip
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import nibabel
@@ -20,6 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from watcherd.errors import InputError
 from watcherd.formats import nifti
+from watcherd.formats.volumes import Grid, Turn
 from watcherd.imaging.readers.dicom_file import own_words
 from watcherd.imaging.readers.scan import Pixels, Told, TruncatedError
 from watcherd.imaging.readers.window import Window
@@ -37,36 +37,11 @@ LARGEST_HEADER: Final = 1 << 24
 SINGULAR: Final = 1e-6
 """Volume that three axes of length 1 span; below it they lie in a plane, and say nothing of where things are."""
 
-TIME: Final = 3
-"""The axis of time."""
+SLICES, TIME = 2, 3
+"""The axes of slices and of time."""
 
 DAMAGED: Final = "It is damaged or of a rare kind. Open and save it with another program."
 COLOURS: Final = {("R", "G", "B"): 3, ("R", "G", "B", "A"): 3}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
-    """How a stored slice, (first axis, second axis), becomes a picture, (height, width).
-
-    ``swap``: the first axis runs across the picture, as it mostly does. ``down``, ``across``: flip that direction.
-    """
-
-    swap: bool = True
-    down: bool = False
-    across: bool = False
-
-    def shown(self, stored: Pixels) -> Pixels:
-        """The picture of a slice; further axes (colours) stay last."""
-        picture = stored.swapaxes(0, 1) if self.swap else stored
-        return self._flipped(picture)
-
-    def stored(self, picture: Pixels) -> Pixels:
-        """The slice of a picture: the inverse of `shown`."""
-        flipped = self._flipped(picture)
-        return flipped.swapaxes(0, 1) if self.swap else flipped
-
-    def _flipped(self, picture: Pixels) -> Pixels:
-        return picture[:: -1 if self.down else 1, :: -1 if self.across else 1]
 
 
 def turn_of(affine: NDArray[Any]) -> Turn:
@@ -89,7 +64,8 @@ class NiftiFile:
 
     ``affine``: of the header's two, the one that counts: the sform, or the qform where that is none or singular; else a
     guess. ``sides``: of a pixel along the first two axes, in the header's units; None where neither the sform nor the
-    header's own list has them.
+    header's own list has them. ``grid_sides``: of a voxel along the first three axes by the header's own list, as other
+    programs take them; None where they are no lengths, or the third axis is none of space.
     """
 
     def __init__(self, path: Path) -> None:
@@ -122,6 +98,8 @@ class NiftiFile:
         known = sform if sform is not None else qform
         self.affine: NDArray[Any] = np.asarray(self.header.get_base_affine()) if known is None else known
         self.sides = _sides(sform, claimed)
+        self.grid_sides = _grid_sides(claimed) if self._frames_axis == SLICES else None
+        self.known = known is not None
         self.turn = turn_of(self.affine)
 
     def _form(self, name: str) -> NDArray[Any] | None:
@@ -183,6 +161,13 @@ def _sides(sform: NDArray[Any] | None, claimed: nifti.Volume) -> tuple[float, fl
     return (float(found[0]), float(found[1])) if np.isfinite(found).all() and found.all() else None
 
 
+def _grid_sides(claimed: nifti.Volume) -> tuple[float, float, float] | None:
+    if len(claimed.shape) <= SLICES:
+        return None
+    first, second, third = (abs(float(side)) for side in claimed.sides[:3])
+    return (first, second, third) if all(0 < side < float("inf") for side in (first, second, third)) else None
+
+
 def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """The shape as that of one volume, or of one slice at several times. Raises `InputError` for more, and for none."""
     if len(shape) < 2 or 0 in shape:
@@ -234,15 +219,33 @@ class NiftiScan:
             window=self._window(),
             spacing_mm=self._spacing(),
             frame_ms=self._file.frame_ms if self.frames > 1 else None,
+            turn=self._file.turn,
+            grid=self._grid(),
         )
 
     def _window(self) -> Window | None:
         low, high = (float(self._file.header[name]) for name in ("cal_min", "cal_max"))
         return Window(low=low, high=high) if np.isfinite((low, high)).all() and low < high else None
 
+    def _grid(self) -> Grid | None:
+        """Spacing by the header's own list of sides, whatever the sform says: SimpleITK and nibabel do the same."""
+        file, factor = self._file, self._factor()
+        if file.grid_sides is not None:
+            across, down, behind = (side * factor for side in file.grid_sides)
+            rows = [tuple(float(value) * factor for value in row) for row in file.affine[:3]]
+            affine = (rows[0], rows[1], rows[2]) if file.known else None
+            return Grid(spacing_mm=(behind, down, across), affine=affine)  # type: ignore[arg-type]
+        if file.sides is not None:
+            return Grid(spacing_mm=(None, file.sides[1] * factor, file.sides[0] * factor))
+        return None
+
+    def _factor(self) -> float:
+        """The header's unit in mm, which it is unless it says otherwise."""
+        return {"meter": 1000.0, "micron": 0.001}.get(self._file.header.get_xyzt_units()[0], 1.0)
+
     def _spacing(self) -> tuple[float, float] | None:
-        """(height, width); the header's unit is mm unless it says otherwise."""
-        factor = {"meter": 1000.0, "micron": 0.001}.get(self._file.header.get_xyzt_units()[0], 1.0)
+        """(height, width)."""
+        factor = self._factor()
         if self._file.sides is None:
             return None
         sides = [float(f"{side * factor:.7g}") for side in self._file.sides]  # what float32 knows of 0.8

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from watcherd.errors import InputError
 from watcherd.formats.table import by_pillow
-from watcherd.imaging.readers.calibration import told_by_tags
+from watcherd.imaging.readers.calibration import grid_of_pages, told_by_tags
 from watcherd.imaging.readers.jpeg_inside import damage_inside
 from watcherd.imaging.readers.scan import Pixels, Told, bands, over_black, tried, turned
 
@@ -157,7 +157,8 @@ class PillowScan:
         durations = self._durations.values()
         known = len(durations) > 1 and all(duration > 0 for duration in durations)
         mean = sum(durations) / len(durations) if known else self._frame_ms
-        return Told(spacing_mm=self._spacing, frame_ms=mean)
+        grid = grid_of_pages(self._description(), self._spacing, self.frames) if self._spacing else None
+        return Told(spacing_mm=self._spacing, frame_ms=mean, grid=grid)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -9,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from watcherd.errors import InputError
+from watcherd.formats.volumes import UNTURNED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from watcherd.formats.volumes import Grid, Turn
     from watcherd.imaging.limits import DecodeLimits
     from watcherd.imaging.readers.curves import Shown
+    from watcherd.imaging.readers.planes import Plane
 
 Pixels = NDArray[Any]
 """(height, width) or (height, width, 3), of any integer or floating type, upright as displayed, bright is high."""
@@ -39,6 +42,8 @@ class Told:
     in units of the file's own, with a slope, so that those of several files go together whatever their types.
     ``note``: what a reader of the record must know. ``modality``: DICOM's word for what took it (``XA``, ``OP``).
     ``spacing_mm``: (height, width) of one pixel, upright as displayed. ``frame_ms``: from one frame to the next.
+    ``turn``, ``backward``, ``grid``: see `watcherd.formats.volumes.VolumeFile`. ``planes``: where each frame lies in
+    the patient, where a DICOM file says so of all; a zip makes a volume of them.
     """
 
     window: Shown | None = None
@@ -49,6 +54,10 @@ class Told:
     scaled: bool = False
     note: str = ""
     modality: str = ""
+    turn: Turn = UNTURNED
+    backward: bool = False
+    grid: Grid | None = None
+    planes: tuple[Plane, ...] = ()
 
 
 class Scan(Protocol):

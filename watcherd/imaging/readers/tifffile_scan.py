@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 
 from watcherd.errors import InputError
-from watcherd.imaging.readers.calibration import told_by_tags
+from watcherd.imaging.readers.calibration import grid_of_pages, told_by_tags
 from watcherd.imaging.readers.scan import Pixels, Told, over_black, turned
 
 if TYPE_CHECKING:
@@ -71,7 +71,11 @@ class TifffileScan:
         tag = first.tags.get(ORIENTATION)
         if spacing and tag and int(tag.value) in (5, 6, 7, 8):
             spacing = spacing[::-1]
-        return Told(spacing_mm=spacing, frame_ms=frame_ms if self.frames > 1 else None)
+        return Told(
+            spacing_mm=spacing,
+            frame_ms=frame_ms if self.frames > 1 else None,
+            grid=grid_of_pages(first.description, spacing, self.frames),
+        )
 
     def _hidden_stack(self, first: tifffile.TiffPage) -> int:
         """How many frames ImageJ has put behind one directory; 0 where each frame has its own."""

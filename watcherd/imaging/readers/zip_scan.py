@@ -24,6 +24,7 @@ from watcherd.formats.sniff import describe, image_format
 from watcherd.formats.table import HOLES, advised
 from watcherd.imaging.limits import MOST_MEMBER_BYTES, RATIO, ROOM
 from watcherd.imaging.readers.curves import EachItsOwn
+from watcherd.imaging.readers.planes import grid_of
 from watcherd.imaging.readers.scan import Told, tags_of, told_by
 from watcherd.imaging.readers.window import Window
 
@@ -116,14 +117,19 @@ class ZipScan:
             return Told()
         if any(one.inverted != told[0].inverted for one in told):
             raise InputError("The zip's pictures do not belong together: in some of them high is dark.", hint=PLAIN)
+        if self._alone:
+            return told[0]
+        planes = [plane for one in told for plane in one.planes]
+        grid, backward = grid_of(planes) if len(planes) == len(self._pictures) else (None, False)
         return Told(
             window=_window([one.window for one in told]),
             others=told[0].others if all(one.others == told[0].others for one in told) else (),
             inverted=told[0].inverted,
             spacing_mm=told[0].spacing_mm if all(one.spacing_mm == told[0].spacing_mm for one in told) else None,
-            frame_ms=told[0].frame_ms if self._alone else None,
             note="; ".join(dict.fromkeys(one.note for one in told if one.note)),
             modality=told[0].modality if all(one.modality == told[0].modality for one in told) else "",
+            backward=backward,
+            grid=grid,
         )
 
     def tags(self, keywords: Sequence[str]) -> dict[str, str]:

@@ -47,11 +47,20 @@ class Batches:
         self._takers.append(taker)
         return taker
 
-    def put(self, items: Sequence[WorkItem]) -> None:
-        """Add a batch and tell every replica."""
+    def put(self, items: Sequence[WorkItem]) -> bool:
+        """Add a batch and tell every replica; False, and nothing is added, once the queue is closed."""
         with self._lock:
+            if self._closed:
+                return False
             self._waiting.append(Batch(waiting={item.job_id: item for item in items}))
         self._ring_all()
+        return True
+
+    @property
+    def scans(self) -> int:
+        """How many scans are in the batches that wait."""
+        with self._lock:
+            return sum(len(batch.waiting) for batch in self._waiting)
 
     def has_room(self, live: int) -> bool:
         """Whether fewer batches wait than there are ``live`` replicas; never once the queue is closed."""

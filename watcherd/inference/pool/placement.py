@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from watcherd.errors import UnavailableError
-from watcherd.inference.base import Placeable, Placement
+from watcherd.inference.base import OwnDtype, Placeable, Placement
 from watcherd.inference.machine.devices import GIB, Device
 from watcherd.inference.machine.grouping import Card, gather
 from watcherd.inference.split import ModelSizes, Split, infer, measured, split_over
@@ -125,7 +125,7 @@ def plan_for(
     from watcherd.inference.loading import resolve_dtype
 
     segmenter = segmenter or segmenters.create(config.model)
-    dtype = resolve_dtype(config.model.dtype, devices)
+    dtype = segmenter.own_dtype() if isinstance(segmenter, OwnDtype) else resolve_dtype(config.model.dtype, devices)
     reserve = reserve_gib or config.devices.reserve_gib or _reserve(config, segmenter, dtype, devices)
     model = None
     if isinstance(segmenter, Placeable):
@@ -258,7 +258,7 @@ def _on_cpu(model: ModelSizes | None, dtype: str, count: int, reserve_gib: float
         free_gib=None if host_gib is None else host_gib - count * each,
         device_map={"": "cpu"},
     )
-    reason = f"{count} on the CPU: there is no GPU, or none may be used; {_weights(weights, dtype)}"
+    reason = _reason_on_cpu(count, weights, dtype)
     return Plan(replicas=(replica,) * count, unused_devices=(), reason=reason, dtype=dtype)
 
 
@@ -274,6 +274,15 @@ def _kinds(chosen: Sequence[PlannedReplica]) -> str:
     return ", ".join(
         f"{count} replica{'s' * (count > 1)} of {size} GPU{'s' * (size > 1)}" for size, count in sorted(sizes.items())
     )
+
+
+def _reason_on_cpu(count: int, weights_gib: float | None, dtype: str) -> str:
+    return f"{count} on the CPU: there is no GPU, or none may be used; {_weights(weights_gib, dtype)}"
+
+
+def reason_of(chosen: Sequence[PlannedReplica], dtype: str, *, on_cpu: bool) -> str:
+    """What is said of one model's replicas that were placed one by one."""
+    return _reason_on_cpu(len(chosen), chosen[0].weights_gib, dtype) if on_cpu else _reason(chosen, (), dtype)
 
 
 def _reason(chosen: Sequence[PlannedReplica], unused: Sequence[Device], dtype: str) -> str:

@@ -64,8 +64,13 @@ class ReplicaPool:
         return min(sizes, default=1)
 
     def submit(self, items: Sequence[WorkItem]) -> None:
-        """Give a batch to whichever replica is free first."""
-        self._batches.put(items)
+        """Give a batch to whichever replica is free first; once the pool has been stopped, hand it back at once."""
+        if not self._batches.put(items):
+            self._terms.scans.scans_handed_back(tuple(item.job_id for item in items))
+
+    def given(self) -> int:
+        """Scans that were given to it and are not all answered for: those that wait, and those at hand."""
+        return self._batches.scans + sum(len(member.status.jobs) for member in self._members)
 
     def status(self) -> list[ReplicaStatus]:
         """Every replica as it is now."""

@@ -24,6 +24,7 @@ from watcherd.inference.messages import (
     Poisoned,
     Ready,
     Segmented,
+    Worn,
 )
 from watcherd.inference.pool.carrier import Ended, NoRoomError, SilentError
 from watcherd.inference.pool.interface import Died, Listener, Phase, ReplicaStatus, ScanListener
@@ -207,6 +208,8 @@ class Member:
                 self._batch_ended()
             elif isinstance(message, Poisoned):
                 raise Ended(f"its device context broke: {message.error}")
+            elif isinstance(message, Worn):
+                raise Ended(f"it starts anew after an error inside its model: {message.error}")
             elif isinstance(message, Marked):
                 self._begun(message.jobs)
 

@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from watcherd.errors import UnavailableError, WatcherdError
-from watcherd.inference.messages import LoadFailed, Marked, Poisoned, Ready, ReplicaSpec
+from watcherd.inference.messages import LoadFailed, Marked, Poisoned, Ready, ReplicaSpec, Worn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,7 @@ class _Worker:
 
     def load(self) -> None:
         from watcherd.inference import checks
-        from watcherd.inference.base import RunSegmenter
+        from watcherd.inference.base import RunSegmenter, VolumeSegmenter
         from watcherd.inference.replica import batching, vram
 
         began = time.monotonic()
@@ -87,6 +87,7 @@ class _Worker:
         checks.golden(self._segmenter, self._spec.cache)
         self.mark("measuring the batch size")
         self._probe = batching.probe(self._segmenter, self._spec.model, self._spec.placement, self._spec.cache)
+        volumes = self._segmenter if isinstance(self._segmenter, VolumeSegmenter) else None
         ready = Ready(
             info=self._segmenter.info(),
             load_ms=round((time.monotonic() - began) * 1000),
@@ -94,6 +95,8 @@ class _Worker:
             weights=weights,
             host_rss_mib=self._meter.host_peak_rss_mib(),
             follows_runs=isinstance(self._segmenter, RunSegmenter),
+            takes_volumes=volumes is not None,
+            channels=volumes.channel_count() if volumes else 1,
         )
         self._send([ready])
 
@@ -121,6 +124,8 @@ class _Worker:
                 if batching.is_sticky(error):
                     self._end_poisoned(error)
                 work.give_up(error)
+            if work.worn:
+                self._end_worn(work.worn)
 
     def _next(self) -> list[WorkItem] | None:
         """Wait for work."""
@@ -144,6 +149,13 @@ class _Worker:
     def _end_poisoned(self, error: Exception) -> NoReturn:
         """The device context is broken: this process must give no further result."""
         self._send([Poisoned(error=f"{type(error).__name__}: {error}")])
+        self._connection.close()
+        os._exit(70)
+
+    def _end_worn(self, error: str) -> NoReturn:
+        """An error inside the model may have left threads, scans and settings behind, so that nothing that follows can
+        be relied on. What was not answered for is given to another process."""
+        self._send([Worn(error=error)])
         self._connection.close()
         os._exit(70)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,10 +16,10 @@ import numpy as np
 
 from watcherd.errors import JobError, NoMaskError, TransientError
 from watcherd.formats.npy_frames import FrameFile, FrameWriter
-from watcherd.inference.base import Frame, Prediction, RunSegmenter
+from watcherd.inference.base import Frame, Prediction, RunSegmenter, VolumeSegmenter
 from watcherd.inference.faults import give_back_memory
 from watcherd.inference.messages import BatchEnded, NotSegmented, Outcome, Segmented, WorkItem
-from watcherd.inference.replica import batching
+from watcherd.inference.replica import batching, volumes
 from watcherd.inference.replica.batching import Batches, FrameOutcome
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class Work:
     ``working_on`` hears which jobs are being computed. Where the segmenter leaves a batch on its devices
     (`batching.Batches`), its last outcomes come with the next list, or by `rest`. A single thread calls everything: a
     second one would make the first wait for Python's lock at every kernel that it launches.
+
+    ``worn``: why nothing more is to be computed here; empty as long as all is well.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class Work:
         self._meter = meter
         self._tell = tell
         self._working_on = working_on
+        self.worn = ""
         self._begin()
 
     def _begin(self) -> None:
@@ -124,6 +128,9 @@ class Work:
         """Compute every frame. Errors that poison the process (see `batching.is_sticky`) go through."""
         scans = [_Scan(item=item, besides=item.note) for item in items]
         self._lists.append(scans)
+        if isinstance(self._segmenter, VolumeSegmenter):
+            self._take_volumes(self._segmenter, scans)
+            return
         singles: list[_Scan] = []
         for _, run in groupby(scans, key=lambda scan: scan.item.run or scan.item.job_id):
             singles += self._runs(list(run))
@@ -136,6 +143,24 @@ class Work:
             self._working_on(tuple(scan.item.job_id for scan in self._open() if scan.begun))
             for outcomes in self._batches.feed([((scan, index), scan.frame(index)) for scan, index in part]):
                 self._finish(outcomes)
+
+    def _take_volumes(self, segmenter: VolumeSegmenter, scans: Sequence[_Scan]) -> None:
+        """Compute case by case; the channels of one get the same mask. Ends early when the model is `worn`."""
+        for _, files in groupby(scans, key=lambda scan: scan.item.run or scan.item.job_id):
+            case = list(files)
+            jobs = tuple(scan.item.job_id for scan in case)
+            self._working_on(jobs)
+            alive = partial(self._alive, jobs)
+            outcomes = self._whole(case, volumes.predictions(segmenter, [scan.item for scan in case], alive))
+            told: list[Said] = []
+            for scan, outcome in zip(case, outcomes, strict=True):
+                told += self._answered(scan, outcome)
+            self._tell(told)
+            if self.worn:
+                return
+
+    def _alive(self, jobs: tuple[int, ...], _stage: str, _fraction: float | None) -> None:
+        self._working_on(jobs)
 
     def computed(self) -> bool:
         """Whether the devices have finished, so that it is time for `rest`."""
@@ -222,36 +247,51 @@ class Work:
 
     def _run(self, segmenter: RunSegmenter, scan: _Scan) -> Outcome:
         """A whole run as video, with the model's memory from frame to frame."""
-        began = batching.clock()
-        self._meter.before()
-        failure: Exception | None = None
 
         def frames() -> Iterator[Frame]:
             for index in range(scan.item.frames):
                 self._working_on((scan.item.job_id,))  # a sign of life: a long run is one message otherwise
                 yield scan.frame(index)
 
+        return self._whole([scan], segmenter.predict_run(frames()))[0]
+
+    def _whole(self, scans: Sequence[_Scan], found: Iterator[Prediction]) -> list[Outcome]:
+        """All frames of a scan, one after the other; of several scans, each gets what is found."""
+        began = batching.clock()
+        self._meter.before()
+        failure: Exception | None = None
+        first = scans[0]
         try:
-            for index, prediction in enumerate(segmenter.predict_run(frames())):
-                batching.check([scan.frame(index)], [prediction])
-                _store(scan, index, prediction)
-            scan.close()
-            if scan.done != scan.item.frames:
-                raise TransientError(f"The model answered {scan.done} of the run's {scan.item.frames} frames.")  # noqa: TRY301
+            for index, prediction in enumerate(found):
+                batching.check([first.frame(index)], [prediction])
+                for scan in scans:
+                    _store(scan, index, prediction)
+            for scan in scans:
+                scan.close()
+            if first.done != first.item.frames:
+                raise TransientError(f"The model answered {first.done} of the run's {first.item.frames} frames.")  # noqa: TRY301
         except Exception as error:
             if batching.is_sticky(error):
                 raise
             failure = error.with_traceback(None)
         if failure is not None:  # outside the except block: nothing holds the tensors of the failed frame any more
+            failure.__context__ = failure.__cause__ = None
+            return self._failed(scans, failure)
+        for scan in scans:
+            scan.inference_ms = (batching.clock() - began) * 1000 / len(scans)
+            scan.batch_size = 1
+            scan.devices = {use.device: use for use in self._meter.after()}
+            scan.host_peak_rss_mib = self._meter.host_peak_rss_mib()
+        return [_answer(scan) for scan in scans]
+
+    def _failed(self, scans: Sequence[_Scan], failure: Exception) -> list[Outcome]:
+        for scan in scans:
             scan.discard()
-            reason = batching.as_job_error(failure, self._meter.after(), self._meter.host_peak_rss_mib())
-            give_back_memory()
-            return NotSegmented.of(scan.item.job_id, reason)
-        scan.inference_ms = (batching.clock() - began) * 1000
-        scan.batch_size = 1
-        scan.devices = {use.device: use for use in self._meter.after()}
-        scan.host_peak_rss_mib = self._meter.host_peak_rss_mib()
-        return _answer(scan)
+        reason = batching.as_job_error(failure, self._meter.after(), self._meter.host_peak_rss_mib())
+        give_back_memory()
+        if isinstance(self._segmenter, VolumeSegmenter) and not isinstance(failure, JobError):
+            self.worn = reason.message
+        return [NotSegmented.of(scan.item.job_id, reason) for scan in scans]
 
 
 def _by_themselves(scans: list[_Scan], why: str) -> list[_Scan]:
