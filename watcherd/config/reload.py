@@ -20,7 +20,9 @@ def merged(old: Config, fresh: Config) -> tuple[Config, list[str]]:
     )
     update = {
         "state": old.state,
-        "devices": old.devices,
+        "devices": old.devices.model_copy(
+            update={name: getattr(fresh.devices, name) for name in ("idle_minutes", "minimum_minutes")}
+        ),
         "model": model,
         "inbox": inbox,
         "outbox": outbox,
@@ -38,5 +40,5 @@ def with_what_needs_no_load(old: Model, fresh: Model) -> Model:
         update={name: getattr(old.sa2va, name) for name in ("max_new_tokens", "checkpoint", "sam2")}
     )
     sam3 = fresh.sam3.model_copy(update={name: getattr(old.sam3, name) for name in ("presence", "score")})
-    of_each_scan = {name: getattr(fresh, name) for name in ("threshold", "tta", "share")}
+    of_each_scan = {name: getattr(fresh, name) for name in ("threshold", "tta", "share", "keep")}
     return old.model_copy(update={"sa2va": sa2va, "sam3": sam3, **of_each_scan})

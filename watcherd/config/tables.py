@@ -198,6 +198,8 @@ class Model(Section):
     """torch.compile the encoders of fixed shape, where a golden check passes."""
     share: Annotated[float, Field(gt=0)] = 1.0
     """Of several models: its weight when cards, or the time of a device that they share, are shared out."""
+    keep: bool = False
+    """Of several models: it never gives its place on a device to another."""
     sa2va: Sa2va = Sa2va()
     sam3: Sam3 = Sam3()
     semantic: Semantic = Semantic()
@@ -221,6 +223,11 @@ class Devices(Section):
     per_replica: Literal["auto"] | Positive = "auto"
     replicas: Literal["auto"] | Positive = "auto"
     """auto: as many as fit on GPUs, 1 on a CPU."""
+    idle_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Of several models: one that has had no work for so long gives its place to one that has work and no room; one
+    whose scans have waited for so long gets the place of one that is busy."""
+    minimum_minutes: Annotated[float, Field(ge=0)] = 5.0
+    """Of several models: a place is kept for so long at least."""
     allow_offload: bool = False
     """Let a model that does not fit spill into host memory; slow, and never silent."""
     load_seconds: Seconds = 1800.0

@@ -13,7 +13,7 @@ from watcherd.inference.segmenters import refuse_unknown
 from watcherd.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from watcherd.config import Config, Model
 
@@ -44,6 +44,18 @@ def _on_devices(config: Config, names: Sequence[str]) -> Shared:
     except BrokenExecutor as error:
         why = Refused(message=f"The process that plans where models go has died: {error}")
         return Shared(plans={}, refused=dict.fromkeys(names, why))
+
+
+def fits_when_free(config: Config, name: str, freed: Mapping[str, float]) -> bool:
+    """Whether a model has room once so many GiB of each device (by UUID; of the host: by an empty name) are free."""
+    try:
+        found = [
+            replace(each, free_gib=min(each.total_gib, each.free_gib + freed.get(each.uuid, 0.0)))
+            for each in devices.inventory(config.devices.use)
+        ]
+        return name in share_apart(config, [name], found, more_host_gib=freed.get("", 0.0)).plans
+    except (WatcherdError, BrokenExecutor):
+        return False
 
 
 def _share(config: Config, names: Sequence[str], found: Sequence[devices.Device]) -> Shared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -58,12 +59,18 @@ class Scene:
     def __init__(self, folder: Path, config: Config) -> None:
         self.refused: dict[str, Refused] = {}
         self.asked: list[list[str]] = []
+        self.fit_alone: set[str] = set()
+        self.freed: list[tuple[str, dict[str, float]]] = []
         self.folder = folder
         self.ending = Ending()
         self.lanes: Any = Lanes(*(lane_for(name, table) for name, table in config.model_tables.items()))
         stations: Any = SimpleNamespace(wake=lambda: None)
         self.run = a_run(config)
         self.fleet = Fleet(self.run, self.lanes, stations, self.ending)
+
+    def fits(self, _config: Config, name: str, freed: Any) -> bool:
+        self.freed.append((name, dict(freed)))
+        return name in self.fit_alone
 
     def placed(self, _config: Config, names: Sequence[str]) -> Shared:
         self.asked.append(list(names))
@@ -93,6 +100,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scen
     def make(config: Config) -> Scene:
         found = Scene(tmp_path, config)
         monkeypatch.setattr(module, "placed", found.placed)
+        monkeypatch.setattr(module, "fits_when_free", found.fits)
         return found
 
     return make
@@ -190,6 +198,46 @@ def test_the_pauses_between_two_tries_grow(scene: Callable[..., Scene], monkeypa
     found.start()
     due = []
     for _ in range(5):
-        due.append(found.fleet._now()["retina"].due)
+        due.append(found.fleet._seats.now()["retina"].due)
         found.fleet._bring(["retina"], three())
     assert [60, 120, 240, 480, 600] == due
+
+
+FULL = Refused(message="it does not fit", for_room=True)
+
+
+def test_one_that_finds_no_room_beside_the_others_waits_for_theirs(scene: Callable[..., Scene]) -> None:
+    found = scene(three())
+    found.start()
+    found.refused, found.fit_alone = {"fourth": FULL, "huge": FULL}, {"fourth"}
+    fresh = three(fourth=Model(segmenter="none"), huge=Model(segmenter="none"))
+    found.fleet.follow_config(fresh)
+    found.fleet._reconcile(fresh)
+    assert ("waiting", "broken") == (states(found)["fourth"], states(found)["huge"])
+    reasons = found.fleet.without_replicas()
+    assert "There is no room for it beside default, retina, new: it does not fit" == reasons["fourth"].message
+
+
+def test_a_swap_ends_one_and_begins_the_other_and_the_first_waits_with_the_reason(scene: Callable[..., Scene]) -> None:
+    found = scene(three())
+    found.refused = {"new": replace(FULL, fits_alone=True)}
+    found.start()
+    goes = found.of("retina")
+    found.refused = {"retina": replace(FULL, fits_alone=True)}
+    found.fleet._swap("new", ("retina",))
+    assert goes.stopped
+    assert not found.lanes.get("retina").is_carried
+    assert found.lanes.get("new").is_carried
+    assert {"default": "loading", "retina": "waiting", "new": "loading"} == states(found)
+    assert [["new"], ["retina"]] == found.asked[1:]
+
+
+def test_one_that_has_given_its_place_comes_back_at_once_where_there_is_room_for_both(
+    scene: Callable[..., Scene],
+) -> None:
+    found = scene(three())
+    found.refused = {"new": replace(FULL, fits_alone=True)}
+    found.start()
+    found.refused = {}
+    found.fleet._swap("new", ("retina",))
+    assert {"default", "retina", "new"} == {name for name, state in states(found).items() if state == "loading"}

@@ -8,6 +8,7 @@ model that has least of them for its share.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from watcherd.errors import UnavailableError, WatcherdError
@@ -53,12 +54,18 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
-    """Why a model has no place. ``fits_alone``: it would have one, were it not for the others."""
+    """Why a model has no place. ``for_room``: there is not enough of it now. ``fits_alone``: there would be, were it
+    not for the others."""
 
     message: str
     hint: str = ""
     exit_code: int = UnavailableError.exit_code
+    for_room: bool = False
     fits_alone: bool = False
+
+    def beside(self, others: str) -> Refused:
+        """The same, of a model that fits alone."""
+        return replace(self, message=f"There is no room for it beside {others}: {self.message}", fits_alone=True)
 
     @classmethod
     def of(cls, error: WatcherdError) -> Refused:
@@ -144,29 +151,48 @@ def _demand(config: Config, name: str, devices: Sequence[Device], reserve_gib: f
 
 
 def share_here(
-    config: Config, names: Sequence[str], devices: Sequence[Device], *, reserve_gib: float | None = None
+    config: Config,
+    names: Sequence[str],
+    devices: Sequence[Device],
+    *,
+    reserve_gib: float | None = None,
+    more_host_gib: float = 0.0,
 ) -> Shared:
-    """`share_for` on this machine, with the host memory that is free now."""
+    """`share_for` on this machine, with the host memory that is free now, and ``more_host_gib`` that will be."""
     import psutil
 
-    host_gib = psutil.virtual_memory().available / GIB
+    host_gib = psutil.virtual_memory().available / GIB + more_host_gib
     return share_for(config, names, devices, reserve_gib=reserve_gib, host_gib=host_gib)
 
 
-def share_apart(config: Config, names: Sequence[str], devices: Sequence[Device]) -> Shared:
+def share_apart(
+    config: Config, names: Sequence[str], devices: Sequence[Device], *, more_host_gib: float = 0.0
+) -> Shared:
     """`share_here` in a process of its own, for a caller that must not import torch."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(share_here, config, tuple(names), tuple(devices)).result()
+        work = partial(share_here, more_host_gib=more_host_gib)
+        return pool.submit(work, config, tuple(names), tuple(devices)).result()
+
+
+def holds(plan: Plan) -> dict[str, float]:
+    """GiB that a model takes of each device, by its UUID; of the host, for replicas on the CPU, by an empty name."""
+    found: dict[str, float] = {}
+    for replica in plan.replicas:
+        loads = replica.loads_gib or (replica.weights_gib or 0.0,) * max(1, len(replica.devices))
+        for uuid, load in zip(replica.visible or ("",), loads, strict=True):
+            found[uuid] = found.get(uuid, 0.0) + load + replica.reserve_gib + (SAFETY_GIB if uuid else 0.0)
+    return found
 
 
 def _alone(demand: Demand, devices: Sequence[Device], limits: Limits) -> Shared:
     try:
         found = _plan(demand, devices, limits, replicas=limits.replicas, host_gib=limits.host_gib)
     except UnavailableError as error:
-        return Shared(plans={}, refused={demand.name: Refused.of(error)}, unused_devices=tuple(devices))
+        refused = {demand.name: replace(Refused.of(error), for_room=True)}
+        return Shared(plans={}, refused=refused, unused_devices=tuple(devices))
     return Shared(plans={demand.name: found}, unused_devices=found.unused_devices)
 
 
@@ -292,6 +318,6 @@ def _refused(table: _Table, demands: Sequence[Demand], devices: Sequence[Device]
             continue
         alone = bool(_alone(demand, devices, replace(limits, replicas="auto")).plans)
         others = ", ".join(table.chosen)
-        message = f"There is no room for it beside {others}: {error.message}" if alone and others else error.message
-        found[demand.name] = replace(Refused.of(error), message=message, fits_alone=alone)
+        why = replace(Refused.of(error), for_room=True)
+        found[demand.name] = why.beside(others) if alone and others else why
     return found
