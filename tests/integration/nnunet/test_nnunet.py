@@ -222,6 +222,8 @@ def test_an_error_inside_leaves_a_thread_and_asks_for_another_process(
     """What watcherd restarts for: where this fails nnunetv2 has mended it."""
     engine = kit.segmenter._predictor
     scans = kit.decoded(next(iter(kit.cases().values())))
+    kit.predicted(scans)
+    assert "" == kit.segmenter.worn()
     calls: list[int] = []
     whole = engine._predictor._internal_maybe_mirror_and_predict
 

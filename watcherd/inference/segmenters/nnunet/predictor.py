@@ -135,7 +135,7 @@ class Predictor:
         refuse_missing_extra()
         self._mark = mark
         self._marked = time.monotonic()
-        self._threads = threading.active_count()
+        self._before = _preparing()
         with _quiet():
             self._load(results, device, step)
 
@@ -173,7 +173,7 @@ class Predictor:
         self, array: NDArray[np.float32], spacing: Spacing, *, mirroring: bool, probabilities: bool, mark: Mark
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
         """Labels (slices, rows, columns), and if asked for the probabilities, with classes or regions in front."""
-        self._mark, self._threads = mark, threading.active_count()
+        self._mark, self._before = mark, _preparing()
         self._predictor.use_mirroring = mirroring
         with _quiet():
             found: Any = self._predictor.predict_single_npy_array(
@@ -185,7 +185,12 @@ class Predictor:
     def has_left_threads(self) -> bool:
         """Whether the last prediction has: a try that failed on the device, and was made up for on the host, leaves its
         thread and its scan there for ever."""
-        return threading.active_count() > self._threads
+        return _preparing() > self._before
+
+
+def _preparing() -> int:
+    """Threads of nnU-Net's that put tiles into its queue: none, between two predictions, unless one was left."""
+    return sum("(producer)" in thread.name for thread in threading.enumerate())
 
 
 def _weights(content: Mapping[Any, Any], path: Path) -> dict[str, torch.Tensor]:
