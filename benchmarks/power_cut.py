@@ -10,12 +10,14 @@ added up. *Lost*: the bytes of a scan that the history has are nowhere. *Half-wr
 whole, or a copy is not. *Double*: a job was done twice, or a name has two results.
 
 There are four kinds of disks: ext4 and XFS, one disk for all (ext4-1, xfs-1) or one for the state folder and one for
-inbox, outbox and archive (ext4-2, xfs-2). What a disk has in a cache of its own is taken to be on it: a forgotten sync
-is found here, a forgotten flush of a drive is not.
+inbox, outbox and archive (ext4-2, xfs-2); btrfs can be asked for. On ext4 and XFS a sync of any file takes the names of
+all along, on btrfs it does not. What a disk has in a cache of its own is taken to be on it: a forgotten sync is found
+here, a forgotten flush of a drive is not.
 
 ``--without-each``: once more for each sync of the program, with that one taken out of a copy of the tree (guards.toml):
-bad cuts have to be found then. Needs root, loop devices and xfsprogs; where they are missing it says so, and exits
-with 77.
+bad cuts have to be found then, by a look at what lies there (``--no-start``).
+
+Needs root, loop devices and xfsprogs; where they are missing it says so, and exits with 77.
 """
 
 from __future__ import annotations
@@ -62,10 +64,18 @@ STOPPED_SECONDS = 10.0
 SYNC_SECONDS = 5.0
 """How long to wait for the daemon's next sync, before the cut is made all the same."""
 
-KINDS = {"ext4-1": ("ext4", 1), "ext4-2": ("ext4", 2), "xfs-1": ("xfs", 1), "xfs-2": ("xfs", 2)}
-OPTIONS = {"ext4": "loop,commit=300", "xfs": "loop"}
-"""Mount options: ext4 commits by itself so seldom that only what is synced counts."""
-MAKE = {"ext4": ("mkfs.ext4", "-q"), "xfs": ("mkfs.xfs", "-q")}
+KINDS = {
+    "ext4-1": ("ext4", 1),
+    "ext4-2": ("ext4", 2),
+    "xfs-1": ("xfs", 1),
+    "xfs-2": ("xfs", 2),
+    "btrfs-1": ("btrfs", 1),
+    "btrfs-2": ("btrfs", 2),
+}
+USUAL = ("ext4-1", "ext4-2", "xfs-1", "xfs-2")
+OPTIONS = {"ext4": "loop,commit=300", "xfs": "loop", "btrfs": "loop,commit=300"}
+"""Mount options: what can be told to commits by itself so seldom that only what is synced counts."""
+MAKE = {"ext4": ("mkfs.ext4", "-q"), "xfs": ("mkfs.xfs", "-q"), "btrfs": ("mkfs.btrfs", "-q", "--mixed")}
 
 
 class MissingError(Exception):
@@ -276,19 +286,20 @@ class Round:
             folder = self._chance.choice(("", "ward/", f"new {self._made}/"))
             self._service.drop(f"{folder}{self._made}.png", broken(self._made) if bad else content)
 
-    def look(self, cut: Cut, found: Found) -> None:
-        """Start the daemon on what lay on the disks, and add up: before and after."""
+    def look(self, cut: Cut, found: Found, *, start: bool) -> None:
+        """Add up what lay on the disks, and again when the daemon has been started on it."""
         with self._plugged_in(cut.images):
             problems, service = [], self._service
             service.inbox.mkdir(exist_ok=True)
             taken = {Dropped(path=bytes(path), sha256=sha256) for path, sha256 in self._taken()}
             service.dropped = list(taken)
             found.taken += len(taken)
-            problems += _told(check_at_any_moment, service)
-            service.dropped += [one for one in self._in_the_inbox() if one not in taken]
-            code = service.once()
-            problems += [f"half-written: the daemon ended with {code}: {service.tail()[-300:]}"] if code else []
-            problems += _told(check_invariants, service)
+            problems += [*_told(check_at_any_moment, service), *_told(self._broken_promises, service)]
+            if start:
+                service.dropped += [one for one in self._in_the_inbox() if one not in taken]
+                code = service.once()
+                problems += [f"half-written: the daemon ended with {code}: {service.tail()[-300:]}"] if code else []
+                problems += _told(check_invariants, service)
         found.note(cut, problems)
         for image in cut.images:
             image.unlink()
@@ -300,12 +311,37 @@ class Round:
             "JOIN scan ON scan.id = job.scan_id"
         )
 
+    def _broken_promises(self, service: Service) -> list[str]:
+        """What the history says of files that are not so: staged, delivered, archived."""
+        outputs = service.rows("SELECT state, staged_path, path, sha256 FROM output WHERE state <> 'removed'")
+        archived = service.rows(
+            "SELECT disposed_path, sha256 FROM arrival JOIN job ON job.id = arrival.job_id "
+            "JOIN scan ON scan.id = job.scan_id WHERE disposal = 'archived'"
+        )
+        problems = []
+        for state, staged, final, sha256 in outputs:
+            places = [
+                service.outbox / os.fsdecode(final),
+                *([Path(os.fsdecode(staged))] if state == "intended" else []),
+            ]
+            if sha256 not in map(_digest, places):
+                problems.append(f"half-written: {os.fsdecode(final)} is {state}, and is not there or holds other bytes")
+        for path, sha256 in archived:
+            if _digest(service.archive / os.fsdecode(path)) != sha256:
+                problems.append(f"{os.fsdecode(path)} is not in the archive")
+        return problems
+
     def _in_the_inbox(self) -> Iterator[Dropped]:
         """What lies there, whole or not: nobody has promised anything for what was not taken."""
         for path in self._service.inbox.rglob("*"):
             if path.is_file() and not path.name.startswith("."):
                 relative = os.fsencode(path.relative_to(self._service.inbox))
-                yield Dropped(path=relative, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+                yield Dropped(path=relative, sha256=_digest(path))
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file; empty where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def _told(check: object, service: Service) -> list[str]:
@@ -319,8 +355,11 @@ def _told(check: object, service: Service) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- the runs
 
 
-def trial(cuts: int, kinds: Sequence[str], seed: int, where: Path | None) -> dict[str, Found]:
-    """So many cuts over these kinds of disks. Raises `MissingError` where this machine cannot do it."""
+def trial(cuts: int, kinds: Sequence[str], seed: int, where: Path | None, *, start: bool) -> dict[str, Found]:
+    """So many cuts over these kinds of disks. ``start``: whether the daemon is started on each.
+
+    Raises `MissingError` where this machine cannot do it.
+    """
     if os.geteuid() != 0:
         raise MissingError("needs root, to mount disks")
     chance = random.Random(seed)
@@ -332,7 +371,11 @@ def trial(cuts: int, kinds: Sequence[str], seed: int, where: Path | None) -> dic
         with mounted(image, folder / "on-host") as host:
             for number, count in enumerate(_shared_out(cuts, len(kinds))):
                 kind = kinds[number % len(kinds)]
-                _round(host, folder / f"round-{number}", kind, count, found[kind], chance, plug)
+                life = Round(host, folder / f"round-{number}", kind, chance, plug)
+                _live(life, count, found[kind], start=start)
+                for left in host.iterdir():
+                    left.unlink()
+                print(f"{kind}: {found[kind].cuts} cuts, {found[kind].bad_cuts} bad", file=sys.stderr, flush=True)
     return found
 
 
@@ -342,14 +385,9 @@ def _shared_out(cuts: int, kinds: int) -> list[int]:
     return [cuts // rounds + (number < cuts % rounds) for number in range(rounds)]
 
 
-def _round(host: Path, folder: Path, kind: str, cuts: int, found: Found, chance: random.Random, plug: Plug) -> None:
-    folder.mkdir()
-    life = Round(host, folder, kind, chance, plug)
+def _live(life: Round, cuts: int, found: Found, *, start: bool) -> None:
     for cut in life.cut(cuts):
-        life.look(cut, found)
-    for image in host.iterdir():
-        image.unlink()
-    print(f"{kind}: {found.cuts} cuts, {found.bad_cuts} bad", file=sys.stderr, flush=True)
+        life.look(cut, found, start=start)
 
 
 KINDS_OF_TROUBLE = ("lost", "half-written", "double", "unfinished")
@@ -380,6 +418,7 @@ def without_each(cuts: int, kinds: Sequence[str], seed: int, where: Path | None,
         tree = copy_tree(ROOT, Path(folder, "tree"))
         for guard in chosen.values():
             options = [
+                "--no-start",
                 "--cuts",
                 str(cuts),
                 "--seed",
@@ -389,19 +428,29 @@ def without_each(cuts: int, kinds: Sequence[str], seed: int, where: Path | None,
                 *(("--folder", where) if where else ()),
             ]
             with taken_out(guard, tree):
-                said = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.power_cut", *options],
-                    cwd=tree,
-                    env=os.environ | {"PYTHONPATH": str(tree)},
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    check=False,
-                )
-            total = said.stdout.splitlines()[-1] if said.stdout else f"exit code {said.returncode}"
-            print(f"{guard.promise:>3}  {guard.what:<58} {total}", flush=True)
-            print("\n".join(f"       {line}" for line in said.stdout.splitlines()[1:-1]), flush=True)
-            code |= said.returncode != 1
+                said, returned = _in_a_process(tree, options)
+            total = said.splitlines()[-1] if said else f"exit code {returned}"
+            print(f"{guard.promise:>3}  {guard.what:<70} {total}", flush=True)
+            print("\n".join(f"       {line}" for line in said.splitlines()[1:-1]), flush=True)
+            code |= returned != 1
     return code
+
+
+def _in_a_process(tree: Path, options: Sequence[str | Path]) -> tuple[str, int]:
+    """This module in a tree of its own; what it says, and its exit code. When this one is ended, that one is."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.power_cut", *options],
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": str(tree)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        said, _ = process.communicate()
+    finally:
+        process.terminate()  # not killed: it has disks to unmount
+        process.wait()
+    return said, process.returncode
 
 
 def main() -> int:
@@ -409,8 +458,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuts", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of disks")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(USUAL), help="kinds of disks")
     parser.add_argument("--folder", type=Path, help="where the image is made: some GB while it runs")
+    parser.add_argument("--no-start", action="store_true", help="only look at what lies there: quicker")
     parser.add_argument("--without-each", action="store_true", help="take out one sync after the other")
     parser.add_argument("--matching", default="", metavar="WORDS", help="of these, those with such words in them")
     wanted = parser.parse_args()
@@ -418,7 +468,7 @@ def main() -> int:
     try:
         if wanted.without_each:
             return without_each(wanted.cuts, wanted.only, wanted.seed, wanted.folder, wanted.matching)
-        return report(trial(wanted.cuts, wanted.only, wanted.seed, wanted.folder))
+        return report(trial(wanted.cuts, wanted.only, wanted.seed, wanted.folder, start=not wanted.no_start))
     except MissingError as error:
         print(f"skipped: no power can be cut here: {error}")
         return SKIPPED

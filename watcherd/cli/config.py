@@ -32,10 +32,12 @@ def init(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a first configuration: every key with its meaning and its default. Nothing is overwritten."""
+    """Write a first configuration, every key with its meaning and its default, and make its inbox. Nothing is
+    overwritten."""
     sample = machine.resource("config.toml").read_bytes()
     _write_new(file, sample)
     settings = configuration.load(file.absolute())
+    _make_inbox(settings.inbox.path)
     if as_json:
         print_json({"path": str(file.absolute()), "inbox": str(settings.inbox.path)})
         return
@@ -44,6 +46,16 @@ def init(
     typer.echo(f"  watcherd run{given}")
     typer.echo(f"Then copy scans into {settings.inbox.path}")
     typer.echo(f"and find masks and overlays in {settings.outbox.path}")
+
+
+def _make_inbox(path: Path) -> None:
+    """So that scans can be copied before the service has been started."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(
+            f"The inbox {path} cannot be made: {error.strerror}.", hint="Name another one in the configuration."
+        ) from error
 
 
 def _write_new(file: Path, content: bytes) -> None:

@@ -172,6 +172,16 @@ class Semantic(Section):
     """Scans larger than the window: seen window by window at their own scale, or shrunk to it as a whole."""
 
 
+class Nnunet(Section):
+    """How a results folder of nnU-Net v2 is run."""
+
+    folds: tuple[Literal["all"] | Annotated[int, Field(ge=0)], ...] = ()
+    """Whose logits are averaged; empty: every numbered fold that is there."""
+    checkpoint: Literal["final", "best"] = "final"
+    step: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """From tile to tile, as a part of a tile's size."""
+
+
 class Model(Section):
     """What makes the masks."""
 
@@ -193,6 +203,7 @@ class Model(Section):
     sa2va: Sa2va = Sa2va()
     sam3: Sam3 = Sam3()
     semantic: Semantic = Semantic()
+    nnunet: Nnunet = Nnunet()
 
     @field_validator("path", mode="before")
     @classmethod

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -111,11 +110,14 @@ def _own_answer_to_volume(segmenter: Segmenter, volumes: VolumeSegmenter, cache:
     """The same for a model of volumes, with its own most demanding one: it may take no other."""
     volume = volumes.probe_volume()
     volume = replace(volume, options=replace(volume.options, outputs=("probability",)))
-    with _explained():
+    try:
         found = volumes.predict_volume(volume, lambda *_: None)
+    except (JobError, RuntimeError, MemoryError, ValueError) as error:
+        raise _cannot_compute(error) from error
     if found.probability is None:
         raise UnavailableError("The model gives no probabilities, which were asked for.", hint=SEGMENTERS_FAULT)
-    _refuse_not_numbers(found.probability)
+    if not np.isfinite(found.probability).all():
+        raise _no_numbers()
     _compare_with_first(found.probability, cache / f"golden-{_subject(segmenter, volume.options)}.npy")
 
 
@@ -176,35 +178,24 @@ def _answer(segmenter: Segmenter, frame: Frame) -> NDArray[np.float32] | None:
     """What the model computes for the frame, which must be numbers; None when it shows nothing."""
     if not isinstance(segmenter, OwnAnswer):
         return _predict(segmenter, frame).probability
-    with _explained():
+    try:
         answer = segmenter.own_answer(frame)
-    _refuse_not_numbers(answer)
+    except (JobError, RuntimeError, MemoryError, ValueError) as error:
+        raise _cannot_compute(error) from error
+    if not np.isfinite(answer).all():
+        raise _no_numbers()
     return answer
 
 
 def _predict(segmenter: Segmenter, frame: Frame) -> Prediction:
     """The answer to one frame, which must hold numbers."""
-    with _explained():
-        (prediction,) = segmenter.predict([frame])
-    _refuse_not_numbers(prediction.probability)
-    return prediction
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Raise `UnavailableError` for what keeps a model from computing its test picture."""
     try:
-        yield
+        (prediction,) = segmenter.predict([frame])
     except (JobError, RuntimeError, MemoryError, ValueError) as error:
         raise _cannot_compute(error) from error
-
-
-def _refuse_not_numbers(values: NDArray[np.float32] | None) -> None:
-    if values is not None and not np.isfinite(values).all():
-        raise UnavailableError(
-            "The model is loaded, but computes values that are not numbers.",
-            hint='Try model.dtype = "float32"; if that is what it runs in, the weights or the device are broken.',
-        )
+    if prediction.probability is not None and not np.isfinite(prediction.probability).all():
+        raise _no_numbers()
+    return prediction
 
 
 def _cannot_compute(error: Exception) -> UnavailableError:
@@ -212,6 +203,13 @@ def _cannot_compute(error: Exception) -> UnavailableError:
     return UnavailableError(
         f"The model is loaded, but cannot compute its test picture: {why}.",
         hint='Try another device, or model.dtype = "float32".',
+    )
+
+
+def _no_numbers() -> UnavailableError:
+    return UnavailableError(
+        "The model is loaded, but computes values that are not numbers.",
+        hint='Try model.dtype = "float32"; if that is what it runs in, the weights or the device are broken.',
     )
 
 

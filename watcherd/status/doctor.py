@@ -20,6 +20,7 @@ from watcherd.file_names import show
 from watcherd.inbox import mounts
 from watcherd.inbox.spool import Spool
 from watcherd.inference import folders, segmenters
+from watcherd.inference.segmenters.nnunet import folder as nnunet
 from watcherd.job import State
 from watcherd.linux.probes import clock_is_kept
 from watcherd.outbox.deliver import hash_file
@@ -180,11 +181,16 @@ def _model(config: Config, check: str = "model") -> Iterator[Finding]:
         yield Finding(check=check, level="error", text=error.message, todo=error.hint)
         return
     files = folders.weights(folder) if folder.is_dir() else []
+    places = [folder]
+    if config.model.segmenter == "nnunet":
+        files = nnunet.read(config.model).checkpoints
+        places += [path.parent for path in files]
     if config.model.segmenter == "sa2va":
         sa2va = config.model.sa2va
         files += [path for path in (sa2va.checkpoint, sa2va.sam2) if path is not None]
     faults = [fault for path in files if (fault := folders.fault_of(path))]
-    faults += folders.unreadable(folder, owner) if (owner := _service_user(config)) is not None else []
+    if (owner := _service_user(config)) is not None:
+        faults += [fault for place in places for fault in folders.unreadable(place, owner)]
     for fault in faults:
         yield Finding(check=check, level="error", text=str(fault), todo=fault.todo)
     if not faults:

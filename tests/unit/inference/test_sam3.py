@@ -316,6 +316,7 @@ def test_objects_count_by_their_score_and_presence_the_best_first() -> None:
     ("found", "why"),
     [
         (kept(8.0, presence=-1.0), "artery: not there (presence 0.27, best score 0.27; presence is below 0.5)"),
+        (kept(8.0, presence=-0.5), "artery: not there (presence 0.38, best score 0.38; presence is below 0.5)"),
         (kept(-2.0, -3.0), "artery: not there (presence 0.98, best score 0.12; no score is above 0.3)"),
     ],
 )
