@@ -244,7 +244,7 @@ def test_a_sweep_that_could_not_read_a_folder_is_made_again_soon(
     config.inbox.path.mkdir()
     nothing, chunk = cast("Any", None), Chunk(candidates=[], ignored=[], skipped=skipped)
     run, requests = a_run(config, ShyBooks(StoreError(""))), IntakeRequests()
-    intake = Intake(run, nothing, a_lane(), requests, Expected(), queued=lambda: None, clock=lambda: 100.0)
+    intake = Intake(run, nothing, one_lane(), requests, Expected(), queued=lambda: None, clock=lambda: 100.0)
     monkeypatch.setattr("watcherd.intake.look.sweep", lambda *_, **__: iter([chunk]))
     monkeypatch.setattr(intake._look, "_look_through", lambda _: None)
     monkeypatch.setattr(intake._look, "dispose_again", lambda: None)
