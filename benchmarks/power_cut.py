@@ -262,7 +262,7 @@ class Round:
             try:
                 service.ready()
                 for number in range(count):
-                    self._drop_some()
+                    self._drop_some(late=2 * number >= count)
                     cuts.append(self._cut(number))
             finally:
                 service.kill()
@@ -281,10 +281,14 @@ class Round:
             os.kill(self._service.pid, signal.SIGCONT)
         return Cut(number=number, when=("any moment", "before a sync", "after a sync")[when * at_sync], images=images)
 
-    def _drop_some(self) -> None:
-        """As people copy files: nobody syncs them. New scans, the bytes of earlier ones, and a bad one now and then."""
-        # Where the inbox is alone few come at a time: the one sync of a large batch takes along what went before.
-        for _ in range(self._chance.choice((1, 2) if self._layout == "in" else (1, 1, 3, 8))):
+    def _drop_some(self, *, late: bool) -> None:
+        """As people copy files: nobody syncs them. New scans, the bytes of earlier ones, and a bad one now and then.
+
+        Where the inbox is alone on its disk few come at a time, and many when it is ``late``: the one sync of a large
+        batch would make up for those that small ones had lacked.
+        """
+        mixed = (1, 1, 3, 8) if self._layout != "in" else (6, 9) if late else (1, 2)
+        for _ in range(self._chance.choice(mixed)):
             self._made += 1
             earlier = self._chance.random() < 0.2 and self._made > 5
             content = png(self._chance.randrange(1, self._made) if earlier else self._made)
