@@ -41,7 +41,7 @@ def plant() -> None:
     fault(ingest._Taking, "outcome", "intake", lambda taking: taking._path)
     fault(sidecars.Sidecars, "_asked", "sidecars", lambda _self, item, *_, **__: item.candidate.path)
     fault(feed.Feed, "_decode", "decode", lambda _self, flight: flight.job.source)
-    fault(feed, "arrange", "runs", lambda flights: [flight.job.source for flight in flights])
+    fault(feed, "arrange", "runs", lambda flights, **_: [flight.job.source for flight in flights])
     fault(draw.Draw, "render", "draw", lambda _self, flight, _segmented: flight.job.source)
     fault(promise.Promises, "_promise", "stage", lambda _self, item, *_: item.flight.job.source)
     fault(deliver.Outbox, "publish", "publish", lambda _self, files: files)

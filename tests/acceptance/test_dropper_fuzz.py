@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -220,8 +221,12 @@ class Dropper(RuleBasedStateMachine):
             self.a_good_scan()
         self.service.wait(self.good_ones_are_there, "everybody else's results")
         self.service.wait(self.is_quiet, "all to be done")
-        assert [] == check_at_any_moment(self.service)
-        assert [] == self.without_fate(), "nobody knows of it"
+        self.service.signal(signal.SIGSTOP)  # or copies would be cleared away while they are looked at
+        try:
+            assert [] == check_at_any_moment(self.service)
+            assert [] == self.without_fate(), "nobody knows of it"
+        finally:
+            self.service.signal(signal.SIGCONT)
 
     def good_ones_are_there(self) -> bool:
         """Each under its own name, with its own bytes, whatever the layout was then."""

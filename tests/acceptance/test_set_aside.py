@@ -113,11 +113,10 @@ def test_a_person_is_told_what_became_of_a_command(seen: Seen) -> None:
 def test_a_person_can_have_it_tried_at_once(seen: Seen) -> None:
     """And it is set aside again while the cause is there."""
     (job,) = [item["job_id"] for item in seen.status["set_aside"] if item["loop"] == "publish"]
+    tries = "SELECT count(*) FROM event WHERE kind = 'set-aside' AND job_id = ?"
+    [before] = seen.service.rows(tries, job)  # on a busy machine it has been tried again by itself already
     assert f"what was set aside is tried again: {job}" in seen.service.command("retry", str(job)).stdout
-    seen.service.wait(
-        lambda: 2 == len(seen.service.rows("SELECT 1 FROM event WHERE kind = 'set-aside' AND job_id = ?", job)),
-        "another try",
-    )
+    seen.service.wait(lambda: seen.service.rows(tries, job) > [before], "another try")
 
 
 def test_everybody_elses_scans_have_their_results(seen: Seen) -> None:
