@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from watcherd.store import Hold, InUse
 from watcherd.store import queue as jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from watcherd.flights import Flight, Flights
     from watcherd.inbox.expected import Expected
@@ -85,19 +86,30 @@ class Claims:
         return any(map(self._has_room, self._lanes.carried()))
 
     def _has_room(self, lane: Lane[ModelIdentity]) -> bool:
-        pool = lane.pool
+        try:
+            pool, limit = lane.pool, lane.batch_limit()
+        except LookupError:  # its replicas go just now
+            return False
         batches = BATCHES_UNDER_WAY + 2 * len(pool.status())
-        return pool.has_room() and self._flights.count_of(lane.name) < batches * lane.batch_limit()
+        return pool.has_room() and self._flights.count_of(lane.name) < batches * limit
 
     def claim(self, *, but: str | None = None) -> list[Flight]:
         """Take the next batch from the queue, of the model whose turn it is; when there is none, remember when
         something is due. ``but``: a model whose turn it is not, whatever the others have."""
-        in_turn = [lane for lane in self._in_turn() if lane.name != but]
-        if not in_turn:
-            return []
+        tried = {but}
+        while in_turn := [lane for lane in self._in_turn() if lane.name not in tried]:
+            if flights := self._claim(in_turn):
+                return flights
+            tried |= {lane.name for lane in in_turn}  # they have nothing: others need not wait for them any more
+        return []
+
+    def _claim(self, in_turn: Sequence[Lane[ModelIdentity]]) -> list[Flight]:
         self._run.new_files_first.give_way()
         joined = list[int]()
-        wanted = [(self._in_use(lane, joined), lane.batch_limit(), self._hold(lane)) for lane in in_turn]
+        wanted = []
+        for lane in in_turn:
+            with suppress(LookupError):  # its replicas go just now
+                wanted.append((self._in_use(lane, joined), lane.batch_limit(), self._hold(lane)))
         looked: dict[str, bool] = {}
 
         def work(connection: Connection) -> tuple[list[ClaimedJob], datetime | None]:
@@ -128,17 +140,21 @@ class Claims:
     def _in_turn(self) -> list[Lane[ModelIdentity]]:
         """The lanes that may claim now, the one whose turn it is first."""
         carried = {lane.name: lane for lane in self._lanes.carried()}
-        standings = [self._standing(lane) for lane in carried.values()]
+        standings = []
+        for lane in carried.values():
+            with suppress(LookupError):  # its replicas go just now
+                standings.append(self._standing(lane))
         return [carried[name] for name in self._turns.order(standings, time.monotonic())]
 
     def _standing(self, lane: Lane[ModelIdentity]) -> Standing:
+        pool = lane.pool
         return Standing(
             name=lane.name,
             share=lane.share,
             spent=lane.spent,
-            given=lane.pool.given(),
+            given=pool.given(),
             seconds_per_scan=lane.seconds_per_scan,
-            devices=frozenset(device for replica in lane.pool.status() for device in replica.devices),
+            devices=frozenset(device for replica in pool.status() for device in replica.devices),
             has_room=self._has_room(lane),
         )
 

@@ -111,7 +111,12 @@ class Feed:
         """
         lane = self._lanes.get(flights[0].model_name)
         seconds = lane.seconds_per_scan * len(flights)
-        return lane.is_carried and len(flights) >= lane.batch_limit() and 0 < seconds <= WORK_SECONDS
+        if not 0 < seconds <= WORK_SECONDS:
+            return False
+        try:
+            return len(flights) >= lane.batch_limit()
+        except LookupError:  # its replicas have gone
+            return False
 
     def _send(self, flights: Sequence[Flight], decoding: dict[Future[Any], Flight]) -> None:
         """Hand over what is decoded, those that take long after the others.

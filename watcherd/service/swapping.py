@@ -87,4 +87,7 @@ class Swapping:
 
 
 def _has_work(lane: Lane[ModelIdentity]) -> bool:
-    return lane.is_carried and lane.pool.given() > 0
+    try:
+        return lane.pool.given() > 0
+    except LookupError:  # its replicas have gone
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from tests.integration.store.helpers import MODEL, enqueue, scan, start_run, succeed
@@ -27,7 +28,7 @@ class OneReplica:
         return True
 
     def status(self) -> list[Any]:
-        return []
+        return [SimpleNamespace(devices=("cpu",))]
 
     def given(self) -> int:
         return 0
@@ -126,3 +127,31 @@ def test_a_model_whose_turn_it_is_not_leaves_it_to_the_others(tmp_path: Path) ->
         [flight] = mine.claim(but="default")
         assert "b.png" == flight.job.source
         assert [] == mine.claim(but="default")
+
+
+def test_who_waits_for_one_that_has_nothing_more_is_served_at_once(tmp_path: Path) -> None:
+    """Not when it is looked the next time, seconds later: what the other had was its last."""
+    with Database.open(tmp_path / "watcherd.db") as database:
+        run_id = database.write(start_run)
+        scans = [scan("a.png", options=Options(model="retina")), scan("b.png"), scan("c.png")]
+        database.write(lambda c: enqueue(c, run_id, *scans))
+        retina = lane_of(MODEL, "retina")
+        mine = claims(database, MODEL, tmp_path, retina)
+        assert ["b.png"] == [flight.job.source for flight in mine.claim()]
+        mine._lanes.get("default").took(1.0)
+        assert ["a.png"] == [flight.job.source for flight in mine.claim()]
+        mine._lanes.get("default").took(100.0)  # far ahead of the other, which has had work until now
+        assert ["c.png"] == [flight.job.source for flight in mine.claim()]
+
+
+def test_a_model_whose_replicas_go_while_somebody_claims_is_left_out(tmp_path: Path) -> None:
+    with Database.open(tmp_path / "watcherd.db") as database:
+        run_id = database.write(start_run)
+        database.write(lambda c: enqueue(c, run_id, scan("a.png", options=Options(model="retina")), scan("b.png")))
+        retina = lane_of(MODEL, "retina")
+        mine = claims(database, MODEL, tmp_path, retina)
+        lanes = mine._lanes.carried()
+        retina.carried_by(None)
+        mine._lanes.carried = lambda: lanes  # type: ignore[method-assign]
+        assert ["b.png"] == [flight.job.source for flight in mine.claim()]
+        assert mine.replicas_have_room()
