@@ -45,7 +45,7 @@ from tests.acceptance.invariants import check_at_any_moment, check_invariants
 from tests.acceptance.service import Dropped, Service, broken, png
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 SHIM = Path(__file__).with_suffix(".c")
 SKIPPED = 77
@@ -161,9 +161,10 @@ def _states(pid: int) -> set[str]:
     return states
 
 
-def _wait(look: object, seconds: float) -> bool:
+def _wait(look: Callable[[], bool], seconds: float) -> bool:
+    """Whether it came to be so within these seconds."""
     until = time.monotonic() + seconds
-    while not look():  # type: ignore[operator]
+    while not look():
         if time.monotonic() > until:
             return False
         time.sleep(0.001)
@@ -344,10 +345,10 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
-def _told(check: object, service: Service) -> list[str]:
+def _told(check: Callable[[Service], list[str]], service: Service) -> list[str]:
     """What a check says; one that cannot even read what it looks at has found something half-written."""
     try:
-        return check(service)  # type: ignore[operator, no-any-return]
+        return check(service)
     except (ValueError, KeyError, OSError) as error:
         return [f"half-written: {type(error).__name__}: {error}"]
 

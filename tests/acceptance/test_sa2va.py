@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,3 +49,33 @@ def test_the_recorded_picture_becomes_the_recorded_mask(tmp_path: Path) -> None:
     assert ("succeeded", "forced") == (record["state"], record["decode"])
     assert "[SEG]" in record["answer"]
     assert PROMPT == record["prompt"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_model_whose_answers_end_with_a_text_goes_through(tmp_path: Path) -> None:
+    """Forced and, in another folder, generated: it is cut off where the configuration says."""
+    folder = write_model(tmp_path / "model", "layer-norm")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"template": "phi3_chat"}))
+    service = Service(
+        tmp_path / "service",
+        **{
+            "model": {"segmenter": "sa2va", "path": str(folder)},
+            "model.sa2va": {"decode": "forced", "prompt": PROMPT, "max_new_tokens": 4},
+            "profiles.free": {"folder": "free", "decode": "generate", "no_mask": "empty"},
+        },
+    )
+    picture = io.BytesIO()
+    Image.fromarray(arrays("image")["image"]).save(picture, "PNG")
+    service.drop("frame.png", picture.getvalue())
+    service.drop("free/frame.png", picture.getvalue())
+    try:
+        assert 0 == service.once(LOADING_SECONDS), service.tail()
+    finally:
+        service.end()
+    records = {record["source"]: record for record in service.json("jobs")}
+    assert {"succeeded"} == {record["state"] for record in records.values()}
+    assert "Sure, [SEG].<|end|>" == records["frame.png"]["answer"]
+    assert ("forced", "generated") == (records["frame.png"]["decode"], records["free/frame.png"]["decode"])
+    assert (tmp_path / "service/outbox/masks/frame.png").is_file()

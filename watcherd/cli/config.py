@@ -85,8 +85,9 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     settings = configuration.load(path)
     exporter.refuse_unusable(settings)
     hooks.refuse_unusable(settings)
-    for table in settings.model_tables.values():
-        refuse_unknown(table)
+    for name, table in settings.model_tables.items():
+        with configuration.speaking_of(name):
+            refuse_unknown(table)
     if as_json:
         print_json({"path": str(path), "config": json.loads(settings.model_dump_json())})
         return

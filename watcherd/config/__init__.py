@@ -1,5 +1,6 @@
 """The configuration: its tables, how it is read, and what a reload applies."""
 
+from watcherd.config.naming import as_named, speaking_of
 from watcherd.config.reload import merged
 from watcherd.config.tables import (
     IGNORED_NAMES,
@@ -56,8 +57,10 @@ __all__ = [
     "Section",
     "Semantic",
     "StateFolder",
+    "as_named",
     "build",
     "find",
     "load",
     "merged",
+    "speaking_of",
 ]

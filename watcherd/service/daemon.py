@@ -80,7 +80,7 @@ class Daemon:
     def run(self) -> int:
         """Run until stopped; the exit code. Raises `WatcherdError` for what keeps it from starting."""
         config = self._config
-        refuse_all_unknown(config.model_tables.values())
+        refuse_all_unknown(config.model_tables)
         prepare_folders(config)
         with lock.sole_owner(config.state.lock), contextlib.ExitStack() as stack:
             self._ending.handle_signals()

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from watcherd.config import Model
+from watcherd.config import Model, as_named
 from watcherd.config.reload import with_what_needs_no_load
 from watcherd.inference.machine.cards import Cards
 from watcherd.inference.messages import ReplicaSpec
@@ -240,7 +240,8 @@ class Fleet:
         lane = self._lanes.get(name)
 
         def unusable(failed: LoadFailed) -> None:
-            why = Refused(message=failed.message, hint=failed.hint, exit_code=failed.exit_code)
+            message, hint = as_named(failed.message, name), as_named(failed.hint, name)
+            why = Refused(message=message, hint=hint, exit_code=failed.exit_code)
             self._is_unusable(name, replicas, why)
 
         def ready() -> None:

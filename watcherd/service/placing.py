@@ -6,6 +6,7 @@ from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from watcherd.config import speaking_of
 from watcherd.errors import ConfigError, WatcherdError
 from watcherd.inference.machine import devices
 from watcherd.inference.pool.sharing import Demand, Limits, Refused, Shared, share_apart, share_out
@@ -13,7 +14,7 @@ from watcherd.inference.segmenters import refuse_unknown
 from watcherd.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from watcherd.config import Config, Model
 
@@ -23,7 +24,8 @@ def placed(config: Config, names: Sequence[str]) -> Shared:
     refused, able = {}, []
     for name in names:
         try:
-            refuse_unknown(config.model_called(name))
+            with speaking_of(name):
+                refuse_unknown(config.model_called(name))
         except WatcherdError as error:
             refused[name] = Refused.of(error)
         else:
@@ -76,12 +78,13 @@ def _share(config: Config, names: Sequence[str], found: Sequence[devices.Device]
     return share_out(demands, (), Limits(replicas=config.devices.replicas))
 
 
-def refuse_all_unknown(tables: Iterable[Model]) -> None:
+def refuse_all_unknown(tables: Mapping[str, Model]) -> None:
     """Raise the first model's `ConfigError` when there is nothing to load behind any of them."""
     errors = []
-    for table in tables:
+    for name, table in tables.items():
         try:
-            refuse_unknown(table)
+            with speaking_of(name):
+                refuse_unknown(table)
         except ConfigError as error:
             errors.append(error)
         else:

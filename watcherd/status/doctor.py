@@ -9,10 +9,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from watcherd.config import as_named
 from watcherd.errors import WatcherdError
 from watcherd.file_names import show
 from watcherd.inbox import mounts
@@ -59,7 +61,8 @@ def examine(config: Config, mend: Callable[[str], str] | None = None) -> Iterato
     yield from examine_ground(config)
     for name, table in config.model_tables.items():
         check = f"model {name}" if config.models else "model"
-        yield from _model(config.model_copy(update={"model": table}), check)
+        for finding in _model(config.model_copy(update={"model": table}), check):
+            yield replace(finding, text=as_named(finding.text, name), todo=as_named(finding.todo, name))
     if not config.state.database.exists():
         yield Finding(check="history", level="warning", text="there is none yet", todo="Run watcherd run.")
         return

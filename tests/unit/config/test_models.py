@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from watcherd import config
+from watcherd.config import as_named, speaking_of
 from watcherd.config.reload import merged
 from watcherd.errors import ConfigError
 from watcherd.inbox.sidecars import Asked
@@ -93,6 +94,15 @@ def test_the_environment_overrides_a_key_of_a_named_model(tmp_path: Path, monkey
         found.models["New-Eyes"].semantic.window,
     )
     assert "retina" == found.options_for("x/a.png").model
+
+
+def test_what_is_said_of_the_model_is_said_of_the_one_that_is_meant() -> None:
+    said = "model.path = '/m/model.path' is away; set path in [model] or [model.sa2va], not model.safetensors"
+    ours = "models.a.path = '/m/model.path' is away; set path in [models.a] or [models.a.sa2va], not model.safetensors"
+    assert (said, ours) == (as_named(said, "default"), as_named(said, "a"))
+    with pytest.raises(ConfigError, match=r"models\.a\.dtype") as caught, speaking_of("a"):
+        raise ConfigError("model.dtype is wrong", hint="See [model].")
+    assert "See [models.a]." == caught.value.hint
 
 
 def test_a_reload_adds_changes_and_removes_models(both: Config, tmp_path: Path) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
 
 from tests.sa2va_tiny import tiny_network
 from watcherd.inference.segmenters.sa2va.language import Answer, Language, Turn, fed_segs
-from watcherd.inference.segmenters.sa2va.prompt import Prompt
+from watcherd.inference.segmenters.sa2va.prompt import Prompt, Words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 WIDTH, VOCABULARY, LIMIT = 32, 356, 24
 
@@ -29,9 +34,9 @@ def language(family: str, draw: random.Random) -> Language:
     """A random model for which many tokens end an answer, so that greedy answers end, and ``[SEG]`` is a common one."""
     network = tiny_network(seed=draw.randrange(1000), family=family, head_dim=8)
     stops = frozenset(draw.sample(range(VOCABULARY), 60))
-    model = Language(network.language, seg=-1, stops=stops)
+    model = Language(network.language, seg=-1, ends=lambda said: said[-1] in stops)
     said = [token for _ in range(8) for token in model.generate([question(draw)], LIMIT)[0].ids[:-1]]
-    return Language(network.language, seg=max(set(said) or {0}, key=said.count), stops=stops)
+    return Language(network.language, seg=max(set(said) or {0}, key=said.count), ends=lambda said: said[-1] in stops)
 
 
 def question(draw: random.Random) -> Turn:
@@ -131,3 +136,108 @@ def test_the_head_is_applied_only_to_rows_that_are_read() -> None:
     model.read(turns, check=True)
     model.read(turns, check=False)
     assert rows == [5]
+
+
+# ------------------------------------------------------------------------------------- an end that is text, not a token
+
+END = "<|end|>"
+MARKS = ("<img>", "<IMG_CONTEXT>", "</img>", "[SEG]", "<|im_end|>")
+
+
+def spelling(folder: Path, tokens: Sequence[str]) -> Words:
+    """The words of a model whose answers end by text, with a tokenizer of exactly these tokens behind `MARKS`."""
+    vocabulary = {token: number for number, token in enumerate((*MARKS, *tokens))}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=MARKS[0]))
+    tokenizer.decoder = Fuse()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return Words(folder, template="phi3_chat")
+
+
+def splits(text: str) -> Iterator[tuple[str, ...]]:
+    """Every way to cut a text into pieces."""
+    for cuts in itertools.product((False, True), repeat=len(text) - 1):
+        places = [0, *(place for place, cut in enumerate(cuts, start=1) if cut), len(text)]
+        yield tuple(text[begin:end] for begin, end in itertools.pairwise(places))
+
+
+def test_an_end_that_is_text_is_found_however_it_is_split_over_tokens(tmp_path: Path) -> None:
+    """Alone, with the answer's last letters in its first token, with line breaks in its last one, and between any."""
+    ways = [list(way) for way in splits(END)]
+    assert len(ways) == 2 ** (len(END) - 1)
+    merged = [["vessel." + way[0], *way[1:]] for way in ways]
+    broken = [[*way[:-1], way[-1] + "\n\r\n"] for way in ways]
+    apart = [[piece for part in way for piece in (part, "\n" * 9)][:-1] for way in ways]
+    answers = [*ways, *merged, *broken, *apart]
+    tokens = sorted({"Sure,", "\n", *(piece for answer in answers for piece in answer)})
+    words = spelling(tmp_path, tokens)
+    for answer in answers:
+        ids = [len(MARKS) + tokens.index(piece) for piece in ("Sure,", *answer)]
+        ends = [count for count in range(1, len(ids) + 1) if words.ends(ids[:count])]
+        assert ends == [len(ids)], answer
+
+
+@pytest.mark.parametrize("text", ["<|end|", "|end|>", "<|end|> ", "<|end|>.", "< |end|>", "<|END|>"])
+def test_what_is_nearly_the_end_is_not(tmp_path: Path, text: str) -> None:
+    tokens = sorted({*text, "Sure"})
+    words = spelling(tmp_path, tokens)
+    assert not words.ends([len(MARKS) + tokens.index(piece) for piece in ("Sure", *text)])
+
+
+def test_the_tokenizers_own_end_ends_such_an_answer_too(tmp_path: Path) -> None:
+    words = spelling(tmp_path, ["Sure"])
+    assert words.ends([len(MARKS), words.end])
+
+
+def test_a_draft_that_ends_by_text_is_what_generation_says_over_50_prompts(tmp_path: Path) -> None:
+    """Most tokens are pieces of the end, so that a random model says it often, in many ways; wrong drafts are refused.
+
+    Among these are drafts that go on after their end, which no answer does, and that stop before it.
+    """
+    draw = random.Random(11)
+    pieces = ["<|en", "d|>", "<|", "end", "|>", END]
+    tokens = [piece + "\n" * breaks for breaks in range(40) for piece in pieces]
+    tokens += [f"word{number}" for number in range(VOCABULARY - len(MARKS) - len(tokens))]
+    words = spelling(tmp_path, tokens)
+    network = tiny_network(seed=3, head_dim=8)
+    model = Language(network.language, seg=words.seg, ends=words.ends)
+    turns = [question(draw) for _ in range(50)]
+    said = [answer.ids for answer in model.generate(turns, LIMIT) if words.ends(answer.ids)]
+    inside = [token for answer in said for token in answer[:-1]]
+    model = Language(network.language, seg=max(set(inside), key=inside.count), ends=words.ends)
+    alone = [model.generate([turn], LIMIT)[0] for turn in turns]
+    for one, other in zip(alone, model.generate(turns, LIMIT), strict=True):
+        assert_same(one, other)
+    ended = [number for number, answer in enumerate(alone) if words.ends(answer.ids)]
+    lengths = {len(alone[number].ids) for number in ended}
+    assert len(ended) > 25
+    assert len(lengths) > 3
+    assert sum(len(alone[number].states) for number in ended) > 5
+    assert any(len(answer.ids) > 1 and not words.ends(answer.ids[-1:]) for answer in alone)
+    read = model.read([drafted(turns[number], alone[number].ids) for number in ended], check=True)
+    for number, answer in zip(ended, read.answers(), strict=True):
+        assert answer is not None
+        assert_same(alone[number], answer)
+    wrong = [spoiled(alone[number].ids, draw) for number in ended]
+    refused = model.read(
+        [drafted(turns[number], draft) for number, draft in zip(ended, wrong, strict=True)], check=True
+    )
+    assert [None] * len(ended) == refused.answers()
+
+
+@pytest.mark.parametrize("longer", [True, False])
+def test_a_draft_that_goes_on_after_its_end_or_stops_before_is_refused_though_the_model_would_say_it(
+    longer: bool,
+) -> None:
+    """What the model would say behind its end is no part of an answer: generation never comes there."""
+    draw = random.Random(12)
+    network = tiny_network(seed=5, head_dim=8)
+    free = Language(network.language, seg=-1, ends=lambda said: False)
+    turn = question(draw)
+    ids = free.generate([turn], 6)[0].ids
+    stop = ids[2]
+    model = Language(network.language, seg=-1, ends=lambda said: said[-1] == stop)
+    whole = ids[: ids.index(stop) + 1]
+    assert model.read([drafted(turn, whole)], check=True).answers()[0] is not None
+    other = ids if longer else whole[:-1]
+    assert other
+    assert model.read([drafted(turn, other)], check=True).answers() == [None]

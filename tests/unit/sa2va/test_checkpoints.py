@@ -332,7 +332,7 @@ def set_to(name: str, *shape: int) -> Callable[[dict[str, Any]], None]:
             r"lack 1 tensors: text_hidden_fcs\.0\.bias",
         ),
         (lambda content: content.update(state_dict=[1]), "state_dict that is list"),
-        (lambda content: content["meta"].update(cfg=training.CFG.replace("qwen_chat", "phi3_chat")), "phi3_chat"),
+        (lambda content: content["meta"].update(cfg=training.CFG.replace("qwen_chat", "vicuna")), "vicuna"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_names(
@@ -396,7 +396,7 @@ def test_the_revision_holds_the_checkpoints_hash_and_iteration(parts: Training) 
     assert (info.revision, info.model) == (found.revision, "InternVL3-8B+iter_20.pth") == (found.revision, found.model)
     sha256 = trained.sha256(parts.checkpoint)
     assert (20, sha256) == (found.holds["iteration"], found.holds["sha256"])
-    assert f"-iter20-{sha256[:16]}-native-1" in info.revision
+    assert f"-iter20-{sha256[:16]}-native-2" in info.revision
     for path, where in ((parts.checkpoint, -300_000), (parts.sam2, -1_000_000), (parts.base / "model.safetensors", -9)):
         before = parts.trained().revision()
         content = bytearray(path.read_bytes())

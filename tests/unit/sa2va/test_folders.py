@@ -110,7 +110,7 @@ def test_no_folder_and_a_folder_without_a_model_are_refused(tmp_path: Path) -> N
         ),
         ({"llm_config": {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True}}, "sliding-window"),
         ({"llm_config": None}, "not built on InternVL"),
-        ({"template": "phi3_chat"}, "template 'phi3_chat'"),
+        ({"template": "vicuna"}, "template 'vicuna'; supported are qwen_chat, internlm2_chat, phi3_chat"),
         ({"downsample_ratio": 0.25}, "downsample_ratio = 0.25"),
         ({"ps_version": "v1"}, "ps_version = 'v1'"),
     ],

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.sa2va_folder import DATA
-from watcherd.errors import InputError
+from tests.sa2va_folder import DATA, write_tokenizer
+from watcherd.errors import InputError, UnavailableError
 from watcherd.inference.segmenters.sa2va.batching import share
 from watcherd.inference.segmenters.sa2va.preprocess import for_grounding, for_vision, squashed, tiles_of, upload
 from watcherd.inference.segmenters.sa2va.prompt import Words
@@ -141,3 +143,30 @@ def test_a_pass_is_bounded() -> None:
     groups = share([3348] * 10, 10**6, limit=20_000)
     assert sorted(map(len, groups)) == [5, 5]
     assert share([50_000], 512, limit=20_000) == [[0]]
+
+
+def test_a_turn_of_phi3_is_text_around_the_message_and_its_draft_ends_with_text() -> None:
+    """This tokenizer has a token for each letter of what it does not know as a word."""
+    words = Words(DATA / "tokenizer", template="phi3_chat")
+    prompt = words.prompt("Please segment the blood vessel.", [1])
+    context = "<IMG_CONTEXT>" * 256
+    said = f"<|user|>\n<img>{context}</img>Please segment the blood vessel.<|end|>\n<|assistant|>\n"
+    assert words.encode(said) == prompt.ids
+    assert len(prompt.visual) == 256
+    draft = words.draft("Sure, [SEG].")
+    assert words.encode("Sure, [SEG].<|end|>") == draft
+    assert [len(draft)] == [count for count in range(1, len(draft) + 1) if words.ends(draft[:count])]
+    assert draft == words.draft("Sure, [SEG].<|end|>")
+    assert words.draft(" ") == ()
+    assert words.labels(draft[:-1]) == ("object 1",)
+
+
+def test_a_tokenizer_that_frames_no_turn_with_tokens_is_enough_for_phi3(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    values = json.loads(path.read_text())
+    values["added_tokens"] = [each for each in values["added_tokens"] if each["content"] != "<|im_start|>"]
+    path.write_text(json.dumps(values))
+    Words(tmp_path, template="phi3_chat")
+    with pytest.raises(UnavailableError, match=r"does not know <\|im_start\|> as single tokens"):
+        Words(tmp_path)

@@ -18,7 +18,7 @@ WRONG = Model(segmenter="semantic", path=Path("/nowhere"))
 def test_a_missing_folder_is_the_reason_of_its_own_model() -> None:
     found = placing.placed(Config(models={"a": Model(segmenter="none"), "b": WRONG}), ["a", "b"])
     assert ["a"] == list(found.plans)
-    assert "/nowhere" in found.refused["b"].message
+    assert "models.b.path = '/nowhere'" in found.refused["b"].message
     assert ConfigError.exit_code == found.refused["b"].exit_code
 
 
@@ -41,6 +41,6 @@ def test_a_planning_process_that_dies_is_a_reason_too(monkeypatch: pytest.Monkey
 
 
 def test_there_is_no_service_only_when_nothing_is_behind_any_model() -> None:
-    placing.refuse_all_unknown([WRONG, Model(segmenter="none")])
-    with pytest.raises(ConfigError, match="nowhere"):
-        placing.refuse_all_unknown([WRONG, WRONG])
+    placing.refuse_all_unknown({"default": WRONG, "a": Model(segmenter="none")})
+    with pytest.raises(ConfigError, match=r"^model\.path = '/nowhere'"):
+        placing.refuse_all_unknown({"default": WRONG, "a": WRONG})

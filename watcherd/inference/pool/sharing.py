@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from watcherd.config import speaking_of
 from watcherd.errors import UnavailableError, WatcherdError
 from watcherd.inference.machine.devices import GIB
 from watcherd.inference.pool.placement import SAFETY_GIB, Plan, need_of, plan, reason_of
@@ -126,7 +127,8 @@ def share_for(
     demands, refused = [], {}
     for name in names:
         try:
-            demands.append(_demand(config, name, devices, reserve_gib))
+            with speaking_of(name):
+                demands.append(_demand(config, name, devices, reserve_gib))
         except WatcherdError as error:
             refused[name] = Refused.of(error)
         except Exception as error:  # of a segmenter that is not ours: it costs its own model

@@ -22,8 +22,8 @@ SUPPORTED = "Supported are Sa2VA chat models on InternVL2.5 or InternVL3 with Qw
 LANGUAGE_MODELS = {"Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
 """Upstream class of the language model to the name of the native one."""
 
-TEMPLATES = ("qwen_chat", "internlm2_chat")
-"""Prompt templates; both frame a turn in the same way when no system message is given."""
+TEMPLATES = ("qwen_chat", "internlm2_chat", "phi3_chat")
+"""Prompt templates; what they say stands in `prompt.Template`."""
 
 TILE = 448
 """Side of the vision tower's input in pixels, whatever the configuration says about dynamic images."""

@@ -79,7 +79,7 @@ class Engine:
     ) -> None:
         self.network = network
         self.words = words
-        self.language = Language(network.language, words.seg, words.stops)
+        self.language = Language(network.language, words.seg, words.ends)
         self.grounding = Grounding(network.sam2)
         self._max_new_tokens = max_new_tokens
         self._pass_tokens = pass_tokens

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from watcherd.inference.segmenters.sa2va.network import device_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
@@ -46,12 +46,14 @@ class Answer:
 class Drafts:
     """What one pass over prompts and drafts gave: on the devices still, so that work elsewhere can begin meanwhile.
 
+    ``ends``: whether an answer is over with its last token.
     ``said``: what the model would have said at every position of every draft, (tokens,); None if not asked.
     ``states``: those of all ``[SEG]`` tokens, (n, D).
     """
 
     turns: tuple[Turn, ...]
     seg: int
+    ends: Callable[[Sequence[int]], bool]
     said: torch.Tensor | None
     states: torch.Tensor
 
@@ -62,11 +64,18 @@ class Drafts:
         token = state = 0
         for turn in self.turns:
             segs = len(fed_segs(turn.draft, self.seg))
-            agreed = said is None or tuple(said[token : token + len(turn.draft)]) == turn.draft
+            agreed = said is None or (
+                tuple(said[token : token + len(turn.draft)]) == turn.draft and self._is_one_answer(turn.draft)
+            )
             states = self.states[state : state + segs]
             answers.append(Answer(ids=turn.draft, states=states) if agreed else None)
             token, state = token + len(turn.draft), state + segs
         return answers
+
+    def _is_one_answer(self, draft: Sequence[int]) -> bool:
+        """Whether generation would stop where the draft does: not before its last token, and then."""
+        ends = (count for count in range(1, len(draft) + 1) if self.ends(draft[:count]))
+        return next(ends, None) == len(draft)
 
 
 def fed_segs(answer: Sequence[int], seg: int) -> list[int]:
@@ -77,10 +86,10 @@ def fed_segs(answer: Sequence[int], seg: int) -> list[int]:
 class Language:
     """Runs a Qwen2 or Qwen3 whose layers may be on different devices.
 
-    ``seg`` is the token of a mask, ``stops`` are those that end an answer.
+    ``seg`` is the token of a mask, ``ends`` says whether an answer is over with its last token.
     """
 
-    def __init__(self, model: Any, seg: int, stops: frozenset[int]) -> None:
+    def __init__(self, model: Any, seg: int, ends: Callable[[Sequence[int]], bool]) -> None:
         self._embedding: nn.Module = model.model.embed_tokens
         self._rotary: nn.Module = model.model.rotary_emb
         self._layers: list[nn.Module] = list(model.model.layers)
@@ -88,7 +97,7 @@ class Language:
         self._head: nn.Module = model.lm_head
         self._config = model.config
         self._seg = seg
-        self._stops = stops
+        self._ends = ends
 
     def read(self, turns: Sequence[Turn], *, check: bool) -> Drafts:
         """One pass over the prompts and drafts of ``turns``; ``check`` asks what the model would have said itself."""
@@ -105,12 +114,13 @@ class Language:
         return Drafts(
             turns=tuple(turns),
             seg=self._seg,
+            ends=self._ends,
             said=self._say(self._states(flat, said)) if check else None,
             states=self._states(flat, segs),
         )
 
     def generate(self, turns: Sequence[Turn], max_new_tokens: int) -> list[Answer]:
-        """Greedy answers, each until a stop token or ``max_new_tokens``."""
+        """Greedy answers, each until its end or ``max_new_tokens``."""
         cache = DynamicCache(config=self._config)
         hidden = self._pass(self._embed(turns, [()] * len(turns)), cache=cache)
         lengths, width = [len(turn.prompt.ids) for turn in turns], hidden.shape[1]
@@ -123,7 +133,7 @@ class Language:
             tokens = self._say(states).tolist()
             for row in open_rows:
                 answers[row].append(tokens[row])
-            open_rows = {row for row in open_rows if tokens[row] not in self._stops}
+            open_rows = {row for row in open_rows if not self._ends(answers[row])}
             if not open_rows or step == max_new_tokens - 1:
                 break
             states = self._step(tokens, lengths, width, step, cache)

@@ -23,10 +23,34 @@ if TYPE_CHECKING:
 
 IMAGE = "<image>"
 _START, _CONTEXT, _END = "<img>", "<IMG_CONTEXT>", "</img>"
-_TURN = "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-_NEEDED = (_START, _CONTEXT, _END, "[SEG]", "<|im_start|>", "<|im_end|>")
-_STOPS = ("<|im_end|>", "<|endoftext|>")
+_NEEDED = (_START, _CONTEXT, _END, "[SEG]")
 _PHRASE = re.compile(r"<p>\s*(?P<name>[^<]+?)\s*</p>\s*$")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Template:
+    """How a turn is framed, as the models were trained.
+
+    ``turn``: the words around the message. ``tokens``: those of them that must be single tokens. ``stops``: tokens that
+    end an answer, besides the tokenizer's own. ``end``: the text that ends an answer, in whatever tokens it is said;
+    empty where a token does.
+    """
+
+    turn: str
+    tokens: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
+    end: str = ""
+
+
+_IM = Template(
+    turn="<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n",
+    tokens=("<|im_start|>", "<|im_end|>"),
+    stops=("<|im_end|>", "<|endoftext|>"),
+)
+# Qwen's tokenizer has none of these words: they are text, whose tokens run into what stands beside them.
+_PHI3 = Template(turn="<|user|>\n{text}<|end|>\n<|assistant|>\n", end="<|end|>")
+_BY_NAME = {"qwen_chat": _IM, "internlm2_chat": _IM, "phi3_chat": _PHI3}
+"""Those of `config.TEMPLATES`; without a system message the first two frame a turn in the same way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,16 +62,20 @@ class Prompt:
 
 
 class Words:
-    """The tokenizer of a model folder, and the tokens that mean something to us; ``added``: words behind its own.
+    """The tokenizer of a model folder, and the tokens that mean something to us.
+
+    ``added``: words behind its own. ``template``: how a turn is framed, one of `config.TEMPLATES`.
 
     Raises `UnavailableError` when the folder has no tokenizer, or one in which a needed token is not a single one.
     """
 
-    def __init__(self, folder: Path, added: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, added: Sequence[str] = (), template: str = "qwen_chat") -> None:
         self._tokenizer = tokenizer_of(folder, added)
-        known = {token: self._tokenizer.token_to_id(token) for token in _NEEDED}
+        self._template = _BY_NAME[template]
+        needed = (*_NEEDED, *self._template.tokens)
+        known = {token: self._tokenizer.token_to_id(token) for token in needed}
         ids = {token: one for token, one in known.items() if one is not None and self.encode(token) == (one,)}
-        broken = [token for token in _NEEDED if token not in ids]
+        broken = [token for token in needed if token not in ids]
         if broken:
             raise UnavailableError(
                 f"The tokenizer in {folder} does not know {', '.join(broken)} as single tokens: no mask can be found.",
@@ -56,7 +84,7 @@ class Words:
         self.seg: int = ids["[SEG]"]
         self.context: int = ids[_CONTEXT]
         self.end = _end_token(folder, self._tokenizer)
-        stops = (self._tokenizer.token_to_id(token) for token in _STOPS)
+        stops = (self._tokenizer.token_to_id(token) for token in self._template.stops)
         self.stops = frozenset({self.end, *(token for token in stops if token is not None)})
         # A service is asked the same few questions about pictures of the same few sizes.
         self._prompts = lru_cache(maxsize=256)(self._prompt)
@@ -85,18 +113,37 @@ class Words:
             text = IMAGE + text
         # One block for all tiles of a picture; the frames of a run have a block each, on lines of their own.
         pictures = "\n".join(_START + _CONTEXT * (TOKENS_PER_TILE * tiles) + _END for tiles in blocks)
-        ids = self.encode(_TURN.format(text=text.replace(IMAGE, pictures)))
+        ids = self.encode(self._template.turn.format(text=text.replace(IMAGE, pictures)))
         visual = tuple(position for position, token in enumerate(ids) if token == self.context)
         if len(visual) != TOKENS_PER_TILE * sum(blocks):
             raise InputError(f"The prompt may not spell {_CONTEXT}; say {IMAGE} where the picture goes: {text!r}.")
         return Prompt(ids=ids, visual=visual)
 
     def draft(self, text: str) -> tuple[int, ...]:
-        """Token ids of an expected answer, with the token that ends it."""
-        ids = self.encode(text.strip())
-        if not ids:
-            return ()
-        return ids if ids[-1] in self.stops else (*ids, self.end)
+        """Token ids of an expected answer, with what ends it."""
+        text = text.strip()
+        ids = self.encode(text)
+        if not ids or self.ends(ids):
+            return ids
+        # Where text ends it, its tokens are those of the whole: the first may hold the answer's last letters.
+        return self.encode(text + self._template.end) if self._template.end else (*ids, self.end)
+
+    def ends(self, answer: Sequence[int]) -> bool:
+        """Whether an answer is over with its last token, as the reference code has it.
+
+        It drops line breaks from what was said and looks whether that ends with the template's end.
+        """
+        if answer[-1] in self.stops:
+            return True
+        end = self._template.end
+        count = len(end)
+        while end:
+            said = self._tokenizer.decode(list(answer[-count:]), skip_special_tokens=False)
+            said = said.replace("\r", "").replace("\n", "")
+            if len(said) >= len(end) or count >= len(answer):
+                return bool(said.endswith(end))
+            count *= 2  # line breaks, or letters of several tokens each
+        return False
 
     def labels(self, answer: Sequence[int]) -> tuple[str, ...]:
         """A name for each ``[SEG]`` in the answer: what stands before it between ``<p>`` and ``</p>``, or a number."""

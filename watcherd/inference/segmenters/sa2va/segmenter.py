@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from watcherd.inference.base import Golden, Mark, Placement
     from watcherd.inference.segmenters.sa2va.checkpoint import Tensors
 
-VERSION = "native-1"
+VERSION = "native-2"
 """Part of the revision: raised whenever this code may give other masks for the same weights."""
 
 SMALL, MEDIUM = 1, 7
@@ -91,7 +91,7 @@ class Sa2vaSegmenter:
     def load(self, placement: Placement, mark: Mark) -> None:
         """Put the model onto the devices of ``placement``. Raises `UnavailableError` if it cannot be loaded."""
         mark("reading the model folder", None)
-        words = self._trained.words() if self._trained else Words(self._folder)
+        words = self._words()
         network = skeleton(self._config)
         _check_vocabulary(words, int(self._config.language["vocab_size"]), self._folder)
         if placement.dtype == "float32":
@@ -107,10 +107,13 @@ class Sa2vaSegmenter:
     def check(self) -> None:
         """Raise what `load` would raise for the model's files, by their headers; no weight is read."""
         network = skeleton(self._config)
-        words = self._trained.words() if self._trained else Words(self._folder)
+        words = self._words()
         _check_vocabulary(words, int(self._config.language["vocab_size"]), self._folder)
         tensors = network.state_dict()
         check_names(tensors, sources(tensors), self._tensors(network))
+
+    def _words(self) -> Words:
+        return self._trained.words() if self._trained else Words(self._folder, template=self._config.template)
 
     def _tensors(self, network: nn.Module) -> Tensors:
         """What ``network`` is filled from; let go of after loading, with the files that it has mapped."""

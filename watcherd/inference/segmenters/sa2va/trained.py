@@ -90,7 +90,7 @@ class Trained:
 
     def words(self) -> Words:
         """The base's tokenizer with the words that the training added."""
-        return Words(self.folder, self.added)
+        return Words(self.folder, self.added, self.config.template)
 
     def revision(self) -> str:
         """What changes whenever masks may: a hash of the base and SAM2, the iteration, the checkpoint's own hash."""
@@ -136,7 +136,6 @@ class Trained:
         language = values.get("llm_config")
         if not isinstance(language, dict):
             return dict(values)  # whoever parses it says what is missing
-        # Both templates that are supported frame a turn in the same way.
         template = self.notes.template or ("qwen_chat" if self.is_internvl else values.get("template"))
         configuration.template_of({"template": template}, self.path if self.notes.template else self.folder)
         rows = language.get("vocab_size")
