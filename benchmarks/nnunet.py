@@ -1,10 +1,11 @@
 """nnU-Net loaded once, beside its own command for each case and for a folder of cases.
 
-    python -m benchmarks.nnunet [--cases 20] [--out FILE]
+    python -m benchmarks.nnunet [--cases 20] [--alone N] [--out FILE]
 
 Needs the extra nnunet. On the CPU, one thread each, in one run: a tiny 3D model of two folds that nnunetv2 trains for a
 few steps, and cases of ``tests.nnunet_tiny``. A tiny network shows what each way costs besides the network, which is
 what differs; with a large one on a CPU the network would hide it. The labels of all three ways are compared.
+``--alone``: call the command by itself for the first N cases only, and compare by case: each takes long on a busy one.
 """
 
 from __future__ import annotations
@@ -88,20 +89,20 @@ def watcherd(scans: Sequence[Path], model: Path, folder: Path) -> tuple[float, f
 
 
 def different(scans: Sequence[Path], folder: Path) -> tuple[int, int]:
-    """Voxels whose labels are not the same in all three ways, and how many voxels there are."""
+    """Voxels whose labels are others by the command, for the folder or the case, and how many voxels are compared."""
     import nibabel
 
     wrong = voxels = 0
     for scan in scans:
         case = scan.name.replace("_0000.nii.gz", ".nii.gz")
         places = (folder / "service/outbox/masks" / scan.name, folder / "by-folder" / case, folder / "by-case" / case)
-        labels: list[Any] = [np.asarray(nibabel.load(path).dataobj) for path in places]  # type: ignore[attr-defined]
-        wrong += int(((labels[0] != labels[1]) | (labels[0] != labels[2])).sum())
-        voxels += labels[0].size
+        labels: list[Any] = [np.asarray(nibabel.load(path).dataobj) for path in places if path.exists()]  # type: ignore[attr-defined]
+        wrong += sum(int((other != labels[0]).sum()) for other in labels[1:])
+        voxels += labels[0].size * (len(labels) - 1)
     return wrong, voxels
 
 
-def measure(folder: Path, cases: int) -> dict[str, Any]:
+def measure(folder: Path, cases: int, alone: int) -> dict[str, Any]:
     """All of it, in one run."""
     model, scans = folder / "model", folder / "scans"
     python("-m", "tests.nnunet_tiny", "model", str(model), "--folds", "2")
@@ -110,10 +111,11 @@ def measure(folder: Path, cases: int) -> dict[str, Any]:
     before = os.getloadavg()[0]
     started, took = watcherd(files, model, folder)
     by_folder = command(scans, model, folder / "by-folder")
-    by_case = each_by_itself(files, model, folder)
+    by_case = each_by_itself(files[:alone], model, folder) * cases / alone
     wrong, voxels = different(files, folder)
     return {
         "cases": cases,
+        "cases_by_themselves": alone,
         "load_before_and_after": [before, os.getloadavg()[0]],
         "seconds": {
             "watcherd_start": started,
@@ -133,10 +135,11 @@ def measure(folder: Path, cases: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=20)
+    parser.add_argument("--alone", type=int)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-nnunet-") as folder:
-        text = json.dumps(measure(Path(folder), given.cases), indent=2)
+        text = json.dumps(measure(Path(folder), given.cases, given.alone or given.cases), indent=2)
     print(text)
     if given.out:
         given.out.write_text(text + "\n")

@@ -183,11 +183,12 @@ def _torchvision(config: Config) -> Iterator[Finding]:
     if not builds.is_there():
         return
     found = builds.misfit_apart()
-    needed = config.model.segmenter in OF_TRANSFORMERS
+    cannot = f"the segmenters {', '.join(sorted(OF_TRANSFORMERS))} cannot be loaded"
+    needed = any(model.segmenter in OF_TRANSFORMERS for model in config.model_tables.values())
     yield Finding(
         check="torchvision",
         level="ok" if not found else "error" if needed else "warning",
-        text=f"{found}: semantic and sa2va models cannot be loaded" if found else "it fits torch",
+        text=f"{found}: {cannot}" if found else "it fits torch",
         todo=builds.MEND if found else "",
     )
 

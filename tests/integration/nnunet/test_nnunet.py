@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from tests.tree import python_path
 from watcherd.config import Model, Nnunet
 from watcherd.errors import InputError
 from watcherd.formats.npy_frames import FrameFile
@@ -59,7 +60,7 @@ def python(*arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env=os.environ | folders | ENVIRONMENT,
+        env=os.environ | folders | ENVIRONMENT | {"PYTHONPATH": python_path()},
         capture_output=True,
         text=True,
         timeout=800,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.tree import python_path
 from watcherd import config
 from watcherd.config import Model
 from watcherd.errors import UnavailableError, WatcherdError
@@ -33,7 +34,7 @@ def installed(folder: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> No
     (folder / "torchvision").mkdir()
     (folder / "torchvision" / "__init__.py").write_text(content)
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", python_path(folder))
 
 
 def found(folder: Path, segmenter: str) -> list[tuple[str, str, str]]:
@@ -62,7 +63,7 @@ def test_none_is_fine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert [] == found(tmp_path, "semantic")
 
 
-@pytest.mark.parametrize("segmenter", ["semantic", "sa2va"])
+@pytest.mark.parametrize("segmenter", ["semantic", "sa2va", "sam3"])
 def test_loading_names_the_command_that_mends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segmenter: str
 ) -> None:
@@ -86,5 +87,5 @@ def test_doctor_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segmen
     installed(tmp_path, BROKEN, monkeypatch)
     [(said, text, todo)] = found(tmp_path, segmenter)
     assert level == said
-    assert "semantic and sa2va models cannot be loaded" in text
+    assert "the segmenters sa2va, sam3, semantic cannot be loaded" in text
     assert builds.MEND == todo

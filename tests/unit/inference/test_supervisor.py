@@ -25,6 +25,7 @@ from watcherd.inference.messages import (
     ReplicaSpec,
     Segmented,
     WorkItem,
+    Worn,
 )
 from watcherd.inference.pool import supervisor
 from watcherd.inference.pool.bell import Bell
@@ -300,6 +301,22 @@ def test_a_silence_is_a_hang_that_is_asked_for_its_stack_and_killed(life: Life) 
     assert ("no sign of life for 0.05 s while computing a batch", "in predict") == (died.reason, died.stack)
     assert ["ask_for_stack", "kill", "join"] == [machine.calls.get(timeout=PATIENCE) for _ in range(3)]
     assert isinstance(heard.outcomes.get(timeout=PATIENCE), NotSegmented)
+
+
+def test_a_process_that_is_worn_has_answered_for_all_that_it_began(life: Life) -> None:
+    """The rest is handed back and no crash, and another process is started."""
+    pool, machine, heard = life()
+    heard.ready.get(timeout=PATIENCE)
+    pool.submit([item(1), item(2)])
+    machine.sent.get(timeout=PATIENCE)
+    machine.say(Marked(stage="segmenting", jobs=(1,)))
+    machine.say(segmented(1), Worn(error="a scan is left there"))
+    assert isinstance(heard.outcomes.get(timeout=PATIENCE), Segmented)
+    assert 2 == heard.handed_back.get(timeout=PATIENCE)
+    died = heard.deaths.get(timeout=PATIENCE)
+    assert "it starts anew after an error inside its model: a scan is left there" == died.reason
+    heard.ready.get(timeout=PATIENCE)
+    assert heard.outcomes.empty()
 
 
 def test_an_idle_process_that_ends_is_noticed(life: Life) -> None:

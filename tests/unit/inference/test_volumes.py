@@ -13,7 +13,7 @@ from watcherd.formats.npy_frames import FrameFile
 from watcherd.formats.volumes import Grid, Turn, VolumeFile
 from watcherd.inference.base import Volume, VolumePrediction
 from watcherd.inference.fake import VolumeFake
-from watcherd.inference.messages import BatchEnded, NotSegmented, Segmented, WorkItem
+from watcherd.inference.messages import BatchEnded, NotSegmented, Segmented, WorkItem, Worn
 from watcherd.inference.probing import Probe
 from watcherd.inference.replica.vram import Meter
 from watcherd.inference.replica.work import Work
@@ -186,7 +186,17 @@ def test_an_error_that_is_not_ours_ends_the_process_behind_its_scan(tmp_path: Pa
     assert [1] == [answer.job_id for answer in told if isinstance(answer, NotSegmented)]
     assert not any(isinstance(each, BatchEnded) for each in told)
     assert "inside" in work.worn
+    assert Worn(error=work.worn) == told[-1]
     assert 1 == len(segmenter.given)
+
+
+def test_the_last_scan_of_a_list_does_not_end_it_when_the_process_does(tmp_path: Path) -> None:
+    """The next list would be sent to a process that is about to go, and its first scan would be called a crash."""
+    told: list[Any] = []
+    segmenter = Marks()
+    segmenter.fail = ValueError("inside")
+    Work(segmenter, Probe(batch_size=1), Meter(("cpu",)), told.extend, lambda _: None).take([scan(tmp_path, 1)])
+    assert [NotSegmented, Worn] == [type(each) for each in told]
 
 
 def test_an_error_of_ours_leaves_the_process_as_it_is(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from watcherd.errors import UnavailableError, WatcherdError
-from watcherd.inference.messages import LoadFailed, Marked, Poisoned, Ready, ReplicaSpec, Worn
+from watcherd.inference.messages import LoadFailed, Marked, Poisoned, Ready, ReplicaSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,7 +125,7 @@ class _Worker:
                     self._end_poisoned(error)
                 work.give_up(error)
             if work.worn:
-                self._end_worn(work.worn)
+                self._end_worn()
 
     def _next(self) -> list[WorkItem] | None:
         """Wait for work."""
@@ -152,10 +152,9 @@ class _Worker:
         self._connection.close()
         os._exit(70)
 
-    def _end_worn(self, error: str) -> NoReturn:
+    def _end_worn(self) -> NoReturn:
         """An error inside the model may have left threads, scans and settings behind, so that nothing that follows can
-        be relied on. What was not answered for is given to another process."""
-        self._send([Worn(error=error)])
+        be relied on. `Work` has said so; what was not answered for is given to another process."""
         self._connection.close()
         os._exit(70)
 

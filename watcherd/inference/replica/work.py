@@ -18,7 +18,7 @@ from watcherd.errors import JobError, NoMaskError, TransientError
 from watcherd.formats.npy_frames import FrameFile, FrameWriter
 from watcherd.inference.base import Frame, Prediction, RunSegmenter, VolumeSegmenter, Wears
 from watcherd.inference.faults import give_back_memory
-from watcherd.inference.messages import BatchEnded, NotSegmented, Outcome, Segmented, WorkItem
+from watcherd.inference.messages import BatchEnded, NotSegmented, Outcome, Segmented, WorkItem, Worn
 from watcherd.inference.replica import batching, volumes
 from watcherd.inference.replica.batching import Batches, FrameOutcome
 
@@ -37,7 +37,7 @@ WINDOW = 64
 TOGETHER_SECONDS = 0.02
 """Seconds at most that a batch's first answer waits for the others, so that they are sent together."""
 
-Said: TypeAlias = Outcome | BatchEnded
+Said: TypeAlias = Outcome | BatchEnded | Worn
 
 
 @dataclass(slots=True)
@@ -155,11 +155,12 @@ class Work:
             told: list[Said] = []
             for scan, outcome in zip(case, outcomes, strict=True):
                 told += self._answered(scan, outcome)
-            self._tell(told)
             if not self.worn and isinstance(segmenter, Wears):
                 self.worn = segmenter.worn()
-            if self.worn:
+            if self.worn:  # told with the answers, and before any end of the list: nothing more is to be sent here
+                self._tell([each for each in told if not isinstance(each, BatchEnded)] + [Worn(error=self.worn)])
                 return
+            self._tell(told)
 
     def _alive(self, jobs: tuple[int, ...], _stage: str, _fraction: float | None) -> None:
         self._working_on(jobs)
