@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from tests.acceptance.histories import check_history
 from watcherd.file_names import show, unshow
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def _from_the_database(running: Running, dropped: Sequence[Dropped]) -> list[Che
                 allowed=0,
             ),
             Check("dropped names without an arrival", _unknown(connection, dropped), allowed=0),
+            _none("what the history says against itself", check_history(connection)),
             Check("damage that SQLite finds", int(one("PRAGMA integrity_check") != "ok"), allowed=0),
         ]
 

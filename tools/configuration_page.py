@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "configuration.md"
 PROFILE = "profiles.NAME"
+MODELS = "models.NAME"
 
 HEAD = """\
 # Configuration
@@ -61,11 +62,15 @@ def tables(model: type[BaseModel] = config.Config, prefix: str = "") -> Iterator
         yield PROFILE, config.Profile
 
 
+NAMED = (dict[str, config.Profile], dict[str, config.Model])
+"""Tables that people call as they like."""
+
+
 def keys(model: type[BaseModel]) -> Iterator[tuple[str, Any]]:
     """The keys of one table with their fields."""
     for name, field in model.model_fields.items():
         kind = field.annotation
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)) and kind != dict[str, config.Profile]:
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)) and kind not in NAMED:
             yield name, field
 
 
@@ -139,7 +144,7 @@ def comments() -> dict[str, str]:
     table, above = "", ""
     for line in (ROOT / "config.toml").read_text(encoding="utf-8").splitlines():
         if head := re.fullmatch(r"(?:# )?\[([\w.]+)\]", line):
-            table = PROFILE if head[1].startswith("profiles.") else head[1]
+            table = {"profiles": PROFILE, "models": MODELS}.get(head[1].partition(".")[0], head[1])
             found[table], above = above, ""
         elif key := re.fullmatch(r"(?:# )?(\w+) = (.*?)(?:\s+# (.*))?", line):
             found[f"{table}.{key[1]}"] = key[3] or above
@@ -226,6 +231,8 @@ def page() -> str:
                 "reload" if reloads(table, key) else "start",
             )
             parts.append("| " + " | ".join(cells) + " |")
+        if table == "model.semantic":
+            parts.append(f"\n## `[{MODELS}]`\n\n{with_links(said[MODELS])} All of it is applied at reload.")
     return "\n".join(parts) + "\n"
 
 

@@ -16,6 +16,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ import time
 import tomllib
 import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -53,7 +54,7 @@ class Guard:
     """A guard of a promise.
 
     ``what``: what it sees to. ``file``: below the root. ``old``: its lines, which stand there once. ``new``: what
-    stands there without it. ``tests``: as pytest names them.
+    stands there without it. ``tests``: as pytest names them. ``sync``: whether it is one, which a power cut misses.
     """
 
     promise: int
@@ -62,6 +63,7 @@ class Guard:
     old: str
     new: str
     tests: tuple[str, ...]
+    sync: bool = False
 
     def is_there(self, root: Path) -> bool:
         """Whether its lines are in the tree, once."""
@@ -172,9 +174,11 @@ def run_tests(tests: Sequence[str], tree: Path, report: Path) -> Ran:
     try:
         said, _ = process.communicate(timeout=RUN_SECONDS)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        process.communicate()
         return Ran(passed=0, failed=(f"not done after {RUN_SECONDS} s",))
+    finally:
+        with suppress(ProcessLookupError):  # a test that fails may leave a daemon behind
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     if not report.exists():
         return Ran(passed=0, unfit=(said.strip()[-300:],))
     return judged(report.read_text())

@@ -45,10 +45,15 @@ OF_A_GPU_BUILD = re.compile(r"nvidia-(?!ml-py$)|cuda-|triton$")
 """Names of what torch brings along only where it is built for GPUs; docs/dependencies.md has a sentence on these."""
 
 
+APART = frozenset({"dev", "nnunet"})
+"""Extras that are not in the table: what only a developer needs, and nnU-Net, whose libraries docs/dependencies.md
+names by hand, for they are not installed beside the others where the table is made."""
+
+
 def project() -> dict[str, list[str]]:
-    """The requirements in pyproject.toml by extra; "" is the base. Without what only a developer needs."""
+    """The requirements in pyproject.toml by extra; "" is the base. Without `APART`."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = {name: needs for name, needs in table["optional-dependencies"].items() if name != "dev"}
+    extras = {name: needs for name, needs in table["optional-dependencies"].items() if name not in APART}
     return {"": table["dependencies"], **extras}
 
 

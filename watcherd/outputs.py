@@ -48,27 +48,33 @@ class Extra:
     """Libraries that are installed only on request, because the way of most scans does without them.
 
     ``name``: in brackets behind watcherd, in pyproject.toml too. ``module``: as it is imported. ``library``: as people
-    call it. ``output``: the kind of output that needs it, if one does.
+    call it. ``output``: the kind of output that needs it, if one does. ``constrained``: it is installed with watcherd's
+    constraints only, or pip replaces what others need.
     """
 
     name: str
     module: str
     library: str
     output: str | None = None
+    constrained: bool = False
 
     @property
     def command(self) -> str:
         """What installs it beside watcherd."""
-        return f'pip install "watcherd[{self.name}]"'
+        only = "--constraint constraints.txt " if self.constrained else ""
+        return f'pip install {only}"watcherd[{self.name}]"'
 
 
 VIDEO = Extra(name="video", module="av", library="PyAV", output="video")
 SEG = Extra(name="seg", module="highdicom", library="highdicom", output="dicom-seg")
 PLOTS = Extra(name="plots", module="matplotlib", library="matplotlib")
 EXTRAS = (VIDEO, SEG, PLOTS)
-"""All of them."""
+"""Those for outputs and commands: small ones, which stand beside anything."""
 
-EXTRA_BY_MODULE = {extra.module: extra for extra in EXTRAS}
+NNUNET = Extra(name="nnunet", module="nnunetv2", library="nnU-Net v2 (nnunetv2)", constrained=True)
+"""That of the segmenter nnunet. It asks for libraries that need a build fitting that of torch."""
+
+EXTRA_BY_MODULE = {extra.module: extra for extra in (*EXTRAS, NNUNET)}
 """Module to its row."""
 
 EXTRA_BY_OUTPUT = {extra.output: extra for extra in EXTRAS if extra.output is not None}

@@ -13,6 +13,7 @@ from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from tests.acceptance.histories import check_history
 from watcherd.file_names import show, unshow
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def _always(service: Service, connection: sqlite3.Connection) -> list[str]:
         *_what_is_visible_is_whole_and_ours(service, connection),
         *_documents_are_true(service),
         *_every_arrival_has_a_fate(connection),
+        *check_history(connection),
     ]
 
 

@@ -201,6 +201,18 @@ def test_one_sigterm_waits_for_the_batch_and_a_second_one_hurries(service: Servi
     assert check_invariants(service) == []
 
 
+def test_a_person_stops_it_by_a_command(service: Service) -> None:
+    """The command returns when it has ended, in good order."""
+    service.drop("a.png", png(1))
+    service.start()
+    service.ready()
+    service.finished(1)
+    said = service.command("stop")
+    assert (0, "stopped\n") == (said.returncode, said.stdout)
+    assert 0 == service.ended()
+    assert [("stopped",)] == service.rows("SELECT end_reason FROM run")
+
+
 def test_batches_that_are_being_computed_end_before_the_stop(service: Service) -> None:
     """SIGTERM in the middle of the work: what is with the model is finished and recorded, the rest is given back."""
     service.environment = {"WATCHERD_FAKE": json.dumps({"seconds": 2.0})}

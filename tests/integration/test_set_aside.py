@@ -162,6 +162,7 @@ def test_a_mark_of_a_very_long_name_is_kept(asides: Asides) -> None:
         (NotADirectoryError(errno.ENOTDIR, "Not a directory"), False),
         (OSError(errno.ENOSPC, "No space left on device"), True),
         (OSError(errno.EMFILE, "Too many open files"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
         (TransientError("The spool cannot be written."), True),
         (StoreUnavailableError("The disk is full."), True),
         (StoreError("The statement makes no sense."), True),

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from benchmarks import __main__ as bench
-from benchmarks import checkpoint_memory, end_to_end, gpu_sa2va, long_history, report
+from benchmarks import checkpoint_memory, end_to_end, gpu_sa2va, long_history, power_cut, report
 from benchmarks.feeding import cpu_of_children
 from benchmarks.figure import Figure, Target, number, quantile, slope
 from benchmarks.own_cost import calls
@@ -233,3 +233,37 @@ def test_what_grows_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
 def test_every_module_can_be_imported(path: Path) -> None:
     import_module(f"benchmarks.{path.stem}")
+
+
+@pytest.mark.parametrize(
+    ("problem", "sort"),
+    [
+        ("a.png: its bytes are nowhere", "lost"),
+        ("scan 01234567: its copy is not in the spool", "lost"),
+        ("a.json: lists masks/a.png, which is not there or differs", "half-written"),
+        ("scan 01234567: its copy holds other bytes", "half-written"),
+        ("a.png: has one result too many (01234567)", "double"),
+        ("job 1 was done 2 times", "double"),
+        ("job 1 is still running", "unfinished"),
+    ],
+)
+def test_what_a_power_cut_did_is_told_apart(problem: str, sort: str) -> None:
+    """By the words of the invariants."""
+    assert sort == power_cut.sort_of(problem)
+
+
+@pytest.mark.parametrize(("cuts", "kinds"), [(300, 4), (7, 4), (1, 1), (99, 2)])
+def test_power_cuts_are_shared_out_among_the_disks(cuts: int, kinds: int) -> None:
+    """All of them, as evenly as can be, and not too many in one life of a daemon."""
+    rounds = power_cut._shared_out(cuts, kinds)
+    assert cuts == sum(rounds)
+    assert 0 == len(rounds) % kinds
+    assert max(rounds) <= power_cut.ROUND
+    assert max(rounds) - min(rounds) <= 1
+
+
+def test_a_machine_without_what_it_takes_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an exit code of its own, and in words."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", ["power_cut", "--cuts", "1"])
+    assert power_cut.SKIPPED == power_cut.main()

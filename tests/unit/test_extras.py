@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from importlib.metadata import Distribution, packages_distributions
 from pathlib import Path
 
 import pytest
 
-from tools.licences import OF_A_GPU_BUILD, closure, project
+from tools.licences import APART, OF_A_GPU_BUILD, closure, project
 from watcherd.cli import app
-from watcherd.outputs import DRAWN, EXTRA_BY_MODULE, EXTRAS, Extra
+from watcherd.outputs import DRAWN, EXTRA_BY_MODULE, EXTRAS, NNUNET, Extra
 
 ROOT = Path(__file__).parents[2]
 MOST_PACKAGES = 70
@@ -58,6 +59,19 @@ def test_the_extras_are_those_of_the_package() -> None:
         assert extra.output is None or extra.output in DRAWN
 
 
+def test_nnunet_stands_apart() -> None:
+    """Its libraries are installed by constraints only: each has its version there, torch's own companions too."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert NNUNET.name in APART
+    assert ["nnunetv2"] == [re.split("[<>=]", need)[0] for need in table[NNUNET.name]]
+    assert "--constraint constraints.txt" in NNUNET.command
+    assert f"`{NNUNET.command}`" in (ROOT / "docs" / "dependencies.md").read_text()
+    assert f"{NNUNET.command}\n" in (ROOT / "docs" / "nnunet.md").read_text()
+    fixed = (ROOT / "constraints.txt").read_text().lower()
+    for name in ("nnunetv2", "dynamic-network-architectures", "acvl-utils", "timm", "torch", "torchvision"):
+        assert re.search(rf"^{name}==[0-9.]+$", fixed, re.MULTILINE), name
+
+
 def test_nothing_imports_an_extra_before_it_is_asked_for() -> None:
     """An import at the head of a module would stop everything that uses the module."""
     named = "|".join(EXTRA_BY_MODULE)
@@ -65,7 +79,7 @@ def test_nothing_imports_an_extra_before_it_is_asked_for() -> None:
         assert not re.search(rf"^(from|import) ({named})\b", path.read_text(), re.MULTILINE), path
 
 
-@pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: extra.name)
+@pytest.mark.parametrize("extra", [*EXTRAS, NNUNET], ids=lambda extra: extra.name)
 def test_a_command_that_needs_an_extra_names_it(
     extra: Extra, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

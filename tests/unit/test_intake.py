@@ -13,6 +13,7 @@ import pytest
 from tests.runs import a_run, one_lane
 from watcherd.config import Config, build
 from watcherd.errors import StoreError
+from watcherd.inbox import mounts
 from watcherd.inbox.expected import Expected
 from watcherd.inbox.requests import IntakeRequests
 from watcherd.inbox.sweep import Chunk
@@ -232,3 +233,26 @@ def test_a_sweep_that_was_cut_short_is_made_again_at_once(
     assert ([], [], 0) == (errors, found, intake._look.sweeps.full)
     intake._turn()
     assert ([chunk], 1) == (found, intake._look.sweeps.full)
+
+
+@pytest.mark.parametrize(("skipped", "seconds"), [([], mounts.LOCAL_SWEEP), ([b"closed"], mounts.NETWORK_SWEEP)])
+def test_a_sweep_that_could_not_read_a_folder_is_made_again_soon(
+    skipped: list[bytes], seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when there were no descriptors left for it: its files do not wait for the next usual sweep."""
+    config = build({"inbox": {"path": str(tmp_path / "inbox"), "events": True}}, base=tmp_path)
+    config.inbox.path.mkdir()
+    nothing, chunk = cast("Any", None), Chunk(candidates=[], ignored=[], skipped=skipped)
+    run, requests = a_run(config, ShyBooks(StoreError(""))), IntakeRequests()
+    intake = Intake(run, nothing, one_lane(), requests, Expected(), queued=lambda: None, clock=lambda: 100.0)
+    monkeypatch.setattr("watcherd.intake.look.sweep", lambda *_, **__: iter([chunk]))
+    monkeypatch.setattr(intake._look, "_look_through", lambda _: None)
+    monkeypatch.setattr(intake._look, "dispose_again", lambda: None)
+    monkeypatch.setattr(intake._take, "take_settled", lambda: None)
+    monkeypatch.setattr(intake, "_clean", lambda: None)
+    requests.wake = cast("Any", Never())
+    try:
+        intake._turn()
+        assert 100.0 + seconds == intake._look.next_wakeup
+    finally:
+        intake._presence.events.stop()

@@ -27,6 +27,7 @@ from watcherd.cli.run import run as serve
 from watcherd.cli.show import show
 from watcherd.cli.status import status
 from watcherd.cli.steer import cancel, pause, prioritise, prune, reload, resume, retry
+from watcherd.cli.stop import stop
 from watcherd.cli.submit import submit
 from watcherd.cli.top import top
 from watcherd.errors import UnavailableError, WatcherdError
@@ -63,7 +64,7 @@ def _options(
 
 app.command("run")(serve)
 LOOKING = (demo, status, top, jobs, show, ask, logs, report, doctor, plan, evaluate)
-STEERING = (submit, retry, cancel, prioritise, pause, resume, reload, prune)
+STEERING = (submit, retry, cancel, prioritise, pause, resume, reload, stop, prune)
 for command in (*LOOKING, *STEERING):
     app.command()(command)
 app.command("inspect-model")(inspect_model)

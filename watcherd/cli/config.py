@@ -15,12 +15,13 @@ from watcherd.errors import UnavailableError, UsageError
 from watcherd.imaging.limits import BYTES_PER_PIXEL
 from watcherd.inference.segmenters import BUILT_IN, FOLLOW_RUNS, refuse_unknown
 from watcherd.install import machine
+from watcherd.job import DEFAULT_MODEL
 from watcherd.notify import exporter, hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from watcherd.config import Config
+    from watcherd.config import Config, Model
 
 config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
 
@@ -31,10 +32,12 @@ def init(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a first configuration: every key with its meaning and its default. Nothing is overwritten."""
+    """Write a first configuration, every key with its meaning and its default, and make its inbox. Nothing is
+    overwritten."""
     sample = machine.resource("config.toml").read_bytes()
     _write_new(file, sample)
     settings = configuration.load(file.absolute())
+    _make_inbox(settings.inbox.path)
     if as_json:
         print_json({"path": str(file.absolute()), "inbox": str(settings.inbox.path)})
         return
@@ -43,6 +46,16 @@ def init(
     typer.echo(f"  watcherd run{given}")
     typer.echo(f"Then copy scans into {settings.inbox.path}")
     typer.echo(f"and find masks and overlays in {settings.outbox.path}")
+
+
+def _make_inbox(path: Path) -> None:
+    """So that scans can be copied before the service has been started."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(
+            f"The inbox {path} cannot be made: {error.strerror}.", hint="Name another one in the configuration."
+        ) from error
 
 
 def _write_new(file: Path, content: bytes) -> None:
@@ -72,12 +85,14 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     settings = configuration.load(path)
     exporter.refuse_unusable(settings)
     hooks.refuse_unusable(settings)
-    refuse_unknown(settings.model)
+    for name, table in settings.model_tables.items():
+        with configuration.speaking_of(name):
+            refuse_unknown(table)
     if as_json:
         print_json({"path": str(path), "config": json.loads(settings.model_dump_json())})
         return
     typer.echo(f"{path} is right.")
-    for warning in (*_without_effect(settings), *_that_disagree(settings)):
+    for warning in (*_without_effect(settings), *_that_disagree(settings), *_that_nobody_uses(settings)):
         typer.echo(f"warning: {warning}", err=True)
     print_fields(
         {
@@ -88,9 +103,24 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             "segmenter": settings.model.segmenter,
             "model": settings.model.path,
             "checkpoint": settings.model.sa2va.checkpoint if settings.model.segmenter == "sa2va" else None,
+            **{f"model {name}": _of_model(table) for name, table in settings.models.items()},
             "profiles": ", ".join(settings.profiles),
         }
     )
+
+
+def _of_model(table: Model) -> str:
+    return " ".join(filter(None, (table.segmenter, str(table.path or ""))))
+
+
+def _that_nobody_uses(settings: Config) -> Iterator[str]:
+    """Models that take their room, and that no scan comes to by itself."""
+    used = {name for each in settings.profiles.values() for name in (each.model, *each.sidecar_models)}
+    for name in settings.models.keys() - used:
+        yield (
+            f"models.{name} is used by no profile: it is loaded, and does only what `watcherd retry --model {name}` "
+            "gives it."
+        )
 
 
 def _that_disagree(settings: Config) -> Iterator[str]:
@@ -107,12 +137,9 @@ def _that_disagree(settings: Config) -> Iterator[str]:
 
 def _without_effect(settings: Config) -> Iterator[str]:
     """What is set and does nothing, as far as can be known without loading the model."""
-    segmenter = settings.model.segmenter
-    if segmenter in BUILT_IN and segmenter != "sam3":
-        for name, profile in settings.profiles.items():
-            if profile.instances:
-                yield f"profiles.{name}.instances has no effect: the segmenter {segmenter!r} tells none apart."
-    if segmenter in BUILT_IN and segmenter not in FOLLOW_RUNS:
-        for name, profile in settings.profiles.items():
-            if profile.group_frames:
-                yield f"profiles.{name}.group_frames has no effect: the segmenter {segmenter!r} follows no runs."
+    for name, profile in settings.profiles.items():
+        segmenter = settings.model_called(profile.model or DEFAULT_MODEL).segmenter
+        if segmenter in BUILT_IN and segmenter not in FOLLOW_RUNS and profile.group_frames:
+            yield f"profiles.{name}.group_frames has no effect: the segmenter {segmenter!r} follows no runs."
+        if segmenter in BUILT_IN and segmenter != "sam3" and profile.instances:
+            yield f"profiles.{name}.instances has no effect: the segmenter {segmenter!r} tells none apart."

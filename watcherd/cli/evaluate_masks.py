@@ -18,6 +18,7 @@ from watcherd.cli.jobs import parse_time
 from watcherd.config import Config
 from watcherd.config.toml_file import SEARCHED
 from watcherd.errors import UsageError
+from watcherd.job import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from watcherd.evaluation.frame_figures import Tolerance
@@ -156,8 +157,11 @@ def _settings(path: Path | None, *, quiet: bool = False) -> Config:
 
 
 def _configured(settings: Config, profile: str | None) -> float:
-    own = settings.profiles[profile].threshold if profile is not None else None
-    return float(settings.model.threshold if own is None else own)
+    chosen = settings.profiles[profile] if profile is not None else None
+    if chosen is not None and chosen.threshold is not None:
+        return float(chosen.threshold)
+    called = (chosen.model if chosen else None) or DEFAULT_MODEL
+    return float(settings.model_called(called).threshold)
 
 
 def _of_jobs(asked: Asked) -> Existing:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from watcherd.config import Config
     from watcherd.inference.machine.devices import Device
     from watcherd.inference.pool.placement import Plan, PlannedReplica
+    from watcherd.inference.pool.sharing import Shared
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 SEMANTIC = ("ForSemanticSegmentation", "ForUniversalSegmentation", "ForInstanceSegmentation")
@@ -38,7 +39,7 @@ def plan(
     config: Annotated[Path | None, typer.Option(help="The configuration file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show which GPUs would carry which replica of the model, and why."""
+    """Show which GPUs would carry which replica of the model, or of each of several, and why."""
     from watcherd.inference.machine import devices
     from watcherd.inference.pool import placement
 
@@ -48,6 +49,9 @@ def plan(
         if gpus is not None
         else devices.inventory(settings.devices.use, warn=lambda sentence: typer.echo(f"{sentence}.", err=True))
     )
+    if settings.models:
+        _plan_several(settings, inventory, reserve_gib, here=gpus is None, as_json=as_json)
+        return
     try:
         if gpus is None:
             found = placement.plan_here(settings, inventory, reserve_gib=reserve_gib)
@@ -63,6 +67,39 @@ def plan(
         typer.echo(json.dumps(_as_json(found, inventory), indent=2))
     else:
         _show(found)
+
+
+def _plan_several(
+    settings: Config, inventory: Sequence[Device], reserve_gib: float | None, *, here: bool, as_json: bool
+) -> None:
+    """All models of the configuration together. Raises `typer.Exit` when one of them has no place."""
+    from watcherd.inference.pool import sharing
+
+    share = sharing.share_here if here else sharing.share_for
+    found = share(settings, list(settings.model_tables), inventory, reserve_gib=reserve_gib)
+    if as_json:
+        plans = {name: _as_json(each, inventory) for name, each in found.plans.items()}
+        refused = {name: {"reason": why.message, "todo": why.hint} for name, why in found.refused.items()}
+        unused = [device.index for device in found.unused_devices]
+        typer.echo(json.dumps({"models": plans, "without_place": refused, "unused_devices": unused}, indent=2))
+    else:
+        _show_several(found)
+    if found.refused:
+        raise typer.Exit(UnavailableError.exit_code)
+
+
+def _show_several(found: Shared) -> None:
+    for name, each in found.plans.items():
+        for number, replica in enumerate(each.replicas):
+            _, devices, weights, reserve, _ = _row(number, replica)
+            typer.echo(f"{name}, replica {number}: {devices}; weights {weights}, reserve {reserve} on each")
+        typer.echo(f"{name}: {each.reason}")
+    for name, why in found.refused.items():
+        typer.echo(f"{name} has no place: {why.message}")
+        if why.hint:
+            typer.echo(f"  {why.hint}")
+    for device in found.unused_devices:
+        typer.echo(f"unused: {_device(device)}")
 
 
 def guess_segmenter(folder: Path) -> str:
@@ -119,7 +156,10 @@ def _settings(
     devices = base.devices
     if per_replica is not None:
         devices = devices.model_copy(update={"per_replica": per_replica})
-    return base.model_copy(update={"model": base.model.model_copy(update=changes), "devices": devices})
+    update: dict[str, Any] = {"model": base.model.model_copy(update=changes), "devices": devices}
+    if model is not None or segmenter is not None:  # that one is meant, and no other
+        update |= {"models": {}}
+    return base.model_copy(update=update)
 
 
 def _as_json(plan: Plan, inventory: Sequence[Device]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from watcherd.state import lock, mailbox
 from watcherd.state.mailbox import Command
 from watcherd.state.run import Settings
 from watcherd.status.starting import how_to_start
-from watcherd.store import Database, Filter, backup, history, reader, runs
+from watcherd.store import Database, Filter, backup, history, overview, reader, runs
 
 PATIENCE_SECONDS = 30.0
 
@@ -33,13 +33,34 @@ def retry(
     jobs: JobsArgument = None,
     state: Annotated[State | None, typer.Option(help="All jobs in this state, for example failed.")] = None,
     error_class: Annotated[ErrorClass | None, typer.Option(help="Of these only failures of this class.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Have this model do them, ended jobs and waiting ones alike.")
+    ] = None,
+    from_model: Annotated[
+        str | None, typer.Option(help="With --model: every job that waits for this model, which may be gone.")
+    ] = None,
     config: ConfigOption = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
     """Have ended jobs done again."""
     settings = load_config(config)
-    _steer(settings, "retry", {"jobs": _chosen(settings, jobs, state, error_class)}, as_json=as_json)
+    if model is None and from_model is None:
+        _steer(settings, "retry", {"jobs": _chosen(settings, jobs, state, error_class)}, as_json=as_json)
+        return
+    if model is None:
+        raise UsageError("--from-model needs --model: which one is to do them?", hint="For example --model default.")
+    if model not in settings.model_tables:
+        raise UsageError(
+            f"There is no model {model!r}.", hint=f"The configuration has {', '.join(settings.model_tables)}."
+        )
+    if from_model is None:
+        chosen = _chosen(settings, jobs, state, error_class)
+    elif jobs or state or error_class:
+        raise UsageError("--from-model names all jobs that wait for a model.", hint="Leave out numbers and --state.")
+    else:
+        chosen = _waiting_for(settings, from_model)
+    _steer(settings, "retry", {"jobs": chosen, "model": model}, as_json=as_json)
 
 
 def cancel(
@@ -136,6 +157,11 @@ def _chosen(
     wanted = Filter(states=(state,) if state else (), error_class=error_class, limit=None, sort="oldest")
     with reader(settings.state.database) as connection:
         return [record["id"] for record in history.jobs(connection, wanted)]
+
+
+def _waiting_for(settings: Config, model: str) -> list[int]:
+    with reader(settings.state.database) as connection:
+        return overview.queued_for(connection, model)
 
 
 def _steer(

@@ -1,5 +1,6 @@
 """The configuration: its tables, how it is read, and what a reload applies."""
 
+from watcherd.config.naming import as_named, speaking_of
 from watcherd.config.reload import merged
 from watcherd.config.tables import (
     IGNORED_NAMES,
@@ -14,6 +15,7 @@ from watcherd.config.tables import (
     Log,
     Metrics,
     Model,
+    Nnunet,
     Outbox,
     Output,
     Positive,
@@ -42,6 +44,7 @@ __all__ = [
     "Log",
     "Metrics",
     "Model",
+    "Nnunet",
     "Outbox",
     "Output",
     "Positive",
@@ -54,8 +57,10 @@ __all__ = [
     "Section",
     "Semantic",
     "StateFolder",
+    "as_named",
     "build",
     "find",
     "load",
     "merged",
+    "speaking_of",
 ]

@@ -5,17 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from watcherd.config.tables import Config
+    from watcherd.config.tables import Config, Model
 
 
 def merged(old: Config, fresh: Config) -> tuple[Config, list[str]]:
     """The configuration that can be applied without a restart, and the tables that need one to change."""
-    sa2va = fresh.model.sa2va.model_copy(
-        update={name: getattr(old.model.sa2va, name) for name in ("max_new_tokens", "checkpoint", "sam2")}
-    )
-    sam3 = fresh.model.sam3.model_copy(update={name: getattr(old.model.sam3, name) for name in ("presence", "score")})
-    speech = {"sa2va": sa2va, "sam3": sam3}
-    model = old.model.model_copy(update={"threshold": fresh.model.threshold, "tta": fresh.model.tta, **speech})
+    model = with_what_needs_no_load(old.model, fresh.model)
     inbox = fresh.inbox.model_copy(
         update={name: getattr(old.inbox, name) for name in ("path", "archive_path", "events", "settle_seconds")}
     )
@@ -25,7 +20,9 @@ def merged(old: Config, fresh: Config) -> tuple[Config, list[str]]:
     )
     update = {
         "state": old.state,
-        "devices": old.devices,
+        "devices": old.devices.model_copy(
+            update={name: getattr(fresh.devices, name) for name in ("idle_minutes", "minimum_minutes")}
+        ),
         "model": model,
         "inbox": inbox,
         "outbox": outbox,
@@ -34,3 +31,14 @@ def merged(old: Config, fresh: Config) -> tuple[Config, list[str]]:
     applied = fresh.model_copy(update=update)
     later = [name for name in update if getattr(applied, name) != getattr(fresh, name)]
     return applied, later
+
+
+def with_what_needs_no_load(old: Model, fresh: Model) -> Model:
+    """The old table with what can change of a model that stays loaded. Equal to the fresh one: it need not be loaded
+    anew."""
+    sa2va = fresh.sa2va.model_copy(
+        update={name: getattr(old.sa2va, name) for name in ("max_new_tokens", "checkpoint", "sam2")}
+    )
+    sam3 = fresh.sam3.model_copy(update={name: getattr(old.sam3, name) for name in ("presence", "score")})
+    of_each_scan = {name: getattr(fresh, name) for name in ("threshold", "tta", "share", "keep")}
+    return old.model_copy(update={"sa2va": sa2va, "sam3": sam3, **of_each_scan})

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from watcherd.formats.dicom_tags import check_keywords
-from watcherd.job import Decode, Options
+from watcherd.job import DEFAULT_MODEL, Decode, Options
 
 Output = Literal["mask", "overlay", "panel", "contact-sheet", "preview", "video", "probability", "dicom-seg"]
 Disposal = Literal["archive", "keep", "delete"]
@@ -25,6 +25,40 @@ IGNORED_NAMES = (
     "*.crdownload", "*.tmp", "~$*", ".syncthing.*", "~syncthing~*", "#recycle", ".Trash*",
 )  # fmt: skip
 """Names of files on their way and of other programs' own files (docs/concepts.md)."""
+
+
+MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}"
+"""What a model may be called: a part of a path, of a variable's name and of a metric's label alike."""
+
+
+def plain_name(name: str) -> str:
+    """A model's name as a variable of the environment has it."""
+    return name.lower().replace("-", "_")
+
+
+class NamedInTheEnvironment(PydanticBaseSettingsSource):
+    """What the environment overrides, with models called as the file calls them.
+
+    Variables are read without regard to capitals, and hold no ``-``: ``WATCHERD_MODELS__CORONARY_NEW__PATH`` is for
+    ``[models.coronary-new]``.
+    """
+
+    def __init__(self, environment: PydanticBaseSettingsSource, file: PydanticBaseSettingsSource) -> None:
+        super().__init__(environment.settings_cls)
+        self._environment = environment
+        self._file = file
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        """Not asked for: the values come from the environment's own source."""
+        return self._environment.get_field_value(field, field_name)
+
+    def __call__(self) -> dict[str, Any]:
+        """The values."""
+        values, in_file = self._environment(), self._file().get("models")
+        if isinstance(models := values.get("models"), dict) and isinstance(in_file, dict):
+            called = {plain_name(name): name for name in in_file if isinstance(name, str)}
+            values = values | {"models": {called.get(plain_name(name), name): each for name, each in models.items()}}
+        return values
 
 
 class Section(BaseModel):
@@ -138,6 +172,16 @@ class Semantic(Section):
     """Scans larger than the window: seen window by window at their own scale, or shrunk to it as a whole."""
 
 
+class Nnunet(Section):
+    """How a results folder of nnU-Net v2 is run."""
+
+    folds: tuple[Literal["all"] | Annotated[int, Field(ge=0)], ...] = ()
+    """Whose logits are averaged; empty: every numbered fold that is there."""
+    checkpoint: Literal["final", "best"] = "final"
+    step: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """From tile to tile, as a part of a tile's size."""
+
+
 class Model(Section):
     """What makes the masks."""
 
@@ -152,9 +196,14 @@ class Model(Section):
     """Frames in one batch; auto: found by the probe at the first start, 2 on a CPU."""
     compile: bool = False
     """torch.compile the encoders of fixed shape, where a golden check passes."""
+    share: Annotated[float, Field(gt=0)] = 1.0
+    """Of several models: its weight when cards, or the time of a device that they share, are shared out."""
+    keep: bool = False
+    """Of several models: it never gives its place on a device to another."""
     sa2va: Sa2va = Sa2va()
     sam3: Sam3 = Sam3()
     semantic: Semantic = Semantic()
+    nnunet: Nnunet = Nnunet()
 
     @field_validator("path", mode="before")
     @classmethod
@@ -174,6 +223,11 @@ class Devices(Section):
     per_replica: Literal["auto"] | Positive = "auto"
     replicas: Literal["auto"] | Positive = "auto"
     """auto: as many as fit on GPUs, 1 on a CPU."""
+    idle_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Of several models: one that has had no work for so long gives its place to one that has work and no room; one
+    whose scans have waited for so long gets the place of one that is busy."""
+    minimum_minutes: Annotated[float, Field(ge=0)] = 5.0
+    """Of several models: a place is kept for so long at least."""
     allow_offload: bool = False
     """Let a model that does not fit spill into host memory; slow, and never silent."""
     load_seconds: Seconds = 1800.0
@@ -313,6 +367,8 @@ class Profile(Section):
     """Settings for the scans under one folder of the inbox; what is left out is as for all."""
 
     folder: str
+    model: str | None = None
+    sidecar_models: tuple[str, ...] = ()
     threshold: Fraction | None = None
     outputs: tuple[Output, ...] | None = None
     prompt: str | None = None
@@ -342,6 +398,7 @@ class Config(BaseSettings):
     outbox: Outbox = Outbox()
     state: StateFolder = StateFolder()
     model: Model = Model()
+    models: dict[str, Model] = {}
     devices: Devices = Devices()
     limits: Limits = Limits()
     privacy: Privacy = Privacy()
@@ -360,7 +417,33 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings
+        return NamedInTheEnvironment(env_settings, init_settings), init_settings
+
+    @model_validator(mode="after")
+    def _models_apart(self) -> Self:
+        seen = {DEFAULT_MODEL: f"the model of the table [model], which is called {DEFAULT_MODEL}"}
+        for name in self.models:
+            if not re.fullmatch(MODEL_NAME, name):
+                raise ValueError(
+                    f"models.{name}: a model is called by up to 40 letters, digits, - and _, of which the first is a "
+                    "letter or a digit"
+                )
+            if (other := seen.get(plain_name(name))) is not None:
+                raise ValueError(f"models.{name}: its name is also that of {other}")
+            seen[plain_name(name)] = f"models.{name} (capitals count as small letters, and - as _)"
+        return self
+
+    @model_validator(mode="after")
+    def _profiles_name_models(self) -> Self:
+        for name, profile in self.profiles.items():
+            named = {"model": [profile.model or DEFAULT_MODEL], "sidecar_models": profile.sidecar_models}
+            for key, models in named.items():
+                if unknown := [model for model in models if model not in self.model_tables]:
+                    raise ValueError(
+                        f"profiles.{name}.{key} = {unknown[0]!r}: there is no such model; "
+                        f"there are {', '.join(self.model_tables)}"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _profiles_apart(self) -> Self:
@@ -373,6 +456,15 @@ class Config(BaseSettings):
             folders[profile.folder] = f"profiles.{name}"
         return self
 
+    @property
+    def model_tables(self) -> dict[str, Model]:
+        """Every model by its name, that of the table ``[model]`` first."""
+        return {DEFAULT_MODEL: self.model, **self.models}
+
+    def model_called(self, name: str) -> Model:
+        """The table of this model; of one that is gone, that of the default."""
+        return self.models.get(name, self.model)
+
     def profile_of(self, source: str) -> tuple[str, Profile | None]:
         """The name and the settings for a path below the inbox: those of its deepest matching folder."""
         parts = Path(source).parts[:-1]
@@ -384,20 +476,30 @@ class Config(BaseSettings):
                 best, depth = (name, profile), len(folder)
         return best
 
-    def options_for(self, source: str) -> Options:
-        """The options that a scan at this path below the inbox is frozen with."""
+    def sidecar_models(self, source: str) -> tuple[str, ...]:
+        """The models that a sidecar of a scan at this path may name, besides the one that is its profile's."""
+        _, profile = self.profile_of(source)
+        return profile.sidecar_models if profile else ()
+
+    def options_for(self, source: str, *, model: str | None = None) -> Options:
+        """The options that a scan at this path below the inbox is frozen with.
+
+        ``model``: the one that is to do it, if it is not that of its profile.
+        """
         name, profile = self.profile_of(source)
-        chosen = profile.model_dump(exclude_none=True, exclude={"folder"}) if profile else {}
-        speaks = self.model.segmenter == "sa2va"
-        looks = self.model.segmenter == "sam3"
+        chosen = profile.model_dump(exclude_none=True, exclude={"folder", "model", "sidecar_models"}) if profile else {}
+        called = model or (profile.model if profile else None) or DEFAULT_MODEL
+        table = self.model_called(called)
+        speaks = table.segmenter == "sa2va"
+        looks = table.segmenter == "sam3"
         values: dict[str, Any] = {
-            "threshold": self.model.threshold,
+            "threshold": table.threshold,
             "outputs": self.outbox.outputs,
-            "prompt": self.model.sa2va.prompt if speaks else self.model.sam3.prompt if looks else "",
-            "draft": self.model.sa2va.draft if speaks else "",
-            "decode": self.model.sa2va.decode,
-            "tta": self.model.tta,
-            "instances": looks and self.model.sam3.instances,
+            "prompt": table.sa2va.prompt if speaks else table.sam3.prompt if looks else "",
+            "draft": table.sa2va.draft if speaks else "",
+            "decode": table.sa2va.decode,
+            "tta": table.tta,
+            "instances": looks and table.sam3.instances,
         } | chosen
         values["outputs"] = tuple(sorted(set(values["outputs"])))
-        return Options(profile=name, **values)
+        return Options(profile=name, model=called, **values)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from watcherd.config.tables import Config, Profile
+from watcherd.config.tables import Config, Model, Profile
 from watcherd.errors import ConfigError
 from watcherd.file_names import storable
 from watcherd.outputs import EXTRA_BY_OUTPUT
@@ -107,8 +107,17 @@ def _absolute(config: Config, base: Path) -> Config:
     def under_base(path: Path) -> Path:
         return Path(os.path.normpath(base / path))
 
-    inbox, outbox, state, model = config.inbox, config.outbox, config.state, config.model
-    metrics, hooks, sa2va = config.metrics, config.hooks, model.sa2va
+    def of_model(model: Model) -> Model:
+        sa2va = model.sa2va
+        files = {
+            "checkpoint": sa2va.checkpoint and under_base(sa2va.checkpoint),
+            "sam2": sa2va.sam2 and under_base(sa2va.sam2),
+        }
+        path = model.path and under_base(model.path)
+        return model.model_copy(update={"path": path, "sa2va": sa2va.model_copy(update=files)})
+
+    inbox, outbox, state = config.inbox, config.outbox, config.state
+    metrics, hooks = config.metrics, config.hooks
     return config.model_copy(
         update={
             "inbox": inbox.model_copy(
@@ -116,17 +125,8 @@ def _absolute(config: Config, base: Path) -> Config:
             ),
             "outbox": outbox.model_copy(update={"path": under_base(outbox.path)}),
             "state": state.model_copy(update={"path": under_base(state.path)}),
-            "model": model.model_copy(
-                update={
-                    "path": model.path and under_base(model.path),
-                    "sa2va": sa2va.model_copy(
-                        update={
-                            "checkpoint": sa2va.checkpoint and under_base(sa2va.checkpoint),
-                            "sam2": sa2va.sam2 and under_base(sa2va.sam2),
-                        }
-                    ),
-                }
-            ),
+            "model": of_model(config.model),
+            "models": {name: of_model(model) for name, model in config.models.items()},
             "metrics": metrics.model_copy(update={"file": under_base(metrics.file)}) if metrics.file else metrics,
             "hooks": hooks.model_copy(update={"command": _program_under(base, hooks.command)}),
         }
@@ -189,6 +189,8 @@ def _is_variant(part: int | str) -> bool:
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = Config
+    if location[:1] == ("models",):
+        model, location = Model, location[2:]
     for part in location:
         field = model.model_fields.get(str(part))
         if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

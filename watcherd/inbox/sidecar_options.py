@@ -32,14 +32,19 @@ class WrongError(ValueError):
 
 
 def is_foreign(content: bytes, suffix: bytes) -> bool:
-    """Whether another program has written it: a JSON with keys of which none is ours, as photo programs export them."""
+    """Whether another program has written it: a JSON with keys of which none is ours, as photo programs export them.
+
+    ``model`` among others is none of ours: so do they call the camera's.
+    """
     if suffix != b".json":
         return False
     try:
         given = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return False
-    return isinstance(given, dict) and bool(given) and given.keys().isdisjoint(KEYS)
+    if not isinstance(given, dict) or not given or given.keys() == {"model"}:
+        return False
+    return given.keys().isdisjoint(set(KEYS) - {"model"})  # cameras have models too
 
 
 def overrides(content: bytes, suffix: bytes) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from watcherd.inbox.sidecar_options import WrongError, is_foreign, overrides
 from watcherd.inbox.values import Candidate, NotYet, candidate_of, reason_not_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from watcherd.inbox.archive import Disposal
@@ -78,9 +78,19 @@ class Asked:
     own: tuple[Candidate, ...] = ()
     foreign: tuple[Candidate, ...] = ()
 
-    def applied_to(self, options: Options) -> Options:
-        """The options that the scan's job is frozen with."""
-        return replace(options, refused=self.wrong) if self.wrong else replace(options, **self.values)
+    @property
+    def model(self) -> str | None:
+        """The name of the model that is asked for; None: that of the scan's profile."""
+        return self.values.get("model")
+
+    def applied_to(self, options: Options, models: Collection[str] = ()) -> Options:
+        """The options that the scan's job is frozen with. ``options``: by the configuration, those of the model that
+        is asked for. ``models``: those that may be asked for."""
+        wrong = self.wrong
+        if self.model is not None and self.model not in models:
+            allowed = f"allowed here: {', '.join(models)}" if models else "this profile has no sidecar_models"
+            wrong = " ".join(filter(None, (wrong, f"A sidecar says model = {self.model!r}: {allowed}.")))
+        return replace(options, refused=wrong) if wrong else replace(options, **self.values)
 
     def to_json(self) -> str:
         """What was overridden, as text: `applied_to` may be asked again, by another configuration."""

@@ -234,9 +234,11 @@ class VolumeSegmenter(Protocol):
     nobody knows what it has left there. Another one is started.
     """
 
-    def channel_count(self) -> int:
-        """How many channels a case has, known before `Segmenter.load`. Where that is more than one, files whose names
-        differ in ``_0000``, ``_0001``, ... before their extension alone are one case."""
+    def files_per_case(self) -> int:
+        """How many files make a case, known before `Segmenter.load`: more than one where each channel has its own file.
+
+        Files are then one case whose names differ in ``_0000``, ``_0001``, ... before their extension alone.
+        """
 
     def takes_whole(self, volume: Volume) -> bool:
         """Whether all slices are to be given together; else each is given by itself, as a volume of one slice."""
@@ -250,6 +252,14 @@ class VolumeSegmenter(Protocol):
     def probe_volume(self) -> Volume:
         """The most demanding volume to be expected, always the same: its memory is measured, and the answer to it is
         remembered and compared at every start."""
+
+
+@runtime_checkable
+class Wears(Protocol):
+    """A segmenter that notices by itself that its process should not go on."""
+
+    def worn(self) -> str:
+        """Why, after a prediction; empty as long as all is well. The answers so far are sound."""
 
 
 @runtime_checkable

@@ -47,7 +47,6 @@ class OwnAnswer(Protocol):
         """Values of 0 to 1 in an array of any shape, the same for every frame."""
 
 
-
 def after_load(module: nn.Module, fresh: Callable[[], nn.Module] | None = None) -> None:
     """Check that every tensor is real, and that what no checkpoint holds is as a new module computes it.
 

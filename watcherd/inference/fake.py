@@ -149,7 +149,7 @@ class VolumeFake(Fake):
     """One that takes numbers (see `watcherd.inference.base.VolumeSegmenter`): its masks show which slices it saw
     together."""
 
-    def channel_count(self) -> int:
+    def files_per_case(self) -> int:
         return int(self._wishes["volumes"])
 
     def takes_whole(self, volume: Volume) -> bool:
@@ -169,7 +169,7 @@ class VolumeFake(Fake):
 
     def probe_volume(self) -> Volume:
         values = np.arange(6, dtype=np.int16).reshape(1, 2, 3)
-        return Volume(channels=(values,) * self.channel_count(), options=Options(profile="golden"))
+        return Volume(channels=(values,) * self.files_per_case(), options=Options(profile="golden"))
 
 
 def _wishes() -> dict[str, Any]:

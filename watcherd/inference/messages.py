@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from watcherd.errors import JobError, NoMaskError
-from watcherd.job import ErrorClass, Options
+from watcherd.job import DEFAULT_MODEL, ErrorClass, Options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 class ReplicaSpec:
     """Everything a replica's process needs to know at its start.
 
+    ``name``: of its model, as the configuration calls it.
     ``visible``: UUIDs of its GPUs, in the order of ``placement.devices``; empty on a CPU.
     ``cache``: folder for measured reserves and golden answers. ``stack``: file for the stack dump of a hang.
     ``threads``: CPU threads for torch; 0: as torch likes.
     """
 
     number: int
+    name: str = DEFAULT_MODEL
     model: Model
     placement: Placement
     visible: tuple[str, ...] = ()

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
+    from watcherd.config import Config
     from watcherd.inbox.requests import IntakeRequests
     from watcherd.inbox.settle import Settled
+    from watcherd.inbox.sidecars import Asked
     from watcherd.inbox.spool import Spool
     from watcherd.inbox.values import Outcome
     from watcherd.inference.pool.lanes import Lane, Lanes
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from watcherd.intake.look import Sweeps
     from watcherd.intake.presence import InboxPresence
     from watcherd.intake.waiting import Waiting
+    from watcherd.job import Options
     from watcherd.state.run import Run
     from watcherd.store import Connection, ModelIdentity
 
@@ -145,12 +148,16 @@ class IntoQueue:
         new = []
         for item in taken:
             asked = overrides.asked(item.path)
+            if asked.model is None:
+                of_item = asked.applied_to(options[item.path.rpartition(b"/")[0]])
+            else:
+                of_item = _of_another_model(config, os.fsdecode(item.path), asked)
             new.append(
                 NewArrival(
                     signature=_signature(item),
                     sha256=item.sha256,
                     spool_name=item.sha256,
-                    options=asked.applied_to(options[item.path.rpartition(b"/")[0]]).for_picture(item.pictures),
+                    options=of_item.for_picture(item.pictures),
                     overrides=asked.to_json(),
                     seen_at=now,
                     note=overrides.note(item.path),
@@ -313,6 +320,14 @@ class Take:
         overrides.forget_asked()
         self._leave(self._run.set_aside.each("sidecars", batch, settled_named, work))
         return ready
+
+
+def _of_another_model(config: Config, source: str, asked: Asked) -> Options:
+    """What a scan is asked for whose sidecar names the model."""
+    ours = config.options_for(source)
+    allowed = (ours.model, *config.sidecar_models(source))
+    named = config.options_for(source, model=asked.model) if asked.model in allowed else ours
+    return asked.applied_to(named, dict.fromkeys(allowed))
 
 
 def _signature(item: Ingested) -> PathSignature:

@@ -22,7 +22,7 @@ from watcherd.job import Fate
 from watcherd.linux.threads import NamedThread
 from watcherd.logs import get_logger
 from watcherd.notify import metrics
-from watcherd.store import history, hooks, progress
+from watcherd.store import history, hooks, overview, progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -137,7 +137,7 @@ class Exporter:
             news = progress.since(connection, self._counted_to)
         self._counted_to = news.until
         for ended in news.ended:
-            self._tally.count_end(ended.state, ended.error_class, ended.durations_ms)
+            self._tally.count_end(ended.state, ended.error_class, ended.durations_ms, ended.model)
         for error_class, count in news.retried.items():
             self._tally.retried[error_class] += count
         for used in news.used:
@@ -155,6 +155,7 @@ class Exporter:
         yield from (("watcherd_set_aside_total", (loop,), count) for loop, count in self._set_aside().items())
         yield from _of_the_process(status, now)
         yield from _of_replicas(status)
+        yield from _of_models(status)
         yield from _of_the_inbox(status)
         yield from _of_disks(self._config, inbox_online=bool((status.get("inbox") or {}).get("online")))
         with contextlib.suppress(StoreError):  # a database that does not answer must not hide what is known without it
@@ -165,6 +166,9 @@ class Exporter:
             jobs, fates = history.counts(connection), history.fates(connection)
             oldest = history.oldest_queued(connection)
             waiting = hooks.waiting(connection)
+            queued = overview.queued_by_model(connection)
+        for name in dict.fromkeys((*(model["name"] for model in self._status().get("models", [])), *queued)):
+            yield "watcherd_model_jobs_queued", (name,), queued.get(name, 0)
         yield from (("watcherd_jobs", (state.value,), count) for state, count in jobs.items())
         taken = sum(jobs.values())
         for fate, count in ((Fate.QUEUED, taken), *((fate, fates[fate]) for fate in Fate if fate is not Fate.QUEUED)):
@@ -247,6 +251,12 @@ def _of_replicas(status: Mapping[str, Any]) -> Iterator[Sample]:
         for name, mib in (("used", card["used_mib"]), ("size", card["total_mib"])):
             if mib is not None:
                 yield f"watcherd_device_memory_{name}_bytes", device, mib * MIB
+
+
+def _of_models(status: Mapping[str, Any]) -> Iterator[Sample]:
+    for model in status.get("models", []):
+        yield "watcherd_model_ready", (model["name"],), model["state"] == "ready"
+        yield "watcherd_model_computing_seconds_total", (model["name"],), model["computed_s"]
 
 
 def _of_the_inbox(status: Mapping[str, Any]) -> Iterator[Sample]:

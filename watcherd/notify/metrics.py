@@ -66,6 +66,10 @@ METRICS: dict[str, Metric] = {
         kind="histogram", help="How long jobs that succeeded took in each stage.", labels=("stage",)
     ),
     "watcherd_replicas": _gauge("Copies of the model by what they do.", "phase"),
+    "watcherd_model_ready": _gauge("1 while a copy of this model has been loaded; 0 while none can be.", "model"),
+    "watcherd_model_jobs_queued": _gauge("Jobs that wait for this model.", "model"),
+    "watcherd_model_jobs_ended_total": _counter("Jobs for this model that ended.", "model", "state"),
+    "watcherd_model_computing_seconds_total": _counter("Time in which copies of this model computed.", "model"),
     "watcherd_replica_restarts_total": _counter("How often a copy of the model died and was started anew.", "replica"),
     "watcherd_device_memory_used_bytes": _gauge("Memory of a GPU in use, by all its users.", "device", "name"),
     "watcherd_device_memory_size_bytes": _gauge("Memory of a GPU.", "device", "name"),
@@ -126,17 +130,22 @@ class Tally:
     retried: defaultdict[str, int] = field(
         default_factory=lambda: defaultdict(int, dict.fromkeys(map(str, ErrorClass), 0))
     )
+    of_models: defaultdict[Labels, int] = field(default_factory=lambda: defaultdict(int))
     stages: dict[str, Histogram] = field(default_factory=lambda: {stage: Histogram() for stage in STAGES})
     busy_seconds: defaultdict[Labels, float] = field(default_factory=lambda: defaultdict(float))
     allocated_peak: dict[Labels, float] = field(default_factory=dict)
     reserved_peak: dict[Labels, float] = field(default_factory=dict)
 
-    def count_end(self, state: str, error_class: str | None, durations_ms: Mapping[str, float | None]) -> None:
-        """A job ended; a stage that it did not come to has no duration."""
+    def count_end(
+        self, state: str, error_class: str | None, durations_ms: Mapping[str, float | None], model: str | None = None
+    ) -> None:
+        """A job ended; a stage that it did not come to has no duration. ``model``: its name, None where unknown."""
         if state not in FINISHED:
             raise ValueError(f"a job does not end as {state!r}")
         failed = state in (State.FAILED, State.QUARANTINED)  # others may still bear the class of an earlier attempt
         self.ended[state, error_class if failed and error_class else ""] += 1
+        if model is not None:
+            self.of_models[model, state] += 1
         if state == State.SUCCEEDED:
             for stage, duration in durations_ms.items():
                 if duration is not None:
@@ -155,6 +164,7 @@ class Tally:
         """All that was counted, but for the histograms."""
         counted: dict[str, Mapping[Labels, float]] = {
             "watcherd_jobs_ended_total": self.ended,
+            "watcherd_model_jobs_ended_total": self.of_models,
             "watcherd_retries_total": {(error_class,): count for error_class, count in self.retried.items()},
             "watcherd_device_busy_seconds_total": self.busy_seconds,
             "watcherd_device_memory_allocated_peak_bytes": self.allocated_peak,

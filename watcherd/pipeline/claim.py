@@ -156,7 +156,8 @@ class Claims:
 
         ``overrides``: what its sidecars said when it was taken, as it is kept with its job.
         """
-        options = Asked.of(overrides or {}).applied_to(self._run.config.options_for(os.fsdecode(path)))
+        asked = Asked.of({**(overrides or {}), "model": lane.name})  # a job stays with the model that it was queued for
+        options = asked.applied_to(self._run.config.options_for(os.fsdecode(path), model=lane.name), (lane.name,))
         return as_frame(options, path, follows_runs=lane.follows_runs, channels=lane.channels)
 
     def _pictures(self, sha256: str) -> int | None:

@@ -12,7 +12,7 @@ from watcherd.imaging.pool import ImagingPool
 from watcherd.inbox.expected import Expected
 from watcherd.inbox.requests import IntakeRequests
 from watcherd.inbox.spool import Spool
-from watcherd.inference.pool.lanes import Lane, Lanes
+from watcherd.inference.pool.lanes import Lanes
 from watcherd.intake.intake import Intake
 from watcherd.intake.refetch import Refetch
 from watcherd.notify.exporter import Exporter
@@ -22,9 +22,9 @@ from watcherd.pipeline.places import Places
 from watcherd.pipeline.stations import Pipeline
 from watcherd.service.clock import ClockFollower
 from watcherd.service.commands import Commands, Reload
+from watcherd.service.fleet import Fleet, lane_for
 from watcherd.service.job_commands import JobCommands
 from watcherd.service.pulse import Pulse
-from watcherd.service.replicas import Replicas
 from watcherd.service.status import Status
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 class Parts:
     """The parts of one run of the service. Frozen: who works with whom is settled when they start."""
 
-    lane: Lane[ModelIdentity]
-    replicas: Replicas
+    lanes: Lanes[ModelIdentity]
+    fleet: Fleet
     imaging: ImagingPool
     spool: Spool
     outbox: Outbox
@@ -63,7 +63,7 @@ def assemble(
 ) -> Parts:
     """The parts, none of which has been started. ``path``: of the configuration, if it came from a file."""
     config = run.config
-    lane: Lane[ModelIdentity] = Lane()
+    lanes = Lanes(*(lane_for(name, table) for name, table in config.model_tables.items()))
     requests, expected, bell = IntakeRequests(), Expected(), threading.Event()
     spool = Spool(config.state.spool)
     owner = Owner.here(config.state.path).short
@@ -72,14 +72,13 @@ def assemble(
     delivery = Delivery(run, outbox, requests, bell, hooks.wake)
     refetch = Refetch(config, run.database, spool)
     places = Places(scratch=scratch, spool_path=spool.path, bring_back=refetch.bring_back)
-    lanes = Lanes(lane)
     pipeline = Pipeline(run, lanes, imaging, delivery, requests, expected, places, bell)
     intake = Intake(run, spool, lanes, requests, expected, pipeline.queued, once=once)
-    replicas = Replicas(run, lane, pipeline, ending)
+    fleet = Fleet(run, lanes, pipeline, ending)
     status = Status(
         run,
-        lane,
-        replicas,
+        lanes,
+        fleet,
         notifier,
         inbox=lambda: intake.state,
         held=pipeline.held.is_set,
@@ -88,11 +87,11 @@ def assemble(
     exporter = Exporter(
         config, run.database, status.values, hook_calls=lambda: hooks.made, set_aside=lambda: run.set_aside.counts
     )
-    reload = Reload(run, path, requests, hooks, exporter)
+    reload = Reload(run, path, requests, hooks, exporter, fleet)
     jobs = JobCommands(run.settings, run.database, spool)
     return Parts(
-        lane=lane,
-        replicas=replicas,
+        lanes=lanes,
+        fleet=fleet,
         imaging=imaging,
         spool=spool,
         outbox=outbox,
@@ -102,7 +101,7 @@ def assemble(
         requests=requests,
         status=status,
         exporter=exporter,
-        pulse=Pulse(run, intake, replicas),
+        pulse=Pulse(run, intake, fleet),
         clock=ClockFollower(run, expected, pipeline.queued),
         commands=Commands(run, requests, pipeline, jobs, status, reload),
         reload=reload,

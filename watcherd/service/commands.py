@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from watcherd.notify.exporter import Exporter
     from watcherd.notify.hooks import Hooks
     from watcherd.pipeline.stations import Pipeline
+    from watcherd.service.fleet import Fleet
     from watcherd.service.job_commands import JobCommands
     from watcherd.service.status import Status
     from watcherd.state.mailbox import Command
@@ -102,12 +103,21 @@ class Commands:
 class Reload:
     """Reads the configuration again. For the main thread."""
 
-    def __init__(self, run: Run, path: Path | None, requests: IntakeRequests, hooks: Hooks, exporter: Exporter) -> None:
+    def __init__(
+        self,
+        run: Run,
+        path: Path | None,
+        requests: IntakeRequests,
+        hooks: Hooks,
+        exporter: Exporter,
+        fleet: Fleet,
+    ) -> None:
         self._run = run
         self._requests = requests
         self._path = path
         self._hooks = hooks
         self._exporter = exporter
+        self._fleet = fleet
         self._log = logs.get_logger()
 
     def reread(self) -> str:
@@ -122,10 +132,12 @@ class Reload:
             self._log.error("config_rejected", error=error.message)
             raise
         applied, later = configuration.merged(self._run.config, fresh)
+        models = self._fleet.follow_config(applied)
         self._run.settings.replace(applied)
         self._requests.wake.set()
         logs.setup(applied.log, hidden_names=applied.privacy.names == "hidden")
         self._hooks.reconfigure(applied)
         self._exporter.reconfigure(applied)
         self._log.info("config_reloaded", reason=f"needs a restart: {', '.join(later)}" if later else "applied")
-        return "reloaded" + (f"; a restart is needed for {', '.join(later)}" if later else "")
+        said = "reloaded" + (f"; models that follow: {models}" if models else "")
+        return said + (f"; a restart is needed for {', '.join(later)}" if later else "")

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 
 from watcherd import logs
 from watcherd.crash_points import crash_point
-from watcherd.errors import BusyError, ConfigError, WatcherdError
-from watcherd.inference.segmenters import refuse_unknown
+from watcherd.errors import BusyError, ConfigError, UnavailableError, WatcherdError
 from watcherd.new_files_first import NewFilesFirst
 from watcherd.notify.hooks import Hooks
 from watcherd.notify.systemd import Notifier
@@ -30,13 +29,14 @@ from watcherd.service.assembly import assemble
 from watcherd.service.clock import longest_wait
 from watcherd.service.ending import Ending
 from watcherd.service.opening import open_database, prepare_folders, scratch_folder
+from watcherd.service.placing import refuse_all_unknown
 from watcherd.service.pulse import is_done
 from watcherd.service.threads import Threads
 from watcherd.set_aside import SetAside
 from watcherd.state import lock
 from watcherd.state.mailbox import PAUSED_SINCE
 from watcherd.state.run import Run, Settings
-from watcherd.store import history, runs, waits
+from watcherd.store import history, overview, runs, waits
 from watcherd.store import queue as jobs
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ DRAIN_SECONDS = 10.0
 HOOK_SECONDS = 5.0
 """Seconds that hooks under way get at a stop; the others are called after the next start."""
 JOIN_SECONDS = 2.0
-"""Seconds that the metrics' thread gets at a stop."""
+"""Seconds that the metrics' thread, and that of the models, get at a stop."""
 INTAKE_SECONDS = 30.0
 """Seconds that the intake gets at a stop to queue what it has copied."""
 EXTEND_SECONDS = 60.0
@@ -80,7 +80,7 @@ class Daemon:
     def run(self) -> int:
         """Run until stopped; the exit code. Raises `WatcherdError` for what keeps it from starting."""
         config = self._config
-        refuse_unknown(config.model)
+        refuse_all_unknown(config.model_tables)
         prepare_folders(config)
         with lock.sole_owner(config.state.lock), contextlib.ExitStack() as stack:
             self._ending.handle_signals()
@@ -175,17 +175,17 @@ class Daemon:
         self._log.warning("still_paused", reason=f"paused by a person since {since}; watcherd resume ends it")
 
     def _load_model(self, parts: Parts, scratch: Path) -> None:
-        """Start the replicas, and wait until one is ready; systemd hears how far it is."""
+        """Start the replicas, and wait until each model is ready or known to have none; systemd hears how far it is."""
         parts.status.become("loading")
-        parts.replicas.start(scratch)
-        while not parts.lane.is_ready and not self._ending.asked.is_set():
+        parts.fleet.start(scratch)
+        while not parts.fleet.settled and not self._ending.asked.is_set():
             self._ending.wake.wait(TICK_SECONDS)
             self._ending.wake.clear()
             self._notifier.extend(EXTEND_SECONDS, parts.status.line())
             parts.status.show()
 
     def _open_inbox(self, run: Run, parts: Parts, ownership: Ownership) -> None:
-        """The model is ready: finish the last run's deliveries, then open the inbox."""
+        """The models are ready: finish the last run's deliveries, then open the inbox."""
         if self._ending.asked.is_set():
             return
         parts.imaging.start()  # not sooner: a replica that starts needs the cores, and no scan can come before it
@@ -203,6 +203,7 @@ class Daemon:
             return
         crash_point("recover.swept")
         pipeline = parts.pipeline
+        self._threads.start("models", parts.fleet.follow)
         self._threads.start("intake", parts.intake.run)
         self._threads.start("feed", pipeline.feed)
         self._threads.start("stage", pipeline.stage)
@@ -211,7 +212,8 @@ class Daemon:
         pipeline.look_for_arrivals()
         parts.status.become("running")
         self._notifier.ready(parts.status.line())
-        self._log.info("daemon_ready", version=parts.status.version, model=parts.lane.identity.model)
+        loaded = ", ".join(lane.identity.model for lane in parts.lanes.all() if lane.is_ready)
+        self._log.info("daemon_ready", version=parts.status.version, model=loaded)
         gc.freeze()
         gc.set_threshold(COLLECT_AFTER)
 
@@ -234,10 +236,27 @@ class Daemon:
             parts.status.show()
             if parts.pulse.is_alive():
                 self._notifier.watchdog()
-            if self._once and is_done(run, parts.intake, parts.pipeline, hooks):
+            able = [lane.name for lane in parts.lanes.all() if lane.is_carried]
+            if self._once and is_done(run, parts.intake, parts.pipeline, hooks, able):
+                self._say_what_waits(run, parts, able)
                 return
             ending.wake.wait(interval)
             ending.wake.clear()
+
+    def _say_what_waits(self, run: Run, parts: Parts, able: Sequence[str]) -> None:
+        """With ``--once`` the exit code tells of scans whose model could do nothing."""
+        with run.database.reader() as connection:
+            waiting = {name: n for name, n in overview.queued_by_model(connection).items() if name not in able}
+        if not waiting:
+            return
+        reasons = parts.fleet.without_replicas()
+        first = next(iter(waiting))
+        why = reasons[first].message if first in reasons else "The configuration has no model of this name."
+        others = f" So do those for {', '.join(list(waiting)[1:])}." if len(waiting) > 1 else ""
+        hint = reasons[first].hint if first in reasons else f"Put [models.{first}] back, or: watcherd retry --model"
+        self._ending.fail(
+            UnavailableError(f"{waiting[first]} scans wait for the model {first}: {why}{others}", hint=hint)
+        )
 
     # --------------------------------------------------------------------------------------------------------- stop
 
@@ -252,12 +271,13 @@ class Daemon:
         pipeline.wake()
         seconds = run.config.limits.stop_seconds
         threads.join("feed", seconds)
-        parts.replicas.stop(within=seconds)
+        parts.fleet.stop(within=seconds)
         pipeline.no_more(DRAIN_SECONDS, self._ending.hurry)
         threads.join("stage", DRAIN_SECONDS)
         threads.join("finish", DRAIN_SECONDS)
         threads.join("dispose", DRAIN_SECONDS)
         threads.join("intake", INTAKE_SECONDS)
+        threads.join("models", JOIN_SECONDS)
         with contextlib.suppress(WatcherdError):
             pipeline.release_all()
             run.database.write(lambda c: runs.end_run(c, run.id, self._how_it_ended(), now=datetime.now(UTC)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from watcherd.service import evaluated
 from watcherd.service.prune import prune
 from watcherd.service.repair import repair
 from watcherd.state.mailbox import EVALUATED, PAUSED_SINCE
+from watcherd.state.run import meant_by
 from watcherd.store import Database, aside, identity, runs
 from watcherd.store import queue as jobs
 from watcherd.store.records import stamp
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from watcherd.inbox.spool import Spool
+    from watcherd.job import Options
     from watcherd.state.mailbox import Command
     from watcherd.state.run import Settings
 
@@ -47,6 +50,8 @@ class JobCommands:
         if command.verb == "resume":
             self._database.write(lambda c: runs.set_setting(c, PAUSED_SINCE, None))
             return "resumed"
+        if command.verb == "retry" and (model := command.arguments.get("model")) is not None:
+            return self._hand_over(ids, str(model), now)
         if command.verb == "retry":
             return self._retry(ids, now)
         if command.verb == "cancel":
@@ -81,6 +86,26 @@ class JobCommands:
         going_on = [job_id for job_id in released if job_id not in moved]
         words = _done("queued again", [job_id for job_id in ids if job_id not in going_on], moved, "ended")
         return words + (f"; what was set aside is tried again: {', '.join(map(str, going_on))}" if going_on else "")
+
+    def _hand_over(self, ids: Sequence[int], model: str, now: datetime) -> str:
+        """Have another model do jobs that wait or have ended; the latter are asked for again."""
+        config = self._settings.now
+        if model not in config.model_tables:
+            raise UsageError(
+                f"There is no model {model!r}.", hint=f"The configuration has {', '.join(config.model_tables)}."
+            )
+        with self._database.reader() as connection:
+            waiting = identity.waiting(connection, ids)
+        again = [job_id for job_id in ids if job_id not in waiting]
+        words = self._retry(again, now) if again else ""
+
+        def options(path: bytes) -> Options:
+            return config.options_for(os.fsdecode(path), model=model)
+
+        meant = meant_by(config.model_called(model))
+        moved = self._database.write(lambda c: identity.hand_over(c, ids, options, meant=meant, now=now))
+        done = _done(f"given to {model}", ids, moved, "waiting")
+        return "; ".join(filter(None, (words, done)))
 
     def _has_bytes(self, job_id: int) -> bool:
         with self._database.reader() as connection:

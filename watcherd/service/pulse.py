@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 from watcherd.errors import StoreError
 from watcherd.job import State
 from watcherd.pauses import is_passing
-from watcherd.store import history
+from watcherd.store import history, overview
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from concurrent.futures import Future
 
     from watcherd.intake.intake import Intake
     from watcherd.notify.hooks import Hooks
     from watcherd.pipeline.stations import Pipeline
-    from watcherd.service.replicas import Replicas
+    from watcherd.service.fleet import Fleet
     from watcherd.state.run import Run
 
 HANG_SECONDS = 300.0
@@ -29,10 +30,10 @@ BEAT_SECONDS = 15.0
 class Pulse:
     """Asks the parts for signs of life. For the main thread; the database's thread answers."""
 
-    def __init__(self, run: Run, intake: Intake, replicas: Replicas) -> None:
+    def __init__(self, run: Run, intake: Intake, fleet: Fleet) -> None:
         self._run = run
         self._intake = intake
-        self._replicas = replicas
+        self._fleet = fleet
         self._lock = threading.Lock()
         self._beat = time.monotonic()
         self._asked = float("-inf")
@@ -47,7 +48,7 @@ class Pulse:
             self._asked = now
             self._run.database.submit(lambda _connection: None).add_done_callback(self._answered)
         turned = paused or now - self._intake.turned_at < HANG_SECONDS
-        return turned and now - self._last_beat() < HANG_SECONDS and self._replicas.progressing()
+        return turned and now - self._last_beat() < HANG_SECONDS and self._fleet.progressing()
 
     def _answered(self, _future: Future[None]) -> None:
         self._heard(time.monotonic())
@@ -61,8 +62,9 @@ class Pulse:
             return self._beat
 
 
-def is_done(run: Run, intake: Intake, pipeline: Pipeline, hooks: Hooks) -> bool:
-    """Whether ``--once`` has nothing left to do."""
+def is_done(run: Run, intake: Intake, pipeline: Pipeline, hooks: Hooks, able: Collection[str]) -> bool:
+    """Whether ``--once`` has nothing left to do. ``able``: the models that can do something: others are not waited
+    for."""
     if not intake.idle or pipeline.busy or hooks.busy:
         return False
     try:
@@ -71,7 +73,9 @@ def is_done(run: Run, intake: Intake, pipeline: Pipeline, hooks: Hooks) -> bool:
             open_jobs = sum(counts[state] for state in (State.QUEUED, State.RUNNING, State.DELIVERING))
             jobs_aside, arrivals_aside = run.set_aside.open()
             more = history.open_arrivals(connection, but=arrivals_aside)
-            return open_jobs <= jobs_aside and not more and intake.idle
+            waiting = overview.queued_by_model(connection)
+            unable = sum(count for name, count in waiting.items() if name not in able)
+            return open_jobs <= jobs_aside + unable and not more and intake.idle
     except StoreError as error:
         if not is_passing(error):
             raise

@@ -1,37 +1,25 @@
-"""The replicas' life: placed, started, written into the history, and what it means when one cannot go on."""
+"""One model's replicas: started, ended, and their life written into the history. Which model, and where: `fleet`."""
 
 from __future__ import annotations
 
-import os
 import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from watcherd.errors import ConfigError, UnavailableError, WatcherdError
 from watcherd.flights import ReplicaRecord
-from watcherd.inference.machine import devices
-from watcherd.inference.machine.cards import Cards
-from watcherd.inference.messages import ReplicaSpec
-from watcherd.inference.pool import placement
 from watcherd.inference.pool.interface import Phase
 from watcherd.inference.pool.pool import ReplicaPool
-from watcherd.linux.threads import NamedThread
 from watcherd.logs import get_logger
 from watcherd.pauses import StoppedError
 from watcherd.store import ModelIdentity, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
-    from watcherd.config import Config
-    from watcherd.inference.machine.cards import Card
-    from watcherd.inference.messages import LoadFailed, Ready
+    from watcherd.inference.messages import LoadFailed, Ready, ReplicaSpec
     from watcherd.inference.pool.interface import Died, Pool, ReplicaStatus
     from watcherd.inference.pool.lanes import Lane
-    from watcherd.inference.pool.placement import Plan
     from watcherd.pipeline.stations import Pipeline
-    from watcherd.service.ending import Ending
     from watcherd.state.run import Run
     from watcherd.store import Connection
 
@@ -39,31 +27,35 @@ if TYPE_CHECKING:
 class Replicas:
     """Starts a model's replicas, and writes their life into the history (see `inference.pool.interface.Listener`).
 
-    The main thread starts them; each replica's thread tells of its own replica. The lock guards their rows' ids; the
-    rest is set before the first replica runs.
+    ``ready``: called when one has loaded the model. ``unusable``: called when none can, and none lives any more.
+    Each replica's thread tells of its own replica. The lock guards their rows' ids; the rest is set before the first
+    replica runs.
     """
 
-    def __init__(self, run: Run, lane: Lane[ModelIdentity], pipeline: Pipeline, ending: Ending) -> None:
+    def __init__(
+        self,
+        run: Run,
+        lane: Lane[ModelIdentity],
+        pipeline: Pipeline,
+        *,
+        ready: Callable[[], None],
+        unusable: Callable[[LoadFailed], None],
+    ) -> None:
         self._run = run
         self._lane = lane
         self._pipeline = pipeline
-        self._ending = ending
+        self._ready = ready
+        self._unusable = unusable
         self._lock = threading.Lock()
-        self._specs: Sequence[ReplicaSpec] = ()
+        self._specs: dict[int, ReplicaSpec] = {}
         self._ids: dict[int, int] = {}
         self._pool: Pool | None = None
-        self._cards = Cards(())
         self._log = get_logger()
 
-    def start(self, scratch: Path) -> None:
-        """Place the model on the machine's devices, and start its replicas. Raises `WatcherdError` for a bad plan."""
-        config = self._run.config
-        plan = _plan(config)
-        self._log.info("model_placed", reason=plan.reason, segmenter=config.model.segmenter)
-        self._specs = specs = _specs(config, plan, scratch)
-        self._cards = Cards(uuid for spec in specs for uuid in spec.visible)
-        self._cards.start()
-        limits = config.devices
+    def start(self, specs: Sequence[ReplicaSpec]) -> None:
+        """Start these replicas; they carry the lane's model from now on."""
+        limits = self._run.config.devices
+        self._specs = {spec.number: spec for spec in specs}
         pool = ReplicaPool(
             specs,
             self,
@@ -71,8 +63,8 @@ class Replicas:
             load_seconds=limits.load_seconds,
             batch_seconds=limits.batch_seconds,
         )
-        self._lane.carried_by(pool)
         self._pool = pool
+        self._lane.carried_by(pool)
         pool.start()
 
     def status(self) -> list[ReplicaStatus]:
@@ -83,22 +75,15 @@ class Replicas:
         """Whether at least one is ready for work, or shows signs of life within its deadline."""
         return self._pool is not None and self._pool.progressing()
 
-    @property
-    def cards(self) -> tuple[Card, ...]:
-        """The GPUs as they were seen last."""
-        return self._cards.latest
-
     def stop(self, *, within: float) -> None:
-        """Let the batches that are being computed end, ``within`` seconds at most, unless somebody hurries us."""
-        pool = self._pool
-        if pool is None:
-            return
-        stopper = NamedThread(target=pool.stop, kwargs={"within": within}, name="stopper", daemon=True)
-        stopper.start()
-        while stopper.is_alive():
-            stopper.join(0.1)
-            if self._ending.hurry.is_set():
-                pool.kill()
+        """Let the batches that are being computed end, ``within`` seconds at most."""
+        if self._pool is not None:
+            self._pool.stop(within=within)
+
+    def kill(self) -> None:
+        """End them now."""
+        if self._pool is not None:
+            self._pool.kill()
 
     # -------------------------------------------------------------------------- what the replicas tell (Listener)
 
@@ -112,6 +97,7 @@ class Replicas:
             "devices": list(spec.visible or ("cpu",)),
             "device_map": dict(spec.placement.device_map),
             "dtype": spec.placement.dtype,
+            "model_name": spec.name,
         }
         replica_id = self._note(
             lambda c: runs.start_replica(
@@ -121,7 +107,7 @@ class Replicas:
         if replica_id is not None:
             with self._lock:
                 self._ids[number] = replica_id
-        self._log.info("replica_starting", replica=number, pid=pid)
+        self._log.info("replica_starting", replica=number, pid=pid, model_name=spec.name)
 
     def replica_ready(self, number: int, ready: Ready) -> None:
         """A replica's model is loaded and passed its checks."""
@@ -151,7 +137,7 @@ class Replicas:
         self._lane.became_ready(
             model, follows_runs=ready.follows_runs, takes_volumes=ready.takes_volumes, channels=ready.channels
         )
-        self._ending.wake.set()
+        self._ready()
 
     def replica_died(self, died: Died) -> None:
         """A replica's process ended against our will."""
@@ -163,12 +149,11 @@ class Replicas:
         self._note_end(number, "stopped")
 
     def model_unusable(self, failed: LoadFailed) -> None:
-        """The model cannot be loaded: without any replica there is no point in going on."""
+        """The model cannot be loaded: without any replica there is no point in going on with it."""
         if any(status.phase is not Phase.STOPPED for status in self.status()):
             self._log.error("replica_unusable", error=failed.message)
             return
-        kind: type[WatcherdError] = ConfigError if failed.exit_code == ConfigError.exit_code else UnavailableError
-        self._ending.fail(kind(failed.message, hint=failed.hint))
+        self._unusable(failed)
 
     def _note_end(self, number: int, reason: str) -> None:
         with self._lock:
@@ -182,31 +167,3 @@ class Replicas:
             return self._run.write(work)
         except StoppedError:
             return None
-
-
-def _plan(config: Config) -> Plan:
-    log = get_logger()
-    found = devices.inventory(config.devices.use, warn=lambda sentence: log.warning("gpu_left_out", reason=sentence))
-    if not found and config.model.path is None:
-        dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
-        return placement.plan(None, (), dtype=dtype, replicas=config.devices.replicas)
-    return placement.plan_apart(config, found)
-
-
-def _specs(config: Config, plan: Plan, scratch: Path) -> list[ReplicaSpec]:
-    """What each replica's process is told at its start."""
-    threads = max(1, (os.cpu_count() or 1) // len(plan.replicas)) if len(plan.replicas) > 1 else 0
-    return [
-        ReplicaSpec(
-            number=number,
-            model=config.model,
-            placement=replica.placement(plan.dtype),
-            visible=replica.visible,
-            cache=config.state.cache,
-            stack=scratch / f"replica-{number}.stack",
-            log=config.log,
-            hidden_names=config.privacy.names == "hidden",
-            threads=0 if replica.visible else threads,
-        )
-        for number, replica in enumerate(plan.replicas)
-    ]

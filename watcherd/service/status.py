@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from watcherd.inference.machine.cards import Card
     from watcherd.inference.pool.interface import ReplicaStatus
-    from watcherd.inference.pool.lanes import Lane
+    from watcherd.inference.pool.lanes import Lanes
     from watcherd.intake.presence import InboxState
     from watcherd.notify.systemd import Notifier
-    from watcherd.service.replicas import Replicas
+    from watcherd.service.fleet import Fleet
     from watcherd.state.run import Run
     from watcherd.store import ModelIdentity
 
@@ -41,8 +41,8 @@ class Status:
     def __init__(
         self,
         run: Run,
-        lane: Lane[ModelIdentity],
-        replicas: Replicas,
+        lanes: Lanes[ModelIdentity],
+        fleet: Fleet,
         notifier: Notifier,
         *,
         inbox: Callable[[], InboxState],
@@ -50,8 +50,8 @@ class Status:
         path: Path | None,
     ) -> None:
         self._run = run
-        self._lane = lane
-        self._replicas = replicas
+        self._lanes = lanes
+        self._fleet = fleet
         self._notifier = notifier
         self._inbox = inbox
         self._held = held
@@ -92,7 +92,7 @@ class Status:
 
     def values(self) -> dict[str, Any]:
         """Everything that the live status holds."""
-        model = self._lane.identity if self._lane.is_ready else None
+        model = next((lane.identity for lane in self._lanes.all() if lane.is_ready), None)
         inbox = self._inbox() if self._watches else None
         return {
             "pid": os.getpid(),
@@ -103,14 +103,15 @@ class Status:
             "held": self._held(),
             "paused": self._run.pauses.reasons,
             "inbox": {name: getattr(inbox, name) for name in inbox.__slots__} if inbox else None,
-            "replicas": list(map(_replica, self._replicas.status())),
+            "replicas": list(map(_replica, self._fleet.status())),
             "model": {name: getattr(model, name) for name in model.__slots__} if model else None,
-            "cards": list(map(_card, self._replicas.cards)),
+            "models": self._fleet.models(),
+            "cards": list(map(_card, self._fleet.cards)),
         }
 
     def line(self) -> str:
         """One line for ``systemctl status``."""
-        replicas = self._replicas.status()
+        replicas = self._fleet.status()
         up = sum(status.phase in (Phase.IDLE, Phase.BUSY) for status in replicas)
         line = f"{self._phase}; {up} of {len(replicas)} replicas ready"
         stages = [f"{s.stage} {s.fraction:.0%}" if s.fraction else s.stage for s in replicas if s.stage]
@@ -123,6 +124,8 @@ class Status:
             line += f"; {counts[State.QUEUED]} queued, {counts[State.RUNNING]} running, {rate.per_minute:.1f} scans/min"
             if vram is not None:
                 line += f"; {vram:.0f} MiB of VRAM at the last peak"
+        for name, why in self._fleet.without_replicas().items():
+            line += f"; no {name}: {why.message}"
         for part, reason in self._run.pauses.reasons.items():
             line += f"; {part} paused: {reason}"
         return line
@@ -131,6 +134,7 @@ class Status:
 def _replica(status: ReplicaStatus) -> dict[str, Any]:
     return {
         "number": status.number,
+        "model": status.name,
         "phase": status.phase.value,
         "devices": list(status.devices),
         "pid": status.pid,

@@ -13,7 +13,7 @@ from watcherd import logs
 from watcherd.config import Config, Hooks, Inbox, Metrics, Outbox, StateFolder
 from watcherd.errors import UsageError
 from watcherd.file_names import show, unshow
-from watcherd.job import State
+from watcherd.job import DEFAULT_MODEL, State
 from watcherd.store import Filter, history, reader
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def segment(
     """
     from watcherd.service.daemon import Daemon
 
-    settings = _apart(config, folder, threshold)
     inside = _folder_of(config, profile)
+    settings = _apart(config, folder, profile, threshold)
     (settings.inbox.path / inside).mkdir(parents=True)
     for image in images:
         shutil.copyfile(image, settings.inbox.path / inside / image.name)
@@ -68,14 +68,17 @@ def _folder_of(config: Config, profile: str | None) -> Path:
     return Path(config.profiles[profile].folder)
 
 
-def _apart(config: Config, folder: Path, threshold: float | None) -> Config:
-    """The same model and limits; folders of its own, nobody told, every mask with its probabilities."""
+def _apart(config: Config, folder: Path, profile: str | None, threshold: float | None) -> Config:
+    """The profile's model alone, the same limits; folders of its own, nobody told, probabilities with every mask."""
     state = StateFolder(path=folder / "state")
     state.path.mkdir()
     if config.state.cache.is_dir():  # what a probe has measured once holds here too
         state.cache.symlink_to(config.state.cache)
-    change = {"outputs": None} | ({} if threshold is None else {"threshold": None})
-    model = config.model if threshold is None else config.model.model_copy(update={"threshold": threshold})
+    change = {"outputs": None, "model": None, "sidecar_models": ()} | ({} if threshold is None else {"threshold": None})
+    chosen = config.profiles[profile].model if profile else None
+    model = config.model_called(chosen or DEFAULT_MODEL)
+    if threshold is not None:
+        model = model.model_copy(update={"threshold": threshold})
     inbox = Inbox(
         path=folder / "inbox",
         archive_path=folder / "archive",
@@ -91,6 +94,7 @@ def _apart(config: Config, folder: Path, threshold: float | None) -> Config:
             "outbox": Outbox(path=folder / "outbox", outputs=("mask", "probability"), measures=False),
             "state": state,
             "model": model,
+            "models": {},
             "metrics": Metrics(),
             "hooks": Hooks(),
             "profiles": {name: profile.model_copy(update=change) for name, profile in config.profiles.items()},

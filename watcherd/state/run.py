@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
+from watcherd.store import ModelIdentity
+
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from watcherd.config import Config
+    from watcherd.config import Config, Model
     from watcherd.new_files_first import NewFilesFirst
     from watcherd.pauses import Pauses
     from watcherd.set_aside import SetAside
@@ -36,6 +38,11 @@ class Settings:
     def replace(self, config: Config) -> None:
         """Go by another one from now on."""
         self._now = config
+
+
+def meant_by(table: Model) -> ModelIdentity:
+    """A model as far as it is known without being loaded; what is queued for it is made anew once it is."""
+    return ModelIdentity(segmenter=table.segmenter, model=str(table.path or ""), revision="", dtype="")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,15 +9,18 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from watcherd.config import as_named
 from watcherd.errors import WatcherdError
 from watcherd.file_names import show
 from watcherd.inbox import mounts
 from watcherd.inbox.spool import Spool
 from watcherd.inference import folders, segmenters
+from watcherd.inference.segmenters.nnunet import folder as nnunet
 from watcherd.job import State
 from watcherd.linux.probes import clock_is_kept
 from watcherd.outbox.deliver import hash_file
@@ -56,7 +59,10 @@ def examine(config: Config, mend: Callable[[str], str] | None = None) -> Iterato
     yield from _space(config)
     yield from _clock()
     yield from examine_ground(config)
-    yield from _model(config)
+    for name, table in config.model_tables.items():
+        check = f"model {name}" if config.models else "model"
+        for finding in _model(config.model_copy(update={"model": table}), check):
+            yield replace(finding, text=as_named(finding.text, name), todo=as_named(finding.todo, name))
     if not config.state.database.exists():
         yield Finding(check="history", level="warning", text="there is none yet", todo="Run watcherd run.")
         return
@@ -159,7 +165,7 @@ def _clock() -> Iterator[Finding]:
         yield Finding(check="clock", level="ok", text=now)
 
 
-def _model(config: Config) -> Iterator[Finding]:
+def _model(config: Config, check: str = "model") -> Iterator[Finding]:
     """The segmenter is here, and every file of its model can be read and holds what its name says.
 
     Where root asks, it is for the service's user, to whom the state folder belongs.
@@ -168,26 +174,31 @@ def _model(config: Config) -> Iterator[Finding]:
         segmenters.refuse_unknown(config.model)
         folder = config.model.path
         if folder is None:
-            yield Finding(check="model", level="ok", text=f"{config.model.segmenter}, which needs no folder")
+            yield Finding(check=check, level="ok", text=f"{config.model.segmenter}, which needs no folder")
             return
         folders.refuse_unreadable(folder)
     except WatcherdError as error:
-        yield Finding(check="model", level="error", text=error.message, todo=error.hint)
+        yield Finding(check=check, level="error", text=error.message, todo=error.hint)
         return
     files = folders.weights(folder) if folder.is_dir() else []
+    places = [folder]
+    if config.model.segmenter == "nnunet":
+        files = nnunet.read(config.model).checkpoints
+        places += [path.parent for path in files]
     if config.model.segmenter == "sa2va":
         sa2va = config.model.sa2va
         files += [path for path in (sa2va.checkpoint, sa2va.sam2) if path is not None]
     faults = [fault for path in files if (fault := folders.fault_of(path))]
-    faults += folders.unreadable(folder, owner) if (owner := _service_user(config)) is not None else []
+    if (owner := _service_user(config)) is not None:
+        faults += [fault for place in places for fault in folders.unreadable(place, owner)]
     for fault in faults:
-        yield Finding(check="model", level="error", text=str(fault), todo=fault.todo)
+        yield Finding(check=check, level="error", text=str(fault), todo=fault.todo)
     if not faults:
-        yield Finding(check="model", level="ok", text=f"{config.model.segmenter}, {folder}, {len(files)} weights files")
-        yield from _checkpoint(config)
+        yield Finding(check=check, level="ok", text=f"{config.model.segmenter}, {folder}, {len(files)} weights files")
+        yield from _checkpoint(config, check)
 
 
-def _checkpoint(config: Config) -> Iterator[Finding]:
+def _checkpoint(config: Config, check: str) -> Iterator[Finding]:
     """A training's checkpoint is whole and can be read, and its base is called like the one that it was trained on."""
     sa2va, folder = config.model.sa2va, config.model.path
     if config.model.segmenter != "sa2va" or sa2va.checkpoint is None:
@@ -197,11 +208,11 @@ def _checkpoint(config: Config) -> Iterator[Finding]:
     try:
         warning = Trained(folder, sa2va.checkpoint, sa2va.sam2).warning
     except WatcherdError as error:
-        yield Finding(check="model", level="error", text=error.message, todo=error.hint)
+        yield Finding(check=check, level="error", text=error.message, todo=error.hint)
         return
     if warning:
         todo = "Set model.path to that model's folder, or rename the folder if it is that one."
-        yield Finding(check="model", level="warning", text=warning, todo=todo)
+        yield Finding(check=check, level="warning", text=warning, todo=todo)
 
 
 def _service_user(config: Config) -> int | None:

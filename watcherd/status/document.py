@@ -51,6 +51,7 @@ def gather(settings: Config, *, now: datetime | None = None) -> dict[str, Any]:
             "today": overview.today(connection),
             "arrivals": history.fates(connection),
             "queue": overview.queue(connection, now=now),
+            "queued_by_model": overview.queued_by_model(connection),
             "per_minute": round(rate.per_minute, 2),
             "rate_minutes": round(rate.minutes, 1),
             "oldest_queued": history.oldest_queued(connection),

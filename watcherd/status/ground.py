@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watcherd.errors import WatcherdError
+from watcherd.inference import builds
 from watcherd.inference.machine.devices import inventory
+from watcherd.inference.segmenters import OF_TRANSFORMERS
 from watcherd.linux.probes import try_file_events
 from watcherd.state.live import read as read_live
 from watcherd.status.findings import Finding
@@ -44,6 +46,7 @@ def examine_ground(config: Config) -> Iterator[Finding]:
     yield from _events(config)
     yield from _port(config)
     yield from _libraries()
+    yield from _torchvision(config)
 
 
 def _gpus(config: Config) -> Iterator[Finding]:
@@ -172,6 +175,21 @@ def _libraries() -> Iterator[Finding]:
     named = ", ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if others[NAMED:] else "")
     text = f"not as tested: {named}" if others else f"{len(there)} in the versions that were tested"
     yield Finding(check="libraries", level="ok", text=text)
+
+
+def _torchvision(config: Config) -> Iterator[Finding]:
+    """Whether it fits torch; nothing is said where it is not installed. Where it does not, an error for a model that
+    cannot be imported then, else good to know before such a one is configured."""
+    if not builds.is_there():
+        return
+    found = builds.misfit_apart()
+    needed = config.model.segmenter in OF_TRANSFORMERS
+    yield Finding(
+        check="torchvision",
+        level="ok" if not found else "error" if needed else "warning",
+        text=f"{found}: semantic and sa2va models cannot be loaded" if found else "it fits torch",
+        todo=builds.MEND if found else "",
+    )
 
 
 def tested_versions() -> dict[str, set[str]]:

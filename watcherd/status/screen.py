@@ -51,7 +51,8 @@ def plain_lines(answer: Mapping[str, Any], now: datetime) -> Iterator[str]:
             yield f"  {notice.todo}"
     for replica in words.replicas(answer["daemon"]):
         said = ", ".join(filter(None, [replica.state, replica.doing, replica.memory]))
-        yield f"replica {replica.number} on {replica.devices}: {said}"
+        of_model = f" of {replica.model}" if replica.model else ""
+        yield f"replica {replica.number}{of_model} on {replica.devices}: {said}"
     for gauge in words.gauges(answer["daemon"]):
         yield f"card {gauge.label} {gauge.name}: {gauge.text}"
     facts = words.facts(answer, now)
@@ -96,7 +97,8 @@ def replica_table(daemon: Mapping[str, Any] | None) -> Table:
     for overflow in ("", "", "fold", "", "fold"):
         grid.add_column(overflow="fold" if overflow else "ellipsis", no_wrap=not overflow)
     for row in rows:
-        grid.add_row(f"{row.number}", Text(row.state, TONES[row.tone]), row.devices, row.memory, row.doing)
+        called = f"{row.number} {row.model}".rstrip()
+        grid.add_row(called, Text(row.state, TONES[row.tone]), row.devices, row.memory, row.doing)
     return grid
 
 

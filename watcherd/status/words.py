@@ -40,9 +40,11 @@ class Notice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replica:
-    """A line about a replica. ``memory``: what it holds on its cards, in words; empty where unknown."""
+    """A line about a replica. ``model``: its name, where there are several. ``memory``: what it holds on its cards, in
+    words; empty where unknown."""
 
     number: int
+    model: str
     state: str
     tone: Tone
     devices: str
@@ -103,7 +105,11 @@ def _tone(answer: Mapping[str, Any]) -> Tone:
 
 
 def _ready(daemon: Mapping[str, Any]) -> int:
-    return sum(replica["phase"] in ("idle", "busy") for replica in daemon.get("replicas", []))
+    return sum(map(_is_up, daemon.get("replicas", [])))
+
+
+def _is_up(replica: Mapping[str, Any]) -> bool:
+    return replica["phase"] in ("idle", "busy")
 
 
 def _not_running(answer: Mapping[str, Any], now: datetime) -> Notice:
@@ -131,7 +137,12 @@ def _failed(run: Mapping[str, Any]) -> bool:
 def notices(answer: Mapping[str, Any]) -> list[Notice]:
     """What holds the work up or soon will, the weightiest first."""
     found = [*_pauses(answer), *_inbox_away(answer["daemon"] or {})]
-    found += [*_replicas_down(answer["daemon"] or {}), *_disks(answer["disks"]), *_left_behind(answer)]
+    found += [
+        *_models_away(answer),
+        *_replicas_down(answer["daemon"] or {}),
+        *_disks(answer["disks"]),
+        *_left_behind(answer),
+    ]
     found += _set_aside(answer.get("set_aside", ()))
     return sorted(found, key=lambda notice: ("bad", "warn", "note", "good").index(notice.tone))
 
@@ -171,15 +182,45 @@ def _inbox_away(daemon: Mapping[str, Any]) -> Iterator[Notice]:
         )
 
 
+def _models_away(answer: Mapping[str, Any]) -> Iterator[Notice]:
+    """Models that have no replicas while others work, and models that jobs name and nobody knows any more."""
+    models = {model["name"]: model for model in (answer["daemon"] or {}).get("models", [])}
+    waiting = dict(answer.get("queued_by_model", {}))
+    for name, model in models.items():
+        if model["why"] is not None:
+            scans = waiting.get(name, 0)
+            wait = f" {scans:,} scans wait for it." if scans else ""
+            what = "waits for a device" if model["state"] == "waiting" else "is not loaded"
+            todo = " ".join(
+                filter(None, (model["todo"], "It is tried again by itself, and at once by: watcherd reload"))
+            )
+            yield Notice(tone="warn", text=f"The model {name} {what}: {model['why']}{wait}", todo=todo)
+    for name, scans in waiting.items() if models else ():
+        if name not in models:
+            yield Notice(
+                tone="warn",
+                text=f"{scans:,} scans wait for the model {name}, which the configuration does not have any more.",
+                todo=f"Put [models.{name}] back and reload, or have another do them: "
+                f"watcherd retry --model default --from-model {name}",
+            )
+
+
 def _replicas_down(daemon: Mapping[str, Any]) -> Iterator[Notice]:
     if daemon.get("phase") != "running":
         return
-    ready = _ready(daemon)
     for replica in daemon.get("replicas", []):
+        ready = any(_is_up(other) and other.get("model") == replica.get("model") for other in daemon["replicas"])
         if (what := _broken(replica)) is not None:
             why = f": {replica['last_error']}" if replica["last_error"] else ""
             rest = "The others go on." if ready else "Nothing is computed meanwhile."
+            if not ready and (name := _named(replica, daemon)):
+                rest = f"Nothing is computed by {name} meanwhile."
             yield Notice(tone="warn" if ready else "bad", text=f"Replica {replica['number']} {what}{why}. {rest}")
+
+
+def _named(replica: Mapping[str, Any], daemon: Mapping[str, Any]) -> str:
+    """The name of a replica's model; empty where there is only one."""
+    return str(replica.get("model", "")) if len(daemon.get("models", [])) > 1 else ""
 
 
 def _broken(replica: Mapping[str, Any]) -> str | None:
@@ -218,7 +259,7 @@ def facts(answer: Mapping[str, Any], now: datetime) -> dict[str, str]:
         "backlog": _backlog(answer),
         "inbox": _inbox(answer["daemon"] or {}, now),
         "model": _model(answer["daemon"] or {}),
-    }
+    } | _models(answer)
     return {name: value for name, value in every.items() if value}
 
 
@@ -274,12 +315,32 @@ def _inbox(daemon: Mapping[str, Any], now: datetime) -> str:
     return f"{how} ({inbox['filesystem']}, swept every {inbox['sweep_seconds']:g} s{swept})"
 
 
+def _models(answer: Mapping[str, Any]) -> dict[str, str]:
+    """A line for each of several models: what it is, how it is, and what waits for it."""
+    models = (answer["daemon"] or {}).get("models", [])
+    if len(models) < 2:
+        return {}
+    waiting = answer.get("queued_by_model", {})
+    return {"model": ""} | {
+        f"model {model['name']}": ", ".join(
+            filter(None, (_described(model), model["state"], _queued(waiting.get(model["name"], 0))))
+        )
+        for model in models
+    }
+
+
+def _queued(scans: int) -> str:
+    return f"{scans:,} queued" if scans else ""
+
+
 def _model(daemon: Mapping[str, Any]) -> str:
     model = daemon.get("model")
-    if not model:
-        return ""
+    return _described(model) if model else ""
+
+
+def _described(model: Mapping[str, Any]) -> str:
     name = "" if model["model"] in ("", model["segmenter"]) else f" {model['model']}"
-    return f"{model['segmenter']}{name}, {model['dtype']}"
+    return ", ".join(filter(None, (f"{model['segmenter']}{name}", model["dtype"])))
 
 
 # --------------------------------------------------------------------------------------------- replicas and cards
@@ -290,15 +351,19 @@ def replicas(daemon: Mapping[str, Any] | None) -> list[Replica]:
     daemon = daemon or {}
     cards = {card["uuid"]: card for card in daemon.get("cards", [])}
     told = daemon.get("phase") == "running"
-    return [_replica(one, cards, told=told and _broken(one) is not None) for one in daemon.get("replicas", [])]
+    return [
+        _replica(one, cards, _named(one, daemon), told=told and _broken(one) is not None)
+        for one in daemon.get("replicas", [])
+    ]
 
 
-def _replica(replica: Mapping[str, Any], cards: Mapping[str, Mapping[str, Any]], *, told: bool) -> Replica:
+def _replica(replica: Mapping[str, Any], cards: Mapping[str, Mapping[str, Any]], model: str, *, told: bool) -> Replica:
     """``told``: a notice says already what is wrong with it."""
     state = {"down": "dead", "starting": "loading", "stopped": "given up"}.get(replica["phase"], replica["phase"])
     tone: Tone = {"dead": "bad", "given up": "bad", "loading": "warn"}.get(state, "good")  # type: ignore[assignment]
     return Replica(
         number=replica["number"],
+        model=model,
         state=state,
         tone=tone,
         devices=", ".join(_device(uuid, cards) for uuid in replica["devices"]),

@@ -23,7 +23,7 @@ from watcherd.job import DEFAULT_MODEL, MAY_PASS, ErrorClass, Options, State
 from watcherd.store import unreadable
 from watcherd.store.frame_runs import CLAIMABLE
 from watcherd.store.records import ModelIdentity, stamp
-from watcherd.store.statements import one_by_one
+from watcherd.store.statements import one_by_one, select_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -216,6 +216,65 @@ def _delivery(state: State, *, same_name: bool) -> str:
     if state in OPEN:
         return "waiting"
     return "none" if same_name else "due"
+
+
+HANDED_OVER = """
+SELECT job.id, job.scan_id, job.source, job.options, job.overrides, job.priority, job.segmenter, job.model,
+    job.model_revision, job.dtype, arrival.path
+FROM job JOIN arrival ON arrival.id = job.arrival_id WHERE job.id = :job_id AND job.state = 'queued'
+"""
+
+
+def waiting(connection: Connection, job_ids: Sequence[int]) -> set[int]:
+    """Which of these jobs are in the queue."""
+    return {
+        row.id
+        for row in select_in(connection, "SELECT id FROM job WHERE state = 'queued' AND id IN ({values})", job_ids)
+    }
+
+
+def hand_over(
+    connection: Connection,
+    job_ids: Iterable[int],
+    options: Callable[[bytes], Options],
+    *,
+    meant: ModelIdentity,
+    now: datetime,
+) -> list[int]:
+    """Queued jobs are for another model from now on, by a person's wish; those of them that were queued.
+
+    ``options``: what a scan at this path is done with by that model; what its sidecar overrode besides the model stays.
+    ``meant``: that model as far as it is known without being loaded. The job gets its true identity when its turn comes
+    (`renew`), and with it, if that model has done the same bytes already, the result that is there. Until then its key
+    is one that nobody shares.
+    """
+    return [job_id for job_id in job_ids if _handed_over(connection, job_id, options, meant, stamp(now))]
+
+
+def _handed_over(
+    connection: Connection, job_id: int, options: Callable[[bytes], Options], meant: ModelIdentity, at: str
+) -> bool:
+    row = connection.exec_driver_sql(HANDED_OVER, {"job_id": job_id}).one_or_none()
+    if row is None:
+        return False
+    old = unreadable.options(row.options)
+    overrides = {key: value for key, value in (_overrides(row.overrides) or {}).items() if key != "model"}
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()
+    }
+    fresh = options(row.path)
+    new = replace(fresh, **values, frame=old.frame, pictures=old.pictures, refused=old.refused)
+    columns = meant.columns() | {"job_id": job_id, "options": new.to_json()}
+    columns |= {"options_key": apart(new.key(meant.key), job_id)}
+    one_by_one(connection, RENEW, [columns | {"profile": new.profile, "threshold": new.threshold}])
+    connection.exec_driver_sql("UPDATE job SET overrides = ? WHERE id = ?", (json.dumps(overrides), job_id))
+    detail = {"model": [old.model, new.model]}
+    one_by_one(
+        connection,
+        "INSERT INTO event (at, job_id, kind, detail) VALUES (:at, :job_id, 'handed-over', :detail)",
+        [{"at": at, "job_id": job_id, "detail": json.dumps(detail)}],
+    )
+    return True
 
 
 def correct(connection: Connection, job_id: int, measured: Measured, *, run_id: int, now: datetime) -> None:

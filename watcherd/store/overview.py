@@ -55,6 +55,21 @@ def queue(connection: Connection, *, now: datetime) -> dict[str, Any]:
     return {"ready": ready, "later": row.later, "next_try": row.next_try, "oldest": oldest if ready else None}
 
 
+def queued_by_model(connection: Connection) -> dict[str, int]:
+    """How many jobs are queued for each model, by its name; models without any are left out."""
+    sql = "SELECT model_name, count(*) AS jobs FROM job INDEXED BY job_of_model WHERE state = 'queued' GROUP BY 1"
+    return {row.model_name: row.jobs for row in connection.exec_driver_sql(sql)}
+
+
+def queued_for(connection: Connection, model_name: str) -> list[int]:
+    """The jobs that wait for this model, in the order in which they would be taken."""
+    sql = (
+        "SELECT id FROM job INDEXED BY job_of_model WHERE state = 'queued' AND model_name = ? "
+        "ORDER BY priority DESC, id"
+    )
+    return list(connection.exec_driver_sql(sql, (model_name,)).scalars())
+
+
 def next_jobs(connection: Connection, limit: int) -> list[dict[str, Any]]:
     """The jobs that will be taken next, in this order."""
     return [dict(row) for row in connection.exec_driver_sql(NEXT, (limit,)).mappings()]

@@ -18,7 +18,7 @@ MIB = 1 << 20
 
 ENDED = """
 SELECT event.to_state, event.at, json_extract(event.detail, '$.error_class') AS error_class, job.started_at,
-    job.queue_ms, job.decode_ms, job.inference_ms, job.render_ms
+    job.queue_ms, job.decode_ms, job.inference_ms, job.render_ms, job.model_name
 FROM event LEFT JOIN job ON job.id = event.job_id
 WHERE event.id > :after AND event.id <= :until
     AND event.to_state IN ('succeeded', 'failed', 'quarantined', 'cancelled')
@@ -40,11 +40,12 @@ GROUP BY 1, 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """A job that ended. ``durations_ms`` by stage, None where it is not known."""
+    """A job that ended. ``durations_ms`` by stage, None where it is not known; ``model``: by its name, so too."""
 
     state: str
     error_class: str | None
     durations_ms: dict[str, int | None]
+    model: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +96,7 @@ def _ended(row: Any) -> Ended:
     return Ended(
         state=row.to_state,
         error_class=row.error_class,
+        model=row.model_name,
         durations_ms={
             "queue": waited,
             "decode": row.decode_ms,

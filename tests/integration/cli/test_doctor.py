@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration.store.helpers import damage_quietly
+from tests.nnunet_folder import make
 from watcherd.cli.app import run
+from watcherd.inference.segmenters.nnunet import folder as nnunet
 from watcherd.state import lock
 from watcherd.status import doctor
 
@@ -191,8 +193,8 @@ def test_before_the_first_start_nothing_is_called_broken(tmp_path: Path, capsys:
     assert 0 == run(["config", "init", str(file)])
     assert 0 == run(["doctor", "--config", str(file)])
     said = capsys.readouterr().out
-    assert 4 == said.count("is not there yet")
-    assert 4 == said.count("watcherd run makes it.")
+    assert 3 == said.count("is not there yet")
+    assert 3 == said.count("watcherd run makes it.")
     (tmp_path / "state").mkdir()
     assert 70 == run(["doctor", "--config", str(file)])
 
@@ -224,3 +226,22 @@ def test_a_clock_that_nobody_keeps_is_a_warning(watcherd: CommandLine, monkeypat
     for kept, level in ((True, "ok"), (False, "warning")):
         monkeypatch.setattr("watcherd.status.doctor.clock_is_kept", lambda kept=kept: kept)
         assert [level] == [finding.level for finding in doctor.examine(watcherd.config) if finding.check == "clock"]
+
+
+def test_the_checkpoints_of_an_nnunet_folder_are_looked_at(
+    watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every fold's; what the folder's files name and is not followed is an error too."""
+    monkeypatch.setattr(nnunet, "refuse_missing_extra", lambda: None)
+    folder = make(watcherd.folder / "nnunet", folds=("0", "1"))
+    monkeypatch.setenv("WATCHERD_MODEL__SEGMENTER", "nnunet")
+    monkeypatch.setenv("WATCHERD_MODEL__PATH", str(folder))
+    assert [] == wrong(watcherd)
+    texts = {finding["check"]: finding["text"] for finding in findings(watcherd)}
+    assert texts["model"] == f"nnunet, {folder}, 2 weights files"
+    (folder / "fold_1" / "checkpoint_final.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    (pointer,) = (each for each in findings(watcherd, code=70) if each["check"] == "model")
+    assert "fold_1/checkpoint_final.pth is a Git LFS pointer" in pointer["text"]
+    make(folder, dataset={"labels": {"background": 0, "a": 7}})
+    (refused,) = (each for each in findings(watcherd, code=70) if each["check"] == "model")
+    assert "labels are 0, 7" in refused["text"]

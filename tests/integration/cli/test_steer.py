@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
+from watcherd.cli import stop as stopping
 from watcherd.outbox.deliver import hash_file
 from watcherd.service import job_commands
 from watcherd.state import lock, mailbox
 from watcherd.status.starting import how_to_start
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.integration.cli.conftest import CommandLine
 
 
@@ -34,6 +38,45 @@ def test_a_succeeded_job_is_done_again_from_the_archive(watcherd: CommandLine) -
     assert "1 queued again" in watcherd("retry", str(job)).out
     assert "queued" == watcherd.states()["a.png"]
     assert sha256 == hash_file(bytes(spool / sha256[:2] / sha256))
+
+
+def test_what_does_not_run_need_not_be_stopped(watcherd: CommandLine) -> None:
+    assert "it is not running\n" == watcherd("stop").out
+
+
+def test_a_service_of_systemd_is_left_to_systemd(
+    watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the command that stops it; nothing is sent to the process."""
+    monkeypatch.setattr(lock, "owner", lambda _: 7)
+    monkeypatch.setattr(stopping, "PROC", tmp_path)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal was sent"))
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_text("0::/system.slice/watcherd@chest.service\n")
+    said = watcherd("stop")
+    assert 64 == said.code
+    assert "systemctl stop watcherd@chest.service" in said.err
+
+
+def test_who_may_not_stop_it_is_told_and_who_waited_in_vain(
+    watcherd: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Exit code 69 for both."""
+    monkeypatch.setattr(lock, "owner", lambda _: 7)
+    monkeypatch.setattr(stopping, "PROC", tmp_path)
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda *what: sent.append(what))
+    said = watcherd("stop", "--wait", "0")
+    assert (69, [(7, signal.SIGTERM)]) == (said.code, sent)
+    assert "has not within 0 s" in said.err
+
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    said = watcherd("stop")
+    assert 69 == said.code
+    assert "You may not stop process 7" in said.err
 
 
 @pytest.mark.parametrize("fate", ["gone", "changed"])

@@ -116,3 +116,91 @@ def test_a_folder_that_nothing_here_runs_is_refused(tmp_path: Path, text: str) -
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UsageError):
         guess_segmenter(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------- several models
+
+
+def several(tmp_path: Path, gpus: str, *arguments: str, code: int = 0, **models: dict[str, Any]) -> Any:
+    """The plan for ``[model]``, called ``first``, and others; each a table of the configuration."""
+    lines = []
+    for name, table in models.items():
+        lines += ["[model]" if name == "first" else f"[models.{name}]"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+    path = tmp_path / "config.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return run("--config", str(path), "--gpus", gpus, *arguments, code=code)
+
+
+def of_each(found: Any) -> dict[str, list[int]]:
+    return {
+        name: sorted(card for replica in each["replicas"] for card in replica["devices"])
+        for name, each in found["models"].items()
+    }
+
+
+SA2VA = {"segmenter": "sa2va", "path": str(FOLDER)}
+
+
+def segformer_b5(folder: Path) -> dict[str, str]:
+    """What describes it: 84.6 million parameters."""
+    folder.mkdir()
+    processor = {
+        "image_processor_type": "SegformerImageProcessor",
+        "do_resize": True,
+        "size": {"height": 512, "width": 512},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "resample": 2,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                "architectures": ["SegformerForSemanticSegmentation"],
+                "model_type": "segformer",
+                "depths": [3, 6, 40, 3],
+                "hidden_sizes": [64, 128, 320, 512],
+                "decoder_hidden_size": 768,
+                "num_attention_heads": [1, 2, 5, 8],
+                "id2label": {"0": "background", "1": "vessel"},
+                "label2id": {"background": 0, "vessel": 1},
+            }
+        )
+    )
+    return {"segmenter": "semantic", "path": str(folder)}
+
+
+def test_a_large_and_the_default_model_share_a_card(tmp_path: Path) -> None:
+    found = several(tmp_path, "1x24GiB", "--json", first={"segmenter": "vessel"}, big=SA2VA)
+    assert {"default": [0], "big": [0]} == of_each(found)
+    assert {} == found["without_place"]
+
+
+def test_two_models_have_a_card_each(tmp_path: Path) -> None:
+    found = several(tmp_path, "2x24GiB", "--json", first=SA2VA, small=segformer_b5(tmp_path / "b5"))
+    assert {"default": [0], "small": [1]} == of_each(found)
+    assert found["models"]["small"]["replicas"][0]["weights_gib"] == pytest.approx(0.158, abs=0.01)
+
+
+def test_cards_that_are_left_go_by_share(tmp_path: Path) -> None:
+    found = several(tmp_path, "4x24GiB", "--json", first=SA2VA | {"share": 3}, second=SA2VA)
+    assert (3, 1) == tuple(map(len, of_each(found).values()))
+    assert [] == found["unused_devices"]
+
+
+def test_who_does_not_fit_beside_another_is_said_with_the_reason(tmp_path: Path) -> None:
+    found = several(tmp_path, "1x24GiB", "--json", code=69, first=SA2VA, second=SA2VA)
+    assert {"default": [0]} == of_each(found)
+    assert "There is no room for it beside default" in found["without_place"]["second"]["reason"]
+    said = several(tmp_path, "1x24GiB", code=69, first=SA2VA, second=SA2VA)
+    assert "default, replica 0: GPU 0" in said
+    assert "second has no place: There is no room for it beside default" in said
+
+
+def test_a_model_that_is_named_on_the_command_line_is_planned_alone(tmp_path: Path) -> None:
+    found = several(tmp_path, "2x24GiB", "--model", str(FOLDER), "--json", first={}, second=SA2VA)
+    assert [1, 1] == sizes(found)

@@ -55,6 +55,7 @@ def inbox(tmp_path: Path) -> Iterator[Inbox]:
 
 def test_a_sidecar_may_override_what_a_profile_may() -> None:
     expected = {
+        "model",
         "threshold",
         "outputs",
         "prompt",
@@ -67,6 +68,12 @@ def test_a_sidecar_may_override_what_a_profile_may() -> None:
         "kind",
     }
     assert expected == set(KEYS)
+
+
+def test_what_a_camera_says_of_its_model_is_no_wish() -> None:
+    assert is_foreign(b'{"make": "Zeiss", "model": "VISUCAM 500"}', b".json")
+    assert not is_foreign(b'{"model": "retina"}', b".json")
+    assert not is_foreign(b'{"model": "retina", "threshold": 0.3}', b".json")
 
 
 @pytest.mark.parametrize("suffix", [b".toml", b".json"])

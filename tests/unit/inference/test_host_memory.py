@@ -80,6 +80,8 @@ class Line:
 class Idle:
     """Work that is done as soon as it has come."""
 
+    worn = ""
+
     def __init__(self, *_: object) -> None: ...
     def take(self, _items: object) -> None: ...
     def computed(self) -> bool:

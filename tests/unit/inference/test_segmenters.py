@@ -78,6 +78,7 @@ def test_a_plug_in_that_fails_is_told_from_a_fault_of_ours(plugged_in: object, n
 
 def test_which_follow_runs_is_known_without_loading_any() -> None:
     """`watcherd config check` warns of ``group_frames`` by this list."""
+    from watcherd.inference.segmenters.nnunet.segmenter import NnunetSegmenter
     from watcherd.inference.segmenters.sam3.segmenter import Sam3Segmenter
     from watcherd.inference.segmenters.semantic.segmenter import SemanticSegmenter
 
@@ -87,8 +88,7 @@ def test_which_follow_runs_is_known_without_loading_any() -> None:
     made["sa2va"] = segmenters.create(Model(segmenter="sa2va", path=DATA / "layer-norm"))
     following = {name for name, segmenter in made.items() if isinstance(segmenter, RunSegmenter)}
     assert segmenters.FOLLOW_RUNS == following
-    assert not hasattr(SemanticSegmenter, "predict_run")
-    assert not hasattr(Sam3Segmenter, "predict_run")
+    assert not any(hasattr(kind, "predict_run") for kind in (NnunetSegmenter, Sam3Segmenter, SemanticSegmenter))
 
 
 def test_a_model_whose_files_changed_while_they_were_read_is_refused(tmp_path: Path) -> None:

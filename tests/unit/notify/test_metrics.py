@@ -59,7 +59,7 @@ def test_no_label_can_hold_a_files_name() -> None:
     """Names hold patients' names, and each would be a time series of its own."""
     labels = {label for metric in METRICS.values() for label in metric.labels}
     bounded = {"version", "segmenter", "model_revision", "dtype", "state", "fate", "error_class", "stage", "phase"}
-    assert bounded | {"replica", "device", "name", "part", "folder", "target", "outcome", "loop"} == labels
+    assert bounded | {"model", "replica", "device", "name", "part", "folder", "target", "outcome", "loop"} == labels
 
 
 # ---------------------------------------------------------------------------------------------------------- the text

@@ -11,7 +11,7 @@ import pytest
 
 from watcherd.config import Config
 from watcherd.inbox import mounts
-from watcherd.inference.pool.lanes import Lane
+from watcherd.inference.pool.lanes import Lanes
 from watcherd.notify.systemd import Notifier
 from watcherd.service import pulse, status
 from watcherd.service.pulse import BEAT_SECONDS, HANG_SECONDS, Pulse
@@ -71,8 +71,8 @@ def test_a_database_that_answers_no_more_is_noticed(resting: Any, clock: SimpleN
 
 def test_what_is_written_about_the_package_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     run: Any = SimpleNamespace(config=Config(), began=datetime.now(UTC), pauses=SimpleNamespace(reasons={}))
-    replicas: Any = SimpleNamespace(status=list, cards=())
-    shown = Status(run, Lane(), replicas, Notifier(), inbox=pytest.fail, held=lambda: False, path=None)
+    fleet: Any = SimpleNamespace(status=list, models=list, cards=())
+    shown = Status(run, Lanes(), fleet, Notifier(), inbox=pytest.fail, held=lambda: False, path=None)
     monkeypatch.setattr(status, "version", lambda _name: pytest.fail("read again"))
     assert shown.values()["version"]
 

@@ -55,12 +55,19 @@ class Cards:
     def __init__(self, uuids: Iterable[str], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._uuids = tuple(dict.fromkeys(uuids))
         self._clock = clock
+        self._started = False
         self._look = _Look(at=clock(), cards=tuple(Card(uuid=uuid, processes={}) for uuid in self._uuids))
 
     def start(self) -> None:
         """Begin to look."""
-        if self._uuids:
+        if self._uuids and not self._started:
+            self._started = True
             NamedThread(target=self._keep_looking, name="cards", daemon=True).start()
+
+    def watch(self, uuids: Iterable[str]) -> None:
+        """Look at these too from now on. Called by one thread at a time."""
+        self._uuids = tuple(dict.fromkeys((*self._uuids, *uuids)))
+        self.start()
 
     @property
     def latest(self) -> tuple[Card, ...]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from watcherd.job import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,9 +27,11 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplicaStatus:
-    """One replica as it is now: a value that its thread replaces as a whole. Times are of `time.monotonic`."""
+    """One replica as it is now: a value that its thread replaces as a whole. ``name``: of its model. Times are of
+    `time.monotonic`."""
 
     number: int
+    name: str = DEFAULT_MODEL
     phase: Phase
     devices: tuple[str, ...]
     pid: int | None = None

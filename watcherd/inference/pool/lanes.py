@@ -50,6 +50,18 @@ class Lane(Generic[Identity]):
         with self._lock:
             self._pool = pool
 
+    def means(self, meant: Identity | None, share: float) -> None:
+        """Another model is meant from now on, which nobody has loaded yet."""
+        with self._lock:
+            self._meant, self._share = meant, share
+            self._identity, self._seconds_per_scan = None, 0.0
+            self._follows_runs, self._takes_volumes, self._channels = False, False, 1
+
+    def weighs(self, share: float) -> None:
+        """Its share is another one from now on."""
+        with self._lock:
+            self._share = share
+
     def became_ready(
         self, identity: Identity, *, follows_runs: bool, takes_volumes: bool = False, channels: int = 1
     ) -> None:

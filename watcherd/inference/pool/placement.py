@@ -121,15 +121,7 @@ def plan_for(
     ``segmenter``: the configured one, if it exists already. ``reserve_gib``: else ``devices.reserve_gib``, else what
     the probe measured on such cards, else the segmenter's own estimate.
     """
-    from watcherd.inference import segmenters
-    from watcherd.inference.loading import resolve_dtype
-
-    segmenter = segmenter or segmenters.create(config.model)
-    dtype = segmenter.own_dtype() if isinstance(segmenter, OwnDtype) else resolve_dtype(config.model.dtype, devices)
-    reserve = reserve_gib or config.devices.reserve_gib or _reserve(config, segmenter, dtype, devices)
-    model = None
-    if isinstance(segmenter, Placeable):
-        model = ModelSizes(segmenter.skeleton(), dtype=dtype, no_split=segmenter.no_split())
+    model, dtype, reserve = need_of(config, devices, segmenter=segmenter, reserve_gib=reserve_gib)
     return plan(
         model,
         devices,
@@ -141,6 +133,26 @@ def plan_for(
         allow_offload=config.devices.allow_offload,
         host_gib=host_gib,
     )
+
+
+def need_of(
+    config: Config,
+    devices: Sequence[Device],
+    *,
+    segmenter: Segmenter | None = None,
+    reserve_gib: float | None = None,
+) -> tuple[ModelSizes | None, str, float]:
+    """What the configured model needs: its sizes, None where it cannot show them, its dtype, and its reserve in GiB."""
+    from watcherd.inference import segmenters
+    from watcherd.inference.loading import resolve_dtype
+
+    segmenter = segmenter or segmenters.create(config.model)
+    dtype = segmenter.own_dtype() if isinstance(segmenter, OwnDtype) else resolve_dtype(config.model.dtype, devices)
+    reserve = reserve_gib or config.devices.reserve_gib or _reserve(config, segmenter, dtype, devices)
+    model = None
+    if isinstance(segmenter, Placeable):
+        model = ModelSizes(segmenter.skeleton(), dtype=dtype, no_split=segmenter.no_split())
+    return model, dtype, reserve
 
 
 def plan_apart(config: Config, devices: Sequence[Device]) -> Plan:

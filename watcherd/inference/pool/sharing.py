@@ -8,14 +8,18 @@ model that has least of them for its share.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from watcherd.config import speaking_of
 from watcherd.errors import UnavailableError, WatcherdError
-from watcherd.inference.pool.placement import SAFETY_GIB, Plan, plan, reason_of
+from watcherd.inference.machine.devices import GIB
+from watcherd.inference.pool.placement import SAFETY_GIB, Plan, need_of, plan, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from watcherd.config import Config
     from watcherd.inference.machine.devices import Device
     from watcherd.inference.pool.placement import Count, PlannedReplica
     from watcherd.inference.split import ModelSizes
@@ -23,8 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demand:
-    """What one model needs. ``sizes``: None for one that cannot show them. ``reserve_gib``: activation memory on each of
-    its devices. ``share``: its weight when cards are left over."""
+    """What one model needs. ``sizes``: None for one that cannot show them. ``reserve_gib``: activation memory on each
+    of its devices. ``share``: its weight when cards are left over."""
 
     name: str
     sizes: ModelSizes | None
@@ -51,12 +55,18 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
-    """Why a model has no place. ``fits_alone``: it would have one, were it not for the others."""
+    """Why a model has no place. ``for_room``: there is not enough of it now. ``fits_alone``: there would be, were it
+    not for the others."""
 
     message: str
     hint: str = ""
     exit_code: int = UnavailableError.exit_code
+    for_room: bool = False
     fits_alone: bool = False
+
+    def beside(self, others: str) -> Refused:
+        """The same, of a model that fits alone."""
+        return replace(self, message=f"There is no room for it beside {others}: {self.message}", fits_alone=True)
 
     @classmethod
     def of(cls, error: WatcherdError) -> Refused:
@@ -102,11 +112,89 @@ def share_out(demands: Sequence[Demand], devices: Sequence[Device], limits: Limi
     return Shared(plans=plans, refused=_refused(table, demands, devices, limits), unused_devices=unused)
 
 
+def share_for(
+    config: Config,
+    names: Sequence[str],
+    devices: Sequence[Device],
+    *,
+    reserve_gib: float | None = None,
+    host_gib: float | None = None,
+) -> Shared:
+    """`share_out` for models of the configuration; builds their modules on the meta device, which imports torch.
+
+    What goes wrong with one of them refuses that one.
+    """
+    demands, refused = [], {}
+    for name in names:
+        try:
+            with speaking_of(name):
+                demands.append(_demand(config, name, devices, reserve_gib))
+        except WatcherdError as error:
+            refused[name] = Refused.of(error)
+        except Exception as error:  # of a segmenter that is not ours: it costs its own model
+            refused[name] = Refused(message=f"It cannot be planned: {type(error).__name__}: {error}")
+    terms = config.devices
+    limits = Limits(
+        per_replica=terms.per_replica,
+        max_memory_gib=terms.max_memory_gib,
+        replicas=terms.replicas,
+        allow_offload=terms.allow_offload,
+        host_gib=host_gib,
+    )
+    found = share_out(demands, devices, limits) if demands else Shared(plans={}, unused_devices=tuple(devices))
+    return replace(found, refused={**refused, **found.refused})
+
+
+def _demand(config: Config, name: str, devices: Sequence[Device], reserve_gib: float | None) -> Demand:
+    table = config.model_called(name)
+    alone = config.model_copy(update={"model": table})
+    sizes, dtype, reserve = need_of(alone, devices, reserve_gib=reserve_gib)
+    return Demand(name=name, sizes=sizes, dtype=dtype, reserve_gib=reserve, share=table.share)
+
+
+def share_here(
+    config: Config,
+    names: Sequence[str],
+    devices: Sequence[Device],
+    *,
+    reserve_gib: float | None = None,
+    more_host_gib: float = 0.0,
+) -> Shared:
+    """`share_for` on this machine, with the host memory that is free now, and ``more_host_gib`` that will be."""
+    import psutil
+
+    host_gib = psutil.virtual_memory().available / GIB + more_host_gib
+    return share_for(config, names, devices, reserve_gib=reserve_gib, host_gib=host_gib)
+
+
+def share_apart(
+    config: Config, names: Sequence[str], devices: Sequence[Device], *, more_host_gib: float = 0.0
+) -> Shared:
+    """`share_here` in a process of its own, for a caller that must not import torch."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        work = partial(share_here, more_host_gib=more_host_gib)
+        return pool.submit(work, config, tuple(names), tuple(devices)).result()
+
+
+def holds(plan: Plan) -> dict[str, float]:
+    """GiB that a model takes of each device, by its UUID; of the host, for replicas on the CPU, by an empty name."""
+    found: dict[str, float] = {}
+    for replica in plan.replicas:
+        loads = replica.loads_gib or (replica.weights_gib or 0.0,) * max(1, len(replica.devices))
+        for uuid, load in zip(replica.visible or ("",), loads, strict=True):
+            found[uuid] = found.get(uuid, 0.0) + load + replica.reserve_gib + (SAFETY_GIB if uuid else 0.0)
+    return found
+
+
 def _alone(demand: Demand, devices: Sequence[Device], limits: Limits) -> Shared:
     try:
         found = _plan(demand, devices, limits, replicas=limits.replicas, host_gib=limits.host_gib)
     except UnavailableError as error:
-        return Shared(plans={}, refused={demand.name: Refused.of(error)}, unused_devices=tuple(devices))
+        refused = {demand.name: replace(Refused.of(error), for_room=True)}
+        return Shared(plans={}, refused=refused, unused_devices=tuple(devices))
     return Shared(plans={demand.name: found}, unused_devices=found.unused_devices)
 
 
@@ -196,9 +284,10 @@ def _the_rest_by_share(table: _Table, demands: Sequence[Demand], devices: Sequen
     while hungry:
         demand = min(hungry, key=lambda each: _cards(table, each.name) / each.share)
         unused = table.left([device for device in devices if device.uuid not in table.used])
+        if not unused or len(table.chosen[demand.name]) >= most:
+            hungry.remove(demand)
+            continue
         try:
-            if not unused or len(table.chosen[demand.name]) >= most:
-                raise UnavailableError("it has what it may have")
             table.take(demand.name, _plan(demand, unused, careful, replicas=1, host_gib=None))
         except UnavailableError:
             hungry.remove(demand)
@@ -231,6 +320,6 @@ def _refused(table: _Table, demands: Sequence[Demand], devices: Sequence[Device]
             continue
         alone = bool(_alone(demand, devices, replace(limits, replicas="auto")).plans)
         others = ", ".join(table.chosen)
-        message = f"There is no room for it beside {others}: {error.message}" if alone and others else error.message
-        found[demand.name] = replace(Refused.of(error), message=message, fits_alone=alone)
+        why = replace(Refused.of(error), for_room=True)
+        found[demand.name] = why.beside(others) if alone and others else why
     return found

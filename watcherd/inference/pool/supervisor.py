@@ -92,7 +92,8 @@ class Member:
         self._terms = terms
         self._under_way: deque[Batch] = deque()
         self._quick = False
-        self.status = ReplicaStatus(number=spec.number, phase=Phase.STARTING, devices=spec.visible or ("cpu",))
+        devices = spec.visible or ("cpu",)
+        self.status = ReplicaStatus(number=spec.number, name=spec.name, phase=Phase.STARTING, devices=devices)
         self.thread = NamedThread(target=self._live, name=f"replica-{spec.number}", daemon=True)
 
     # -------------------------------------------------------------------------------------- called by other threads

@@ -96,7 +96,7 @@ class _Worker:
             host_rss_mib=self._meter.host_peak_rss_mib(),
             follows_runs=isinstance(self._segmenter, RunSegmenter),
             takes_volumes=volumes is not None,
-            channels=volumes.channel_count() if volumes else 1,
+            channels=volumes.files_per_case() if volumes else 1,
         )
         self._send([ready])
 

@@ -31,7 +31,7 @@ def predictions(segmenter: VolumeSegmenter, items: Sequence[WorkItem], mark: Mar
     Raises what `VolumeSegmenter.predict_volume` raises, `InputError` for channels that do not fit together, and
     `TransientError` for one that is missing, which may still come, or for an answer that breaks the model's promises.
     """
-    files = _files(items, segmenter.channel_count())
+    files = _files(items, segmenter.files_per_case())
     volume = _opened(items[0], files)
     if segmenter.takes_whole(volume):
         yield from _frames(files[0], checked(volume, segmenter.predict_volume(volume, mark)))

@@ -16,7 +16,7 @@ import numpy as np
 
 from watcherd.errors import JobError, NoMaskError, TransientError
 from watcherd.formats.npy_frames import FrameFile, FrameWriter
-from watcherd.inference.base import Frame, Prediction, RunSegmenter, VolumeSegmenter
+from watcherd.inference.base import Frame, Prediction, RunSegmenter, VolumeSegmenter, Wears
 from watcherd.inference.faults import give_back_memory
 from watcherd.inference.messages import BatchEnded, NotSegmented, Outcome, Segmented, WorkItem
 from watcherd.inference.replica import batching, volumes
@@ -156,6 +156,8 @@ class Work:
             for scan, outcome in zip(case, outcomes, strict=True):
                 told += self._answered(scan, outcome)
             self._tell(told)
+            if not self.worn and isinstance(segmenter, Wears):
+                self.worn = segmenter.worn()
             if self.worn:
                 return
 

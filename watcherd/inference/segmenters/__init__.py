@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, cast
 
 from watcherd.errors import ConfigError, UnavailableError, WatcherdError
-from watcherd.inference import folders
+from watcherd.inference import builds, folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,7 @@ GROUP = "watcherd.segmenters"
 
 BUILT_IN = {
     "fake": "watcherd.inference.fake:create",
+    "nnunet": "watcherd.inference.segmenters.nnunet:create",
     "none": "watcherd.inference.segmenters.none:create",
     "sa2va": "watcherd.inference.segmenters.sa2va:create",
     "sam3": "watcherd.inference.segmenters.sam3:create",
@@ -32,8 +33,11 @@ BUILT_IN = {
 }
 """Where the built-in ones are made. Their names cannot be taken by others."""
 
-NEED_FOLDER = frozenset({"sa2va", "sam3", "semantic"})
+NEED_FOLDER = frozenset({"nnunet", "sa2va", "sam3", "semantic"})
 """Those of them that run no model without ``model.path``."""
+
+OF_TRANSFORMERS = frozenset({"sa2va", "sam3", "semantic"})
+"""Those of them whose modules are transformers', which imports torchvision where it is installed."""
 
 FOLLOW_RUNS = frozenset({"sa2va"})
 """Those of them that follow the frames of a run (`watcherd.inference.base.RunSegmenter`), known without loading any."""
@@ -60,6 +64,11 @@ def refuse_unknown(model: Model) -> None:
     for key in ("checkpoint", "sam2") if model.segmenter == "sa2va" else ():
         if (file := getattr(model.sa2va, key)) is not None:
             folders.refuse_missing_file(file, f"model.sa2va.{key}")
+    if model.segmenter == "nnunet":
+        from watcherd.inference.segmenters.nnunet import folder
+
+        folder.read(model)
+        folder.refuse_missing_extra()
 
 
 def create(model: Model) -> Segmenter:
@@ -68,6 +77,8 @@ def create(model: Model) -> Segmenter:
     Raises `ConfigError` for a name that nobody has or that several packages claim, and `UnavailableError` when an
     entry point cannot be imported or fails; errors of ours go through.
     """
+    if model.segmenter in OF_TRANSFORMERS:
+        builds.refuse_misfit()
     factory = _built_in(model.segmenter) or _plugged_in(model.segmenter)
     try:
         return factory(model)

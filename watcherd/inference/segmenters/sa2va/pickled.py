@@ -21,7 +21,7 @@ from watcherd.inference import folders
 from watcherd.inference.segmenters.sa2va.checkpoint import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Set
     from pathlib import Path
 
 HOLLOW = frozenset(
@@ -66,15 +66,16 @@ class _Hollow:
         pass
 
 
-def read(path: Path) -> Mapping[Any, Any]:
+def read(path: Path, besides: Set[str] = frozenset()) -> Mapping[Any, Any]:
     """The dictionary in a file of ``torch.save``. Its tensors lie in the mapped file, of which nothing is read yet.
+    ``besides``: names of torch's own that such files hold too, of which its reader makes plain values.
 
     Raises `UnavailableError` when the file is no such file, is damaged, holds no dictionary, or names classes or
     functions besides tensors, containers and `HOLLOW`.
     """
     folders.refuse_shards(path)
     folders.refuse_faulty([path])
-    refused = _unknown_names(path)
+    refused = _unknown_names(path, besides)
     if refused:
         raise UnavailableError(
             f"{path} names what weights do not need, and is not read: {listed(refused)}.",
@@ -114,9 +115,9 @@ def _is_plain(value: object) -> bool:
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
-def _unknown_names(path: Path) -> list[str]:
+def _unknown_names(path: Path, besides: Set[str]) -> list[str]:
     """Every class and function that the file names, besides those that become tensors, containers or empty classes."""
-    known = _TENSORS | HOLLOW
+    known = _TENSORS | HOLLOW | besides
     return sorted(name for name in _names(path) if name not in known and not _KINDS.fullmatch(name))
 
 
