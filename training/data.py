@@ -1,4 +1,4 @@
-"""Pictures and labels as arrays: made-up scenes on disk, CHASE_DB1 by child.
+"""Pictures and labels as arrays: made-up scenes on disk, CHASE_DB1 by child, real angiograms by block.
 
 A label is one byte of bits: `VESSEL`, `IGNORE` (no honest reader could say) and `FIELD` (inside the field as
 inference will find it, so that training sees the same mistakes).
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from training.synth import FUNDUS_STYLES, XRAY_STYLES, Kind, Scene, make
+from training.synth.devices import strays
 from watcherd.inference.segmenters.vessel.picture import field_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ TRAINING = range(1, 9)
 VALIDATION = range(9, 11)
 TEST = range(11, 15)
 """Children of CHASE_DB1; the test children are only ever scored."""
+
+BLOCKS = 5
+"""Blocks of neighbouring numbers into which the real angiograms are split: frames of one patient lie side by side."""
+
+STRAYS = "strays.npy"
+"""File of what is laid over real angiograms: uint8 (n, side, side), hundredths of absorption."""
 
 VALIDATION_SEED = 1_000_000
 TEST_SEED = 2_000_000
@@ -80,6 +87,43 @@ def chase_arrays(photographs: list[Photograph], side: int) -> tuple[Bytes, Bytes
     return np.stack(images), np.stack(labels)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Angiogram:
+    """One real angiogram at its own size: ``image`` (h, w) uint8, ``mask`` (h, w) bool as a cardiologist drew it."""
+
+    name: str
+    block: int
+    image: Bytes
+    mask: NDArray[np.bool_]
+
+
+def angiograms(folder: Path) -> list[Angiogram]:
+    """The real angiograms in the order of their numbers, each in one of `BLOCKS` blocks."""
+    paths = sorted((folder / "images").glob("*.png"))
+    return [
+        Angiogram(
+            name=path.stem,
+            block=block,
+            image=np.asarray(Image.open(path).convert("L")),
+            mask=np.asarray(Image.open(folder / "masks" / path.name).convert("L")) > 127,
+        )
+        for block, part in enumerate(np.array_split(np.asarray(paths, object), BLOCKS))
+        for path in part
+    ]
+
+
+def angiogram_arrays(frames: list[Angiogram], side: int) -> tuple[Bytes, Bytes]:
+    """Grey (n, side, side) and labels (n, side, side)."""
+    images, labels = [], []
+    for frame in frames:
+        images.append(np.asarray(Image.fromarray(frame.image).resize((side, side), Image.Resampling.BILINEAR)))
+        drawn = Image.fromarray((frame.mask * np.uint8(255)).astype(np.uint8))
+        mask = np.asarray(drawn.resize((side, side), Image.Resampling.BILINEAR)) > 127
+        found = Image.fromarray(field_of(frame.image, "xray")).resize((side, side), Image.Resampling.NEAREST)
+        labels.append(mask * np.uint8(VESSEL) + np.asarray(found) * np.uint8(FIELD))
+    return np.stack(images), np.stack(labels)
+
+
 def _square(pixels: Bytes) -> Image.Image:
     height, width = pixels.shape[:2]
     side = max(height, width)
@@ -99,6 +143,12 @@ def label_of(scene: Scene, kind: Kind) -> Bytes:
 def _one(kind: Kind, style: str | None, seed: int) -> tuple[Bytes, Bytes]:
     scene = make(kind, seed, size=SIDES[kind], style=style)
     return scene.image, label_of(scene, kind)
+
+
+def write_strays(folder: Path, count: int) -> None:
+    """Leads, wires and catheters without a patient."""
+    layers = [strays(np.random.default_rng((3, seed)), SIDES["xray"]) for seed in range(count)]
+    np.save(folder / STRAYS, np.stack([np.clip(100 * layer, 0, 255).astype(np.uint8) for layer in layers]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.data import IGNORE, TEST, VALIDATION, VESSEL, Part, chase, scored_parts, validation_part
+from training.data import IGNORE, TEST, VESSEL, Part, chase, scored_parts
 from watcherd.inference.base import Frame, Placement
-from watcherd.inference.segmenters.vessel.segmenter import VesselSegmenter, cleaned
+from watcherd.inference.segmenters.vessel.segmenter import VesselSegmenter
 from watcherd.job import Options
 
 if TYPE_CHECKING:
@@ -26,12 +25,6 @@ if TYPE_CHECKING:
     from training.synth import Kind
 
     Mask = NDArray[np.bool_]
-
-THRESHOLDS = tuple(round(0.1 + 0.025 * step, 3) for step in range(30))
-SLACK = 0.002
-"""Differences in mean Dice that are taken for chance."""
-SMALLEST = (0.0, 0.0001, 0.0002, 0.0004, 0.0008, 0.0015, 0.002, 0.003, 0.004)
-"""Shares of the field; larger parts than the last are branches, and real trees break up more than made-up ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,19 +45,6 @@ class Judged:
     case: Case
     probability: NDArray[np.float32]
     mask: Mask
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Point:
-    """An operating point and the mean Dice it reached."""
-
-    threshold: float
-    smallest: float
-    dice: float
-
-    @property
-    def logit(self) -> float:
-        return math.log(self.threshold / (1 - self.threshold))
 
 
 def dice(mask: Mask, truth: Mask, counted: Mask) -> float:
@@ -96,12 +76,6 @@ def scenes(part: Part, folder: Path) -> list[Case]:
     ]
 
 
-def validation(kind: Kind, chase_folder: Path, scenes_folder: Path) -> list[list[Case]]:
-    """Groups that count equally when an operating point is chosen."""
-    made_up = scenes(validation_part(kind), scenes_folder)
-    return [photographs(chase_folder, VALIDATION), made_up] if kind == "fundus" else [made_up]
-
-
 def loaded(folder: Path, device: str) -> VesselSegmenter:
     """The segmenter as a replica would have it."""
     segmenter = VesselSegmenter(folder)
@@ -121,34 +95,19 @@ def _judged(segmenter: VesselSegmenter, case: Case) -> Judged:
     return Judged(case=case, probability=prediction.probability, mask=prediction.mask > 0)
 
 
-def best_point(groups: list[list[Judged]]) -> Point:
-    """The operating point with the best mean Dice over the groups.
+def calibrate(logits: NDArray[np.float32], truth: Mask) -> tuple[float, float]:
+    """Slope and shift: ``sigmoid(slope * (logit - shift))`` is how often such pixels are vessel (Platt's scaling)."""
+    from scipy.optimize import minimize
+    from scipy.special import log_expit
 
-    Of thresholds and smallest parts that are as good but for `SLACK` the most modest are taken, the threshold nearest
-    to 0.5 and the smallest part: validation pictures are few, and made-up ones are not patients.
-    """
-    points = [Point(threshold=t, smallest=0.0, dice=_mean_dice(groups, t, 0.0)) for t in THRESHOLDS]
-    best = min(_as_good(points), key=lambda point: abs(point.logit))
-    tried = [Point(threshold=best.threshold, smallest=s, dice=_mean_dice(groups, best.threshold, s)) for s in SMALLEST]
-    return min(_as_good(tried), key=lambda point: point.smallest)
+    target = truth.astype(np.float64)
 
+    def surprise(line: NDArray[np.float64]) -> float:
+        value = line[0] * (logits - line[1])
+        return -float(np.mean(target * log_expit(value) + (1 - target) * log_expit(-value)))
 
-def _as_good(points: list[Point]) -> list[Point]:
-    best = max(point.dice for point in points)
-    return [point for point in points if point.dice >= best - SLACK]
-
-
-def _mean_dice(groups: list[list[Judged]], threshold: float, smallest: float) -> float:
-    means = []
-    for group in groups:
-        scores = []
-        for item in group:
-            mask = item.probability > threshold
-            if smallest:
-                mask = cleaned(mask, np.ones_like(mask), smallest=smallest)
-            scores.append(dice(mask, item.case.mask, item.case.counted))
-        means.append(np.mean(scores))
-    return float(np.mean(means))
+    slope, shift = minimize(surprise, np.array([1.0, 0.0]), method="Nelder-Mead").x
+    return float(slope), float(shift)
 
 
 def reliability(items: list[Judged], bins: int = 10) -> list[dict[str, float]]:

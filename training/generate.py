@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.data import scored_parts, training_part, validation_part
+from training.data import scored_parts, training_part, validation_part, write_strays
 
 if TYPE_CHECKING:
     from training.synth import Kind
@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--fundus", type=int, default=1000)
     parser.add_argument("--validation", type=int, default=48)
     parser.add_argument("--test", type=int, default=12, help="scenes of each difficulty")
+    parser.add_argument("--strays", type=int, default=200, help="layers of leads, wires and catheters")
     parser.add_argument("--workers", type=int, help="processes; as many as cores")
     given = parser.parse_args()
     counts: dict[Kind, int] = {"xray": given.xray, "fundus": given.fundus}
@@ -32,6 +33,7 @@ def main() -> None:
             started = time.monotonic()
             part.write(given.out, workers=given.workers)
             print(f"{part.name}: {part.count} scenes in {time.monotonic() - started:.0f} s", flush=True)
+    write_strays(given.out, given.strays)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from training.synth import make
 from watcherd.config import Model
 from watcherd.errors import InputError, UnavailableError
 from watcherd.inference.base import Frame, Placement
 from watcherd.inference.segmenters.vessel import create, picture
-from watcherd.inference.segmenters.vessel.network import CHANNELS, inputs
+from watcherd.inference.segmenters.vessel.network import CHANNELS, build, inputs
 from watcherd.inference.segmenters.vessel.recipe import CONFIG, WEIGHTS, Recipe
 from watcherd.inference.segmenters.vessel.segmenter import PACKAGED, VesselSegmenter, cleaned
 from watcherd.job import Options
@@ -252,7 +253,7 @@ def test_a_folder_without_weights_is_refused_with_what_to_do(tmp_path: Path) -> 
     ("key", "value", "said"),
     [
         ("format", 9, "format 9"),
-        ("architecture", "Other", "SegResNet"),
+        ("architecture", "SegResNet", "Compact"),
         ("kinds", {}, "fundus"),
         ("members", 0, "members"),
     ],
@@ -268,10 +269,48 @@ def test_a_wrong_configuration_is_refused_by_name(tmp_path: Path, key: str, valu
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     shutil.copy(PACKAGED / WEIGHTS, tmp_path / WEIGHTS)
     values = json.loads((PACKAGED / CONFIG).read_text())
-    values["network"]["init_filters"] = 8
+    values["network"]["widths"][0] = 8
     (tmp_path / CONFIG).write_text(json.dumps(values))
     with pytest.raises(UnavailableError, match="do not fit"):
         VesselSegmenter(tmp_path).load(Placement(), lambda _stage, _done: None)
+
+
+def test_a_network_that_cannot_be_is_refused_by_name(tmp_path: Path) -> None:
+    shutil.copy(PACKAGED / WEIGHTS, tmp_path / WEIGHTS)
+    values = json.loads((PACKAGED / CONFIG).read_text())
+    values["network"]["init_filters"] = 8
+    (tmp_path / CONFIG).write_text(json.dumps(values))
+    with pytest.raises(UnavailableError, match="init_filters"):
+        VesselSegmenter(tmp_path).load(Placement(), lambda _stage, _done: None)
+
+
+def test_a_folder_of_format_1_is_loaded(tmp_path: Path) -> None:
+    """As `training/export.py` of 0.2.0 wrote it: half precision, no slope."""
+    network = {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1], "norm": ["GROUP", {"num_groups": 8}]}
+    [net] = build(network, members=1)
+    save_file({f"0.{name}": tensor.half() for name, tensor in net.state_dict().items()}, tmp_path / WEIGHTS)
+    manner = {"members": [0], "sides": [64, 96], "shift": 0.3, "smallest": 0.0}
+    values = {"format": 1, "name": "own", "architecture": "SegResNet", "network": network, "members": 1}
+    values |= {"window": 768, "overlap": 0.25, "kinds": {"fundus": manner, "xray": manner}}
+    (tmp_path / CONFIG).write_text(json.dumps(values))
+    own = VesselSegmenter(tmp_path)
+    own.load(Placement(), lambda _stage, _done: None)
+    assert (90, 90) == mask_of(own, np.random.default_rng(0).integers(0, 255, (90, 90), np.uint8)).shape
+
+
+def test_bfloat16_changes_hardly_a_pixel(segmenter: VesselSegmenter) -> None:
+    pixels = make("xray", 2_000_001, size=200, style="plain").image
+    quick = VesselSegmenter(PACKAGED)
+    quick.load(Placement(dtype="bfloat16"), lambda _stage, _done: None)
+    assert "bfloat16" == quick.info().dtype
+    assert dice(mask_of(quick, pixels), mask_of(segmenter, pixels)) > 0.98
+
+
+def test_the_card_and_the_notice_carry_the_licence_of_the_real_angiograms() -> None:
+    card = (PACKAGED / "README.md").read_text()
+    assert "Copyright (c) 2016, fercer" in card
+    assert "THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS" in card
+    assert "fercer" in (Path(__file__).parents[2] / "NOTICE").read_text()
 
 
 def test_frames_that_are_no_pictures_are_bad_input(segmenter: VesselSegmenter) -> None:

@@ -34,6 +34,15 @@ def devices(
     return blur(out, 0.35 * size / 300), catheter_mask
 
 
+def strays(rng: Generator, size: int) -> Array:
+    """Absorption of one to three things that cross a picture and belong to no tree."""
+    out = np.zeros((size, size), np.float32)
+    for _ in range(int(rng.integers(1, 4))):
+        draw = (catheter_elsewhere, wire, lead)[int(rng.integers(3))]
+        out += draw(rng, size) * rng.uniform(0.3, 1.0)
+    return blur(out, rng.uniform(0.35, 1.2) * size / 300)
+
+
 def catheter(rng: Generator, size: int, ostium: tuple[float, float], *, caliber: float) -> tuple[Array, Array]:
     """A guiding catheter from the picture's edge to the ostium: even width, smooth, full or empty of contrast agent."""
     radius = float(np.clip(caliber * rng.uniform(0.5, 1.2), 0.004, 0.012))

@@ -166,18 +166,19 @@ def _spread(points: Array, strength: Array, size: int) -> Array | float:
 
 
 def outline(
-    branches: list[Branch], size: int, *, wider: float, visible: Callable[[Array, Array], Array]
+    branches: list[Branch], size: int, *, wider: float, visible: Callable[[Array, Array], Array], edge: float = 1.0
 ) -> tuple[Array, Array]:
     """Masks (bool) of what a reader would draw and of what nobody could say.
 
     ``wider``: pixels added to every radius, as readers draw a vessel's outer edge. ``visible``: for a branch's
-    dense radii and strengths, True where it is seen, 0 where it is not.
+    dense radii and strengths, True where it is seen, 0 where it is not. ``edge``: the share of the radius at which a
+    reader sees the vessel end.
     """
     drawn, unsure = np.zeros((size, size), bool), np.zeros((size, size), bool)
     for branch in branches:
         points, radius, strength = strand(branch, size)
         seen = visible(radius, strength) > 0.5
-        padded = np.maximum(radius + wider / size, 0.55 / size).astype(np.float32)
+        padded = np.maximum(edge * radius + wider / size, 0.55 / size).astype(np.float32)
         for chosen, target in ((seen, drawn), (~seen, unsure)):
             if chosen.any():
                 place, part = tube_part(points[chosen], padded[chosen], size)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import UnavailableError
 from watcherd.inference import folders
+from watcherd.inference.machine.devices import cpu_has_bfloat16
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,14 +32,15 @@ SAMPLE_BYTES = 64 * 1024
 """A weights file's fingerprint reads so many places of so many bytes, its size, and what its format tells of."""
 
 
-def resolve_dtype(setting: str, devices: Sequence[Device]) -> str:
+def resolve_dtype(setting: str, devices: Sequence[Device], *, on_cpu: Callable[[], bool] = cpu_has_bfloat16) -> str:
     """The run dtype, never the checkpoint's accident; ``auto`` is bfloat16 if every GPU computes in it, else float32.
 
-    ``devices``: empty on a CPU.
+    ``devices``: empty on a CPU; then ``on_cpu`` says whether it computes in bfloat16.
     """
     if setting != "auto":
         return setting
-    return "bfloat16" if devices and all(device.has_bfloat16 for device in devices) else "float32"
+    native = all(device.has_bfloat16 for device in devices) if devices else on_cpu()
+    return "bfloat16" if native else "float32"
 
 
 def torch_dtype(name: str) -> torch.dtype:

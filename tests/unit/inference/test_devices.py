@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from threading import Event
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pynvml
 import pytest
 
 from watcherd.errors import ConfigError, UnavailableError, UsageError
 from watcherd.inference.machine import devices
-from watcherd.inference.machine.devices import GIB, inventory, parse_inventory, wait_released
+from watcherd.inference.machine.devices import GIB, cpu_has_bfloat16, inventory, parse_inventory, wait_released
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 UUIDS = ("GPU-aaaa", "GPU-abbb", "GPU-cccc")
 
@@ -195,3 +198,27 @@ def _raises(code: int) -> object:
         raise pynvml.NVMLError(code)
 
     return answer
+
+
+@pytest.mark.parametrize(
+    ("flags", "isa", "machine", "expected"),
+    [
+        ("fpu avx2 avx512f avx512_bf16", "", "x86_64", True),
+        ("fpu amx_bf16 amx_tile", "", "x86_64", True),
+        ("fpu avx2 avx512f avx512_bf16", "avx2", "x86_64", False),
+        ("fpu avx2 avx512f avx512_bf16", "AVX512_CORE_BF16", "x86_64", True),
+        ("fpu avx2 avx512f", "", "x86_64", False),
+        ("fpu avx512_bf16", "", "aarch64", False),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_where_it_has_units_for_it(
+    tmp_path: Path, flags: str, isa: str, machine: str, expected: bool
+) -> None:
+    """And where nobody forbade their use; elsewhere bfloat16 is several times slower than float32."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
+    assert expected == cpu_has_bfloat16(environ={"ONEDNN_MAX_CPU_ISA": isa}, cpuinfo=cpuinfo, machine=machine)
+
+
+def test_a_cpu_that_tells_nothing_is_taken_to_have_no_such_units(tmp_path: Path) -> None:
+    assert not cpu_has_bfloat16(environ={}, cpuinfo=tmp_path / "none", machine="x86_64")

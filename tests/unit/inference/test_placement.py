@@ -148,8 +148,9 @@ def test_a_model_that_cannot_show_its_sizes_gets_one_device_each() -> None:
 def test_auto_is_bfloat16_on_gpus_that_have_it_and_float32_elsewhere() -> None:
     old = Device(index=0, uuid="old", name="old", total_gib=16.0, free_gib=16.0, has_bfloat16=False)
     assert resolve_dtype("auto", parse_inventory("4x24GiB")) == "bfloat16"
-    assert resolve_dtype("auto", ()) == "float32"
-    assert resolve_dtype("auto", (*parse_inventory("24GiB"), old)) == "float32"
+    assert resolve_dtype("auto", (), on_cpu=lambda: False) == "float32"
+    assert resolve_dtype("auto", (), on_cpu=lambda: True) == "bfloat16"
+    assert resolve_dtype("auto", (*parse_inventory("24GiB"), old), on_cpu=lambda: True) == "float32"
     assert resolve_dtype("float16", ()) == "float16"
 
 

@@ -7,17 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from training.answers import VIEWS, keep, kept, logits_of
 from training.augment import CROP, Batch, Mix, Source
-from training.data import FIELD, TEST, TRAINING, VALIDATION, VESSEL, label_of, training_part
-from training.evaluate import Case, Judged, best_point, dice, reliability
+from training.crossval import choose, mask_of
+from training.crossval import dice as dice_of_masks
+from training.data import FIELD, TEST, TRAINING, VALIDATION, VESSEL, Angiogram, angiograms, label_of, training_part
+from training.evaluate import Case, Judged, calibrate, dice, reliability
 from training.export import configuration, write
 from training.synth import make
-from training.train import NETWORK, Plan, follow, loss_of, train
+from training.train import NETWORK, Plan, follow, loss_of, network, train
 from watcherd.inference.segmenters.vessel.recipe import CONFIG, WEIGHTS, Recipe
 
-SMALL = NETWORK | {"init_filters": 8}
+SMALL = NETWORK | {"widths": [8, 8, 8, 8, 8]}
 
 
 def source(*, colour: bool = False, is_xray: bool = True) -> Source:
@@ -64,15 +68,16 @@ def test_the_average_follows_the_weights() -> None:
 
 def test_training_and_export_give_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.train.NETWORK", SMALL)
+    monkeypatch.setattr("training.train.SETTLING", 1)
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-        plan = Plan(use="both", seed=3, steps=2, seconds=600, batch=4, rate=1e-3, device="cpu")
+        plan = Plan(kind="xray", use="both", seed=3, steps=2, seconds=600, batch=4, rate=1e-3, device="cpu")
         train(plan, mix(3), folder / "run.safetensors")
         write(folder, [folder / "run.safetensors"], configuration(SMALL, {"fundus": [0], "xray": [0]}))
     one, two = ((folder / WEIGHTS).read_bytes() for folder in folders)
     assert one == two
-    assert torch.float16 == next(iter(load_file(folders[0] / WEIGHTS).values())).dtype
+    assert torch.int8 == load_file(folders[0] / WEIGHTS)["0.stem.weight"].dtype
     assert 1 == Recipe.read(folders[0]).members
     assert (folders[0] / CONFIG).read_text() == (folders[1] / CONFIG).read_text()
 
@@ -99,14 +104,46 @@ def judged(probability: np.ndarray, truth: np.ndarray) -> Judged:
     return Judged(case=case, probability=probability.astype(np.float32), mask=probability > 0.5)
 
 
-def test_the_best_point_is_where_dice_is_best() -> None:
-    truth = np.zeros((40, 40), bool)
-    truth[10:14] = True
-    probability = np.where(truth, 0.35, 0.22)
-    point = best_point([[judged(probability, truth)]])
-    assert 0.22 < point.threshold < 0.35
-    assert 1.0 == point.dice
-    assert np.log(point.threshold / (1 - point.threshold)) == pytest.approx(point.logit)
+def test_calibrated_values_are_frequencies() -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 3, 20_000).astype(np.float32)
+    truth = generator.random(20_000) < 1 / (1 + np.exp(-0.5 * (logits - 1)))
+    slope, shift = calibrate(logits, truth)
+    assert slope == pytest.approx(0.5, rel=0.1)
+    assert shift == pytest.approx(1, abs=0.15)
+
+
+def real_angiograms(folder: Path, count: int = 10) -> list[Angiogram]:
+    for part in ("images", "masks"):
+        (folder / part).mkdir()
+    for number in range(count):
+        scene = make("xray", number, size=48, style="plain")
+        Image.fromarray(scene.image).save(folder / "images" / f"{number:02d}.png")
+        Image.fromarray(scene.mask * np.uint8(255)).save(folder / "masks" / f"{number:02d}.png")
+    return angiograms(folder)
+
+
+def test_blocks_are_of_neighbours_and_hold_every_frame_once(tmp_path: Path) -> None:
+    frames = real_angiograms(tmp_path)
+    assert [0, 0, 1, 1, 2, 2, 3, 3, 4, 4] == [frame.block for frame in frames]
+
+
+def test_what_is_scored_has_no_say_in_its_operating_point(tmp_path: Path) -> None:
+    """The border that is chosen is that of the other frames' answers."""
+    frames = [frame for frame in real_angiograms(tmp_path) if frame.block]
+    answers = {
+        frame.name: np.stack([np.where(frame.mask, 1.0, 0.2).astype(np.float32)] * len(VIEWS)) for frame in frames
+    }
+    point = choose(frames, answers)
+    assert 0.55 <= point.threshold < 0.75
+    assert 1 == dice_of_masks(mask_of(frames[0], answers[frames[0].name], point), frames[0].mask)
+
+
+def test_answers_are_kept_to_a_quarter_of_a_logit(tmp_path: Path) -> None:
+    frames = real_angiograms(tmp_path, 5)[:1]
+    [net] = [network(folded=True)]
+    keep(tmp_path / "one.npz", frames, [logits_of(net, frames[0].image, device="cpu")])
+    assert (len(VIEWS), 48, 48) == kept(tmp_path / "one.npz")[frames[0].name].shape
 
 
 def test_dice_of_two_empty_masks_is_one() -> None:

@@ -6,8 +6,10 @@ A GPU is named by its UUID wherever it matters: indexes change with drivers, slo
 from __future__ import annotations
 
 import os
+import platform
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,6 +63,32 @@ class _Card:
 
     def __str__(self) -> str:
         return f"{self.index} ({self.uuid or 'which does not answer'})"
+
+
+BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
+"""Words of ``/proc/cpuinfo`` for units that multiply bfloat16."""
+WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+"""Values of ``ONEDNN_MAX_CPU_ISA`` at which oneDNN leaves these units alone; bfloat16 is slow then."""
+
+
+def cpu_has_bfloat16(
+    *, environ: Mapping[str, str] = os.environ, cpuinfo: Path = Path("/proc/cpuinfo"), machine: str = ""
+) -> bool:
+    """Whether this CPU computes in bfloat16 natively, and torch's library for CPUs may use that.
+
+    Without such units bfloat16 is several times slower than float32, so where it is not known the answer is no.
+    ``machine``: as `platform.machine` says; empty: this one's. Only the units of Intel and AMD were tried.
+    """
+    if (machine or platform.machine()) not in ("x86_64", "AMD64"):
+        return False
+    if environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_BFLOAT16:
+        return False
+    try:
+        lines = cpuinfo.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags: list[str] = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return not BFLOAT16_FLAGS.isdisjoint(flags)
 
 
 def _say_nothing(_: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -141,20 +141,19 @@ class SemanticSegmenter:
     ) -> list[torch.Tensor]:
         """Overlapping windows of the model's own size, blended so that a window's rim counts little.
 
-        MONAI blends in the dtype of its input, which is float32 whatever the model runs in: weights and sums of half
-        precision would round away, or overflow.
+        They are blended in the pictures' dtype, which is float32 whatever the model runs in.
         """
-        from monai.inferers.utils import sliding_window_inference
         from torch.nn.functional import interpolate
 
+        from watcherd.inference.windows import slide
+
         window = self._recipe.window
-        found: Any = sliding_window_inference(
+        found = slide(
             pictures,
-            roi_size=window,
-            sw_batch_size=WINDOWS_AT_ONCE,
-            predictor=lambda part: network.probability(network.scores(part), window),
+            window,
+            lambda part: network.probability(network.scores(part), window),
             overlap=self._setting.overlap,
-            mode="gaussian",
+            at_once=WINDOWS_AT_ONCE,
         )
         found = found.flip(axes) if axes else found
         if {found.shape[-2:]} == set(sizes):

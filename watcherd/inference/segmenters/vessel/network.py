@@ -1,7 +1,4 @@
-"""The network and what it is given; shared by training and inference.
-
-The network is MONAI's 2D `SegResNet` (a residual U-Net with group normalisation) as `config.json` describes it.
-"""
+"""The networks that `config.json` may name, their weights, what they are given; for training and inference."""
 
 from __future__ import annotations
 
@@ -9,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import ModuleList, functional
+
+from watcherd.inference.segmenters.vessel.compact import Compact
+from watcherd.inference.segmenters.vessel.segresnet import SegResNet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,15 +23,39 @@ five times the widest vessel at the network's scale."""
 MULTIPLE = 8
 """Sides of the network's input are multiples of this: it halves them three times."""
 CLIP = 5.0
+SCALE = ".scale"
+"""Ending of the name of what a tensor of whole numbers is multiplied by."""
 
 
-def build(network: Mapping[str, Any], *, members: int) -> nn.ModuleList:
-    """``members`` networks, each MONAI's `SegResNet` with the arguments of ``config.json``; weights are random."""
-    from monai.networks.nets.segresnet import SegResNet
+def build(network: Mapping[str, Any], *, members: int, architecture: str = "SegResNet") -> nn.ModuleList:
+    """``members`` networks of that architecture with the arguments of ``config.json``; weights are random.
 
-    return ModuleList(
-        SegResNet(spatial_dims=2, in_channels=CHANNELS, out_channels=1, **network) for _ in range(members)
-    )
+    Raises TypeError or ValueError for arguments that it does not have.
+    """
+    kind = {"SegResNet": SegResNet, "Compact": Compact}[architecture]
+    return ModuleList(kind(channels=CHANNELS, **network) for _ in range(members))
+
+
+def packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as they are kept: convolutions as whole numbers of 8 bits with a scale for each of their outputs."""
+    out: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim == 4:
+            scale = tensor.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12) / 127
+            out[name] = (tensor / scale).round().to(torch.int8)
+            out[name + SCALE] = scale.float()
+        else:
+            out[name] = tensor.float()
+    return out
+
+
+def unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `packed` kept; weights that are kept in another way are left as they are."""
+    return {
+        name: tensor * tensors[name + SCALE] if name + SCALE in tensors else tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(SCALE)
+    }
 
 
 def inputs(grey: Tensor, field: Tensor, is_xray: Tensor) -> Tensor:

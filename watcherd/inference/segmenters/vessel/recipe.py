@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from watcherd.inference.segmenters.vessel.picture import Kind
 
-FORMAT = 1
+FORMAT = 2
+ARCHITECTURES = {1: "SegResNet", 2: "Compact"}
+"""The network of each format that is understood."""
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 FILES = (CONFIG, WEIGHTS)
@@ -27,24 +29,28 @@ class Manner:
     """How one kind of image is treated.
 
     ``members``: which of the networks are asked. ``sides``: the field's longest side in pixels at the network's
-    input; all answers are averaged. ``shift``: the logit that was chosen on validation images as the border between
-    vessel and background; it is taken off, so that a probability of 0.5 is that border. ``smallest``: connected parts
-    of a mask with a smaller share of the field's area are dropped.
+    input; all answers are averaged. ``shift`` is taken off the logit, and ``slope`` multiplies what is left: they were
+    chosen on validation images, so that probabilities are frequencies (in format 1 only the border is right).
+    ``smallest``: connected parts of a mask with a smaller share of the field's area are dropped. ``glance``: the side
+    at which it is found out whether vessels are bright.
     """
 
     members: tuple[int, ...]
     sides: tuple[int, ...]
     shift: float
     smallest: float
+    slope: float = 1.0
+    glance: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A checked ``config.json``. ``network``: arguments of MONAI's `SegResNet`; ``members``: how many of them the
+    """A checked ``config.json``. ``network``: arguments of the ``architecture``; ``members``: how many of them the
     weights hold. ``window``: the longest side in pixels that goes through a network at once; ``overlap``: of windows
     beyond that."""
 
     name: str
+    architecture: str
     network: Mapping[str, Any]
     members: int
     window: int
@@ -73,10 +79,11 @@ class Recipe:
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Recipe:
         """Raises KeyError, TypeError or ValueError on what it does not understand."""
-        if values["format"] != FORMAT:
-            raise ValueError(f"format {values['format']} is not {FORMAT}")
-        if values["architecture"] != "SegResNet":
-            raise ValueError(f"architecture {values['architecture']!r} is not 'SegResNet'")
+        if values["format"] not in ARCHITECTURES:
+            raise ValueError(f"format {values['format']} is not {' or '.join(map(str, ARCHITECTURES))}")
+        architecture = ARCHITECTURES[values["format"]]
+        if values["architecture"] != architecture:
+            raise ValueError(f"architecture {values['architecture']!r} is not {architecture!r}")
         manners: dict[Kind, Manner] = {}
         kinds: tuple[Kind, ...] = ("fundus", "xray")
         for kind in kinds:
@@ -86,6 +93,8 @@ class Recipe:
                 sides=tuple(int(side) for side in manner["sides"]),
                 shift=float(manner["shift"]),
                 smallest=float(manner["smallest"]),
+                slope=float(manner.get("slope", 1.0)),
+                glance=int(manner.get("glance", 0)),
             )
             if not manners[kind].sides or min(manners[kind].sides) < 32:
                 raise ValueError(f"kinds.{kind}.sides = {manner['sides']} must be sides of 32 pixels or more")
@@ -95,6 +104,7 @@ class Recipe:
                 )
         return cls(
             name=str(values["name"]),
+            architecture=architecture,
             network=dict(values["network"]),
             members=int(values["members"]),
             window=int(values["window"]),

@@ -8,7 +8,7 @@ goes back to the frame's own size. So the frame's number of pixels does not matt
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -23,8 +23,9 @@ from watcherd.errors import InputError, UnavailableError
 from watcherd.inference import folders
 from watcherd.inference.base import Frame, Golden, ModelInfo, Prediction
 from watcherd.inference.segmenters.vessel import picture
-from watcherd.inference.segmenters.vessel.network import MULTIPLE, build, inputs
-from watcherd.inference.segmenters.vessel.recipe import WEIGHTS, Recipe, revision
+from watcherd.inference.segmenters.vessel.network import MULTIPLE, build, inputs, unpacked
+from watcherd.inference.segmenters.vessel.recipe import CONFIG, WEIGHTS, Recipe, revision
+from watcherd.inference.windows import slide
 from watcherd.job import Options
 
 if TYPE_CHECKING:
@@ -122,9 +123,9 @@ class VesselSegmenter:
         folders.refuse_faulty([self._folder / WEIGHTS])
         self._device = torch.device(placement.devices[0])
         self._dtype = getattr(torch, placement.dtype)
-        nets = build(self._recipe.network, members=self._recipe.members)
+        nets = self._build()
         try:
-            nets.load_state_dict(load_file(self._folder / WEIGHTS))
+            nets.load_state_dict(unpacked(load_file(self._folder / WEIGHTS)))
         except (RuntimeError, OSError, ValueError) as error:
             raise UnavailableError(
                 f"The weights in {self._folder / WEIGHTS} do not fit its config.json: {error}",
@@ -138,10 +139,20 @@ class VesselSegmenter:
 
     def skeleton(self) -> nn.Module:
         with torch.device("meta"):
-            return build(self._recipe.network, members=self._recipe.members)
+            return self._build()
+
+    def _build(self) -> nn.ModuleList:
+        recipe = self._recipe
+        try:
+            return build(recipe.network, members=recipe.members, architecture=recipe.architecture)
+        except (TypeError, ValueError) as error:
+            raise UnavailableError(
+                f"{self._folder / CONFIG} describes a network that {recipe.architecture} cannot be: {error}",
+                hint="docs/vessel-model.md lists its keys; training/export.py writes it.",
+            ) from error
 
     def no_split(self) -> tuple[str, ...]:
-        return ("SegResNet",)
+        return (self._recipe.architecture,)
 
     def reserve_gib(self, batch_size: int) -> float:
         """Measured on a CPU: 0.31 GiB for a photograph at sides of 512 and 640, most of it the first level's."""
@@ -180,7 +191,8 @@ class VesselSegmenter:
         inverted = [False] * len(sights)
         known: Answers = {}
         if kind == "xray":
-            key = (min(sizes), manner.members[0])
+            [glance] = sights[0].sizes(replace(manner, sides=(manner.glance or min(manner.sides),)))
+            key = (glance, manner.members[0])
             dark, bright = (self._logits(turned, field, key[0], kind, key[1:]) for turned in (grey, 1 - grey))
             inverted = _bright_vessels(dark, bright)
             grey = torch.where(torch.tensor(inverted, device=grey.device).view(-1, 1, 1, 1), 1 - grey, grey)
@@ -193,7 +205,7 @@ class VesselSegmenter:
         # A frame of one single level shows nothing, and networks dream when they are shown nothing.
         shows = (grey.amax((2, 3), keepdim=True) > grey.amin((2, 3), keepdim=True)).float()
         inside = scaled(field, size, nearest=True) * shows
-        probability = torch.sigmoid(logits - manner.shift) * inside
+        probability = torch.sigmoid((logits - manner.shift) * manner.slope) * inside
         full = scaled(probability, (grey.shape[-2], grey.shape[-1])).clamp(0, 1)
         return list(full[:, 0].cpu().numpy()), inverted
 
@@ -228,10 +240,12 @@ class VesselSegmenter:
         window = tuple(min(side, self._recipe.window) for side in given.shape[-2:])
         if window == tuple(given.shape[-2:]):
             return cast("Tensor", net(given))
-        from monai.inferers.inferer import SlidingWindowInferer
-
-        sliding = SlidingWindowInferer(window, sw_batch_size=1, overlap=self._recipe.overlap, mode="gaussian")
-        return cast("Tensor", sliding(given, net))
+        return slide(
+            given.float(),
+            (window[0], window[1]),
+            lambda part: net(part.to(self._dtype).contiguous(memory_format=self._layout)).float(),
+            overlap=self._recipe.overlap,
+        )
 
     def _prediction(self, frame: Frame, sight: Sight, probability: NDArray[np.float32], inverted: bool) -> Prediction:
         smallest = self._recipe.manners[sight.kind].smallest
