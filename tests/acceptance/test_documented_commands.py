@@ -39,6 +39,7 @@ NOT_RUN = {
     r"python3 -m venv|(\S*/)?pip install|export UV_|uv tool install": "downloads: tests/integration/test_wheel.py",
     r"make \w": "a target of the Makefile, which the test below looks for",
     r"(\S*/)?python -m benchmarks": "measures for minutes",
+    r"watcherd stop": "ends the service that the others need: tests/acceptance/test_steering.py",
     r"watcherd top": "needs a terminal: tests/integration/cli/test_top.py",
     r"watcherd status --watch": "needs a terminal: tests/integration/cli/test_status.py",
     r"watcherd logs .*--follow": "goes on until somebody ends it: tests/integration/cli/test_logs.py",

@@ -32,7 +32,7 @@ def test_the_recorded_picture_becomes_the_recorded_mask(tmp_path: Path) -> None:
     service = Service(
         tmp_path / "service",
         **{
-            "model": {"segmenter": "sa2va", "path": str(tmp_path / "model")},
+            "model": {"segmenter": "sa2va", "path": str(tmp_path / "model"), "dtype": "float32"},
             "model.sa2va": {"decode": "forced", "prompt": PROMPT},
         },
     )

@@ -127,7 +127,7 @@ def test_another_programs_json_is_left_alone_and_the_scans_record_names_it(servi
     assert ("succeeded", None, None) == error(service, "photo.png")
     fate, words = reason(service, "photo.png.json")
     assert fate == "ignored"
-    assert words.startswith("has none of the keys of a sidecar (threshold, outputs")
+    assert words.startswith("has none of the keys of a sidecar (model, threshold, outputs")
     (why,) = service.rows("SELECT why FROM names WHERE source = 'photo.png'")[0]
     assert why.startswith("the *.json beside it has none of the keys of a sidecar (")
     job = service.rows("SELECT id FROM job WHERE source = 'photo.png'")[0][0]

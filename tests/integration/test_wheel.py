@@ -158,30 +158,29 @@ def lines_of_the_readme() -> list[str]:
 
 @pytest.mark.slow
 def test_the_first_hour_of_somebody_who_types_the_readmes_lines(environment: Path, tmp_path: Path) -> None:
-    """In a fresh folder: a configuration, the service, a dropped scan, its overlay."""
-    _, init, run, drop, once, _ = lines = lines_of_the_readme()
-    assert ["watcherd config init", "watcherd run", "cp scan.png inbox/", "watcherd run --once"] == lines[1:5]
+    """In a fresh folder: a configuration, a dropped scan, its overlay; then the service, and another scan."""
+    _, init, drop, once, run, _ = lines = lines_of_the_readme()
+    assert ["watcherd config init", "cp scan.png inbox/", "watcherd run --once", "watcherd run"] == lines[1:5]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("WATCHERD_", "PYTHON"))}
     path = os.pathsep.join([str(environment / "bin"), inherited["PATH"]])
     terminal: dict[str, Any] = {"cwd": tmp_path, "env": inherited | {"PATH": path, "OMP_NUM_THREADS": "1"}}
     subprocess.run(["sh", "-c", init], check=True, **terminal)
     shutil.copy(ROOT / "watcherd" / "inference" / "segmenters" / "vessel" / "golden.png", tmp_path / "scan.png")
+    for line in (drop, once):
+        subprocess.run(["sh", "-c", line], check=True, capture_output=True, **terminal)
+    assert (tmp_path / "outbox" / "overlays" / "scan.jpg").is_file()
+    assert (tmp_path / "outbox" / "masks" / "scan.png").is_file()
     service = Service.__new__(Service)
     service.folder, service.state, service.logs = tmp_path, tmp_path / "state", tmp_path / "shown.log"
     with service.logs.open("wb") as log:
         service.process = subprocess.Popen(["sh", "-c", f"exec {run}"], stdout=log, stderr=log, **terminal)
     try:
-        service.wait((tmp_path / "inbox").is_dir, "the inbox")
-        subprocess.run(["sh", "-c", drop], check=True, **terminal)
-        service.wait((tmp_path / "outbox" / "overlays" / "scan.jpg").is_file, "the overlay")
-        assert (tmp_path / "outbox" / "masks" / "scan.png").is_file()
+        shutil.copy(tmp_path / "scan.png", tmp_path / "inbox" / "again.png")
+        service.wait((tmp_path / "outbox" / "overlays" / "again.jpg").is_file, "the overlay")
         service.signal(signal.SIGTERM)
         assert 0 == service.ended(), service.tail()
     finally:
         service.end()
-    shutil.copy(tmp_path / "scan.png", tmp_path / "inbox" / "again.png")
-    subprocess.run(["sh", "-c", once], check=True, capture_output=True, **terminal)
-    assert (tmp_path / "outbox" / "overlays" / "again.jpg").is_file()
 
 
 def test_without_the_extras_it_says_what_to_install(environment: Path, tmp_path: Path) -> None:

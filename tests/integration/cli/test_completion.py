@@ -21,7 +21,7 @@ def ask(words: str, shell: str = "bash", **more: str) -> str:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("watcherd s", {"show", "status", "submit"}),
+        ("watcherd s", {"show", "status", "stop", "submit"}),
         ("watcherd jobs --st", {"--state"}),
         ("watcherd jobs --state q", {"queued", "quarantined"}),
         ("watcherd jobs --sort fin", {"finished"}),

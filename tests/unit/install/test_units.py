@@ -61,7 +61,7 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from keys_of(field.annotation, f"{prefix}{name}.")
-        elif name != "profiles":
+        elif name not in ("models", "profiles"):
             yield f"{prefix}{name}"
 
 
@@ -84,10 +84,11 @@ def test_the_sample_names_every_key() -> None:
 
 
 def test_the_samples_profile_names_every_key_and_loads() -> None:
-    """The profile is there to be uncommented, so it must be right."""
+    """It is there to be uncommented, with the model that it names, so both must be right."""
     text = SAMPLE.read_text()
-    profile = re.sub(r"^# ", "", text[text.index("# [profiles.coronary]") :], flags=re.MULTILINE)
-    values = tomllib.loads(profile)
+    model = text[text.index("# [models.retina]") :].partition("\n\n")[0]
+    profile = text[text.index("# [profiles.coronary]") :]
+    values = tomllib.loads(re.sub(r"^# ", "", f"{model}\n{profile}", flags=re.MULTILINE))
     assert sorted(config.Profile.model_fields) == sorted(values["profiles"]["coronary"])
     assert "coronary" == config.build(values, base=ROOT).options_for("coronary/a.png").profile
 
