@@ -6,6 +6,7 @@ The tests of this file are one story: they run in order, on one box.
 from __future__ import annotations
 
 import json
+import pwd
 import re
 import time
 import tomllib
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.story, pytest.mark.xdist_group("box")]
 
+HOME_OF_ROOT = pwd.getpwuid(0).pw_dir
 UNIT = "watcherd.service"
 PROGRAM = "/opt/watcherd/bin/watcherd"
 CONFIG = "/etc/watcherd/config.toml"
@@ -108,13 +110,13 @@ def _journal_on_failure(box: Box, request: pytest.FixtureRequest) -> Iterator[No
 
 def test_an_interpreter_under_root_is_refused(box: Box) -> None:
     """With the reason and the commands that put it right; nothing is written."""
-    box.run("/usr/bin/python3", "-m", "venv", "--without-pip", "/root/venv")
-    site = box.output("/root/venv/bin/python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+    box.run("/usr/bin/python3", "-m", "venv", "--without-pip", f"{HOME_OF_ROOT}/venv")
+    site = box.output(f"{HOME_OF_ROOT}/venv/bin/python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
     ours = box.output("/opt/watcherd/bin/python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
     box.path(site).joinpath("ours.pth").write_text(f"{ours}\n/opt/dependencies\n")
-    refused = box.run("/root/venv/bin/python", "-m", "watcherd", "install-service", check=False)
+    refused = box.run(f"{HOME_OF_ROOT}/venv/bin/python", "-m", "watcherd", "install-service", check=False)
     assert 64 == refused.returncode
-    assert "the service sees nothing of /root (ProtectHome=yes)" in refused.stderr
+    assert f"the service sees nothing of {HOME_OF_ROOT} (ProtectHome=yes)" in refused.stderr
     assert "python3 -m venv /opt/watcherd && /opt/watcherd/bin/pip install watcherd" in refused.stderr
     assert not box.path(CONFIG).exists()
 

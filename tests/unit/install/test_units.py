@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import re
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[3]
+HOME_OF_ROOT = pwd.getpwuid(0).pw_dir
 SHIPPED = ROOT / "systemd"
 SAMPLE = ROOT / "config.toml"
 RUNNABLE = sorted(path.name for path in SHIPPED.glob("*.service"))
@@ -288,7 +290,7 @@ def test_edited_files_are_kept_beside_the_new_ones(tmp_path: Path) -> None:
     ("folder", "why"),
     [
         ("inbox", "not an absolute path"),
-        ("/root/inbox", "lies in /root"),
+        (f"{HOME_OF_ROOT}/inbox", f"lies in {HOME_OF_ROOT}"),
         ("/tmp/inbox", "lies in /tmp"),  # noqa: S108
         ('/data/"inbox"', "characters"),
         ("/data/in\nbox", "characters"),
