@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -110,14 +111,11 @@ def _own_answer_to_volume(segmenter: Segmenter, volumes: VolumeSegmenter, cache:
     """The same for a model of volumes, with its own most demanding one: it may take no other."""
     volume = volumes.probe_volume()
     volume = replace(volume, options=replace(volume.options, outputs=("probability",)))
-    try:
+    with _explained():
         found = volumes.predict_volume(volume, lambda *_: None)
-    except (JobError, RuntimeError, MemoryError, ValueError) as error:
-        raise _cannot_compute(error) from error
     if found.probability is None:
         raise UnavailableError("The model gives no probabilities, which were asked for.", hint=SEGMENTERS_FAULT)
-    if not np.isfinite(found.probability).all():
-        raise _no_numbers()
+    _refuse_not_numbers(found.probability)
     _compare_with_first(found.probability, cache / f"golden-{_subject(segmenter, volume.options)}.npy")
 
 
@@ -178,39 +176,40 @@ def _answer(segmenter: Segmenter, frame: Frame) -> NDArray[np.float32] | None:
     """What the model computes for the frame, which must be numbers; None when it shows nothing."""
     if not isinstance(segmenter, OwnAnswer):
         return _predict(segmenter, frame).probability
-    try:
+    with _explained():
         answer = segmenter.own_answer(frame)
-    except (JobError, RuntimeError, MemoryError, ValueError) as error:
-        raise _cannot_compute(error) from error
-    if not np.isfinite(answer).all():
-        raise _no_numbers()
+    _refuse_not_numbers(answer)
     return answer
 
 
 def _predict(segmenter: Segmenter, frame: Frame) -> Prediction:
     """The answer to one frame, which must hold numbers."""
-    try:
+    with _explained():
         (prediction,) = segmenter.predict([frame])
-    except (JobError, RuntimeError, MemoryError, ValueError) as error:
-        raise _cannot_compute(error) from error
-    if prediction.probability is not None and not np.isfinite(prediction.probability).all():
-        raise _no_numbers()
+    if prediction.probability is not None:
+        _refuse_not_numbers(prediction.probability)
     return prediction
 
 
-def _cannot_compute(error: Exception) -> UnavailableError:
-    why = "there is not enough memory" if is_memory_error(error) else f"{type(error).__name__}: {error}"
-    return UnavailableError(
-        f"The model is loaded, but cannot compute its test picture: {why}.",
-        hint='Try another device, or model.dtype = "float32".',
-    )
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raise `UnavailableError` for what keeps a model from computing what it is tested with."""
+    try:
+        yield
+    except (JobError, RuntimeError, MemoryError, ValueError) as error:
+        why = "there is not enough memory" if is_memory_error(error) else f"{type(error).__name__}: {error}"
+        raise UnavailableError(
+            f"The model is loaded, but cannot compute its test picture: {why}.",
+            hint='Try another device, or model.dtype = "float32".',
+        ) from error
 
 
-def _no_numbers() -> UnavailableError:
-    return UnavailableError(
-        "The model is loaded, but computes values that are not numbers.",
-        hint='Try model.dtype = "float32"; if that is what it runs in, the weights or the device are broken.',
-    )
+def _refuse_not_numbers(values: NDArray[np.float32]) -> None:
+    if not np.isfinite(values).all():
+        raise UnavailableError(
+            "The model is loaded, but computes values that are not numbers.",
+            hint='Try model.dtype = "float32"; if that is what it runs in, the weights or the device are broken.',
+        )
 
 
 def _labels(prediction: Prediction, threshold: float) -> NDArray[np.uint8]:

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
-from watcherd.errors import UnavailableError
-from watcherd.inference import checks, folders, loading
+from watcherd.inference import loading, pretrained
 from watcherd.inference.segmenters.sam3.words import Tokenizer
 
 if TYPE_CHECKING:
@@ -131,48 +128,14 @@ def _spread(seen: Any, pictures: Sequence[int]) -> Any:
 
 
 def _load(description: Description, placement: Placement) -> Any:
-    """transformers' own loader, which knows the names of the published files; what it lets pass is looked at here."""
-    import torch
     from transformers import Sam3Model
-    from transformers.utils import logging
 
-    if placement.dtype == "float32":
-        # Convolutions would otherwise run in TF32 on a GPU, with 10 bits of mantissa.
-        torch.backends.cudnn.allow_tf32 = False
-    folders.refuse_faulty(folders.weights(description.folder))
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        loaded: Any = Sam3Model.from_pretrained(
-            description.folder,
-            config=description.config,
-            dtype=loading.torch_dtype(placement.dtype),
-            device_map=dict(placement.device_map),
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UnavailableError(
-            f"The model in {description.folder} cannot be loaded: {error}",
-            hint="Download the whole folder again; weights must be there as model.safetensors or its parts.",
-        ) from error
-    model, report = loaded
-    _account(description, report)
-    loading.own_memory(model)
-    checks.after_load(model, fresh=description.skeleton)
-    return model.eval()
-
-
-def _account(description: Description, report: dict[str, Any]) -> None:
-    """Raise `UnavailableError` for parameters that the weights do not have: transformers fills them with random
-    numbers; or that they have for nothing, the tracker's apart."""
-    missing = [str(name) for name in report["missing_keys"]]
-    misfits = [str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"]]
-    left_over = [str(name) for name in report["unexpected_keys"] if str(name).endswith((".weight", ".bias"))]
-    lines = [
-        f"  {what} ({len(names)}): {loading.listed(names)}"
-        for what, names in (("missing", missing), ("of another shape", misfits), ("left over", left_over))
-        if names
-    ]
-    if lines:
-        where = f"The weights in {description.folder} are not those of the SAM 3 that its config.json describes:"
-        raise UnavailableError("\n".join([where, *lines]), hint="Download the whole folder again.")
+    return pretrained.load(
+        Sam3Model,
+        description.folder,
+        placement,
+        fresh=description.skeleton,
+        named="the SAM 3",
+        hint="Download the whole folder again.",
+        config=description.config,
+    )

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
 from watcherd.errors import ConfigError, UnavailableError
-from watcherd.inference import checks, folders, loading
+from watcherd.inference import folders, loading, pretrained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,53 +137,15 @@ class Network:
 
 
 def _load(description: Description, placement: Placement) -> Any:
-    """transformers' own loader, which knows the names of older checkpoints; what it lets pass is looked at here."""
-    import torch
-    from transformers.utils import logging
-
-    if placement.dtype == "float32":
-        # Convolutions would otherwise run in TF32 on a GPU, with 10 bits of mantissa.
-        torch.backends.cudnn.allow_tf32 = False
-    folders.refuse_faulty(folders.weights(description.folder))
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        model, report = description.auto.from_pretrained(
-            description.folder,
-            dtype=loading.torch_dtype(placement.dtype),
-            device_map=dict(placement.device_map),
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, SafetensorError, UnpicklingError) as error:
-        raise UnavailableError(
-            f"The model in {description.folder} cannot be loaded: {error}",
-            hint="Download the whole folder again; weights must be there as model.safetensors or its parts.",
-        ) from error
-    _account(description.folder, report)
-    loading.own_memory(model)
-    checks.after_load(model, fresh=description.skeleton)
-    return model.eval()
-
-
-def _account(folder: Path, report: dict[str, Any]) -> None:
-    """Raise `UnavailableError` for parameters that the weights do not have, or have for nothing.
-
-    transformers fills missing ones with random numbers: a backbone without its trained head "works".
-    """
-    missing = [str(name) for name in report["missing_keys"]]
-    misfits = [str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"]]
-    left_over = [str(name) for name in report["unexpected_keys"] if str(name).endswith((".weight", ".bias"))]
-    lines = [
-        f"  {what} ({len(names)}): {loading.listed(names)}"
-        for what, names in (("missing", missing), ("of another shape", misfits), ("left over", left_over))
-        if names
-    ]
-    if lines:
-        raise UnavailableError(
-            "\n".join([f"The weights in {folder} are not those of the model that its config.json describes:", *lines]),
-            hint="A backbone alone cannot segment; take the folder of a model trained for segmentation, whole.",
-        )
+    return pretrained.load(
+        description.auto,
+        description.folder,
+        placement,
+        fresh=description.skeleton,
+        named="the model",
+        hint="A backbone alone cannot segment; take the folder of a model trained for segmentation, whole.",
+        trust_remote_code=False,
+    )
 
 
 def _task_tokens(folder: Path, length: int) -> torch.Tensor:
