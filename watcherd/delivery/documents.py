@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Protocol
 
 from watcherd.file_names import show, storable
-from watcherd.job import State
+from watcherd.job import MAY_PASS, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,11 +110,13 @@ def failure_note(record: Mapping[str, Any], source: str, beside: str | None = No
     if beside:
         lines.append(f"note:     {beside}")
     again = f"watcherd retry {record['id']}"
+    lasting = record["error_class"] and record["error_class"] not in MAY_PASS
+    when = " once the model or its settings have changed" if lasting else ""
     lines += [
         f"job:      {record['id']} ({record['error_class'] or state}, {_times(record['attempts'])})",
         f"when:     {record['finished_at']}",
         "",
-        f"To have it tried again: {again}. Dropping other bytes under this name is a new scan.",
+        f"To have it tried again{when}: {again}. Dropping other bytes under this name is a new scan.",
     ]
     return ("\n".join(lines) + "\n").encode()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -46,9 +45,11 @@ class Swapping:
         """Who is to get a place, and who is to give it; None when nobody is."""
         if len(seats) < 2:
             return None
-        queued: dict[str, int] = {}
-        with contextlib.suppress(StoreError), self._run.database.reader() as connection:
-            queued = overview.queued_by_model(connection)
+        try:
+            with self._run.database.reader() as connection:
+                queued = overview.queued_by_model(connection)
+        except StoreError:  # who has work is not known: nobody goes, and nobody's wait begins anew
+            return None
         placed = [self._placed(name, seat, queued, now) for name, seat in seats.items() if seat.replicas is not None]
         devices = self._run.config.devices
         terms = Terms(idle_s=60 * devices.idle_minutes, minimum_s=60 * devices.minimum_minutes)

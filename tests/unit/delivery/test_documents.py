@@ -64,6 +64,15 @@ def test_a_note_says_what_why_and_what_to_do(state: State) -> None:
         assert words in said, words
 
 
+@pytest.mark.parametrize("kind", [None, *ErrorClass])
+def test_a_note_does_not_advise_what_cannot_help(kind: ErrorClass | None) -> None:
+    """A bad scan stays bad: only another model, or other settings, could make a mask of it."""
+    said = failure_note(RECORD | {"error_class": kind and kind.value}, "a.png").decode()
+    lasting = kind in (ErrorClass.INPUT, ErrorClass.NO_MASK)
+    assert lasting == ("tried again once the model or its settings have changed: watcherd retry 17" in said)
+    assert lasting != ("tried again: watcherd retry 17" in said)
+
+
 def test_a_note_says_nothing_that_is_not_known() -> None:
     """A scan that was taken back has no error, and nothing is made up."""
     bare = RECORD | {"state": "cancelled", "error": None, "error_class": None, "answer": None, "advice": None}

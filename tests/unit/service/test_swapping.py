@@ -10,6 +10,7 @@ import pytest
 from tests.integration.store.helpers import MODEL, NOW, scan, start_run
 from tests.runs import a_run
 from watcherd.config import Config, Devices, Model
+from watcherd.errors import StoreError
 from watcherd.inference.pool.lanes import Lane, Lanes
 from watcherd.inference.pool.sharing import Refused
 from watcherd.job import Options
@@ -84,6 +85,21 @@ def test_what_its_replicas_have_is_work_and_so_is_what_was_computed(scene: Scene
     scene.given = 0
     scene.lanes.get("default").took(1.0)
     assert [None, None, SWAP] == [scene.at(minute) for minute in (8, 9, 18)]
+
+
+def test_a_history_that_does_not_answer_begins_no_wait_anew(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody goes meanwhile: who has work is not known."""
+    scene.drop("b.png", "default")
+    scene.drop("a.png")
+    scene.at(0)
+
+    def refuse(_: Any) -> Any:
+        raise StoreError("The disk does not answer.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("watcherd.store.overview.queued_by_model", refuse)
+        assert scene.at(9) is None
+    assert SWAP == scene.at(10)
 
 
 def test_a_busy_one_goes_when_the_others_scans_have_waited_for_long_enough(scene: Scene) -> None:
