@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from watcherd import file_names
 from watcherd.crash_points import crash_point
 from watcherd.errors import WatcherdError
-from watcherd.files import rename_new, sync_filesystem
+from watcherd.files import make_folder, rename_new, sync_filesystem
 from watcherd.outputs import BY_NAME
 from watcherd.values import Intent
 
@@ -92,8 +92,8 @@ class Outbox:
 
     def prepare(self) -> None:
         """Make the outbox and its staging folder, readable for the same people."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        (self._root / STAGING).mkdir(exist_ok=True, mode=0o700)
+        make_folder(self._root)
+        make_folder(self._root / STAGING, mode=0o700)
 
     def try_to_write(self) -> None:
         """Raises OSError when a file cannot be written to the outbox at the moment."""
