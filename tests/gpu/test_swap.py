@@ -143,6 +143,6 @@ def test_a_swap_of_a_model_of_full_size_and_a_kill_in_the_middle_of_one(
     assert memory["large"] > WEIGHTS_GIB * 1024 > memory["default"] > 0
     with capsys.disabled():
         print(
-            f"\nSa2VA of full size: first load {first_load:.1f} s; in the swap {load:.1f} s, and the swap, from the end "
-            f"of the small model, {swap:.1f} s: {swap / load:.2f} of the load. Peaks in MiB: {memory}"
+            f"\nSa2VA of full size: first load {first_load:.1f} s; in the swap {load:.1f} s, and the swap, from the "
+            f"end of the small model, {swap:.1f} s: {swap / load:.2f} of the load. Peaks in MiB: {memory}"
         )
