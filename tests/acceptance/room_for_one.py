@@ -52,7 +52,8 @@ def die_at(moment: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def shared(config: Any, names: Sequence[str], _devices: Any, *, more_host_gib: float = 0.0) -> Shared:
+def shared(config: Any, names: Sequence[str], _devices: Any, taken: Any = (), *, more_host_gib: float = 0.0) -> Shared:
+    assert not taken, "there is no card that anybody could have taken"
     tables = [config.model_called(name) for name in names]
     demands = [
         Demand(name=name, sizes=None, dtype="float32", reserve_gib=NEED_GIB, share=table.share)
