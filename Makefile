@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BOXED := tests/acceptance/test_systemd.py tests/acceptance/test_samba.py
+SHIPPED := tests/acceptance/test_pacs.py
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test test-systemd lint guards bench bench-scale bench-gpu soak setup release clean
+.PHONY: demo test test-systemd test-pacs lint guards bench bench-scale bench-gpu soak setup release clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/.installed
@@ -30,11 +31,16 @@ lint: setup
 # In the order that tests/conftest.py gives: what takes minutes is begun first. Three processes keep two cores busy:
 # while one waits for a daemon, the others compute.
 test: lint
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow_soak and not gpu" $(addprefix --ignore=,$(BOXED))
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow_soak and not gpu" $(addprefix --ignore=,$(BOXED) $(SHIPPED))
 
 # A real systemd and a real smbd, in namespaces of their own: needs root, and minutes.
 test-systemd: setup
 	$(BIN)/pytest $(BOXED)
+
+# DICOM over the network: needs root, dcmtk, dicom3tools, orthanc and orthanc-dicomweb; half a minute.
+test-pacs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check dicomweb-client==0.61.2
+	$(BIN)/pytest tests/acceptance/test_pacs.py
 
 # Takes out each guard of docs/guarantees.md once, and sees its test fail: half an hour. GUARDS="--only 5 12" for some.
 guards: setup
