@@ -185,7 +185,7 @@ def _file(path: Path, base: Path | None, sam2: Path | None) -> Inspection:
             path=path,
             what="a file of weights as SAM2's own",
             holds={"bytes": path.stat().st_size, **_facts(weights)},
-            does="Nothing by itself. It is model.sa2va.sam2 beside a checkpoint whose base is an InternVL.",
+            does="Nothing by itself. It is model.sa2va.sam2 beside a checkpoint whose base is no Sa2VA.",
         )
     return _checkpoint(path, content, base, sam2)
 

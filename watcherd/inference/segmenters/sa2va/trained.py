@@ -1,7 +1,7 @@
 """A training run's checkpoint on top of the model that it began with, as one set of tensors.
 
 The checkpoint (``iter_*.pth``) holds what was trained: LoRA's two factors of each linear layer, and whole tensors that
-replace the base's. All else comes from the base folder, and SAM2 from its own file where the base is an InternVL.
+replace the base's. All else comes from the base folder, and SAM2 from its own file where the base is no Sa2VA.
 Names are brought to those of an exported folder; where nothing fits, the load is refused: left out, a trained tensor
 would be lost in silence.
 """
