@@ -20,12 +20,14 @@ from watcherd.errors import ConfigError, InputError, UnavailableError
 from watcherd.inference import inspection
 from watcherd.inference.base import Frame, Placement
 from watcherd.inference.segmenters import create
+from watcherd.inference.segmenters.sa2va import compiled, families, video
 from watcherd.inference.segmenters.sa2va import config as configuration
-from watcherd.inference.segmenters.sa2va import families, video
 from watcherd.inference.segmenters.sa2va.export import export
-from watcherd.inference.segmenters.sa2va.network import skeleton
+from watcherd.inference.segmenters.sa2va.network import NO_SPLIT, skeleton
 from watcherd.inference.segmenters.sa2va.prompt import Words, system_of
 from watcherd.inference.segmenters.sa2va.renames import canonical
+from watcherd.inference.segmenters.sa2va.weights import check_map
+from watcherd.inference.split import ModelSizes, split_over
 from watcherd.job import Options
 
 if TYPE_CHECKING:
@@ -291,6 +293,41 @@ def test_a_training_on_the_other_family_is_refused_by_its_names(trainings: dict[
     mixed = replace(parts, checkpoint=other.checkpoint)
     with pytest.raises(UnavailableError, match="fit nothing in the model"):
         loaded(mixed.base, mixed.settings)
+
+
+def test_a_training_that_began_with_a_sa2va_has_its_words_and_its_sam2(
+    base: str, trainings: dict[str, Training], folders: dict[str, Path]
+) -> None:
+    """Nothing is added to the vocabulary, and no SAM2 is asked for."""
+    parts = replace(trainings[base], base=folders[base])
+    segmenter = loaded(parts.base, Sa2va(checkpoint=parts.checkpoint, max_new_tokens=6))
+    assert () == segmenter._trained.added
+    head = load_file(folders[base] / "model.safetensors")[tiny.FAMILIES[base].head]
+    assert head.shape == segmenter.engine.network.language.lm_head.weight.shape
+    assert not torch.equal(head, segmenter.engine.network.language.lm_head.weight)
+
+
+def test_the_4b_size_is_planned_over_two_cards() -> None:
+    """No part that may not be split is, and every tensor has a device."""
+    config = replace(configuration.parse(tiny.published("qwen3_vl"), tiny.FOLDER), hiera=configuration.LARGE)
+    sizes = ModelSizes(skeleton(config), dtype="bfloat16", no_split=NO_SPLIT)
+    split = split_over(sizes, [5.5, 5.5])
+    assert split
+    assert {"cuda:0", "cuda:1"} == set(split.device_map.values())
+    assert sum(split.loads_gib) == pytest.approx(sizes.weights_gib)
+    check_map(skeleton(config), split.device_map)
+
+
+def test_only_sam2_is_compiled_for_pictures_have_no_one_size(
+    base: str, loaded_ones: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "ENCODE_AT_ONCE", 1)
+    monkeypatch.setattr(compiled, "GROUNDING_SIDE", 256)
+    monkeypatch.setattr(torch.compiler, "set_stance", lambda _stance: None)
+    network = loaded_ones[base].engine.network
+    assert ("sam2",) == compiled.compile_encoders(network, quiet, backend="eager")
+    for block in network.sam2.vision_encoder.backbone.blocks:
+        block._compiled_call_impl = None
 
 
 def test_the_published_sizes_have_their_parameters_without_any_memory() -> None:
