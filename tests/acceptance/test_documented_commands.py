@@ -33,6 +33,8 @@ NOT_RUN = {
     r"(systemctl|journalctl) ": "needs the service under systemd: tests/acceptance/test_systemd.py",
     r"(\S*/)?watcherd (un)?install-service": "needs systemd and root: tests/acceptance/test_systemd.py",
     r"(testparm|smbpasswd) ": "needs Samba and root: tests/acceptance/test_samba.py",
+    r"apt install |install -m |curl -u |storesc[pu] ": "needs DCMTK, Orthanc and root: tests/acceptance/test_pacs.py",
+    r"([A-Z_]+=\S+ )?docker compose |export WATCHERD_|install -d ": "needs Docker: tests/acceptance/test_container.py",
     r"usermod |chown ": "changes the users and files of this machine",
     r"mkdir -p /etc|printf .* > /etc|ln -s |rm -rf /opt|editor ": "changes this machine's folders",
     r"rsync ": "needs two machines",

@@ -168,10 +168,11 @@ def installed_for_test(folder: Path, files: dict[Path, str], instance: str) -> l
 
 @analyzed
 def test_systemd_accepts_the_shipped_units_silently(tmp_path: Path) -> None:
-    """`systemd-analyze verify` has nothing to say; the program alone is another, as ours is not in /opt here."""
+    """`systemd-analyze verify` has nothing to say; the programs alone are others, as ours is not in /opt here."""
     for path in SHIPPED.glob("watcherd*"):
         if path.suffix in {".service", ".timer", ".slice"}:
-            (tmp_path / path.name).write_text(path.read_text().replace("/opt/watcherd/bin/watcherd", "/bin/true"))
+            text = re.sub(r"/opt/watcherd/bin/watcherd|/usr/bin/storescp", "/bin/true", path.read_text())
+            (tmp_path / path.name).write_text(text)
     names = sorted(str(path) for path in tmp_path.iterdir())
     answer = subprocess.run(["systemd-analyze", "verify", *names], capture_output=True, text=True)
     assert (0, "", "") == (answer.returncode, answer.stdout, answer.stderr)
@@ -180,12 +181,12 @@ def test_systemd_accepts_the_shipped_units_silently(tmp_path: Path) -> None:
 @analyzed
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_the_shipped_units_expose_little(name: str) -> None:
-    """`systemd-analyze security` gives at most 0.6."""
+    """`systemd-analyze security` gives at most 0.6; what listens on the network cannot be without it."""
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", SHIPPED / name]
     answer = subprocess.run(command, capture_output=True, text=True)
     found = re.search(r"exposure level for .*: ([\d.]+)", answer.stdout)
     assert found, answer.stdout + answer.stderr
-    assert float(found[1]) <= 0.6
+    assert float(found[1]) <= (1.0 if name == "watcherd-storescp.service" else 0.6)
 
 
 def test_the_sysusers_and_tmpfiles_are_those_that_are_rendered() -> None:
