@@ -141,6 +141,7 @@ BETWEEN = (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("layout", ["per-kind", pytest.param("per-scan", marks=pytest.mark.slow_soak)])
 def test_killed_between_the_results_of_two_models_it_loses_none(layout: str, tmp_path: Path) -> None:
     """One result for each name and model, and no source leaves the inbox before both are there."""

@@ -20,6 +20,8 @@ from tests.acceptance.service import Service, png
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 ROOM_FOR_ONE = Path(__file__).with_name("room_for_one.py")
 LONG = 400.0
 """Seconds that several swaps may take on a busy machine; each waits for the service's next look, and for a load."""
@@ -82,7 +84,6 @@ def test_each_gets_the_place_when_it_has_work_and_never_both(service: Service) -
     assert [("default", "default", 4), ("second", "second", 3)] == computed
 
 
-@pytest.mark.slow
 def test_killed_in_the_middle_of_swaps_it_loses_nothing(service: Service) -> None:
     """With a backlog of the one that goes: first when it has ended, then while the other one is being loaded."""
     service.environment = {"WATCHERD_FAKE": json.dumps({"seconds": 0.02})}
