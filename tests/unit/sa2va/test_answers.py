@@ -46,7 +46,7 @@ def language(family: str, draw: random.Random) -> Language:
     patched = family in SEEN_IN_PATCHES
     stops = frozenset(draw.sample(range(VOCABULARY), 30 if patched else 60))
     model = Language(network.language, seg=-1, ends=lambda said: said[-1] in stops, normed=normed)
-    asked = [question(draw, family) for _ in range(16 if patched else 8)]
+    asked = [question(draw, family) for _ in range(1 if patched else 8)]
     said = [token for turn in asked for token in model.generate([turn], LIMIT)[0].ids[:-1]]
     seg = max(set(said) or {0}, key=said.count)
     return Language(network.language, seg=seg, ends=lambda said: said[-1] in stops, normed=normed)
@@ -102,6 +102,9 @@ def test_a_right_draft_is_what_generation_says_and_a_wrong_one_is_refused(family
     draw = random.Random(5)
     model = language(family, draw)
     turns = [question(draw, family) for _ in range(50)]
+    if family in SEEN_IN_PATCHES:  # which say other things about every picture: a common one of these
+        said = [token for answer in model.generate(turns, LIMIT) for token in answer.ids[:-1]]
+        model._seg = max(set(said), key=said.count)
     alone = [model.generate([turn], LIMIT)[0] for turn in turns]
     # A greedy answer that was cut off at the limit has no end token; no draft can be accepted for it.
     ended = [number for number, answer in enumerate(alone) if len(answer.ids) < LIMIT]
