@@ -88,9 +88,12 @@ DEPENDS = {
     "watcherd plan --model models/sa2va-8b": (0, 69),
     "watcherd show 17 --open": (0, 64, 69),
     'watcherd evaluate --jobs "since 7d" --masks chase/masks --out last-week': (65,),
+    "watcherd compare coronary coronary-new": (64,),
+    "watcherd compare coronary coronary-new --since 30d --profile trial --pictures differences": (64,),
+    "watcherd compare coronary coronary-new --folder trial/monday --limit 0 --json": (64,),
 }
 """Commands whose answer is about this very machine (it fits or not, there is a display or not, no job is of a scan that
-somebody has drawn), and its exit codes."""
+somebody has drawn, it has no such models), and its exit codes."""
 
 BEFORE = {
     r"watcherd retry": "watcherd pause; watcherd cancel 17 18 19",

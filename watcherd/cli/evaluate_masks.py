@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -21,6 +21,8 @@ from watcherd.errors import UsageError
 from watcherd.job import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from watcherd.evaluation.frame_figures import Tolerance
     from watcherd.evaluation.judging import Options
     from watcherd.evaluation.pairing import Existing, Made, Pairs, Wanted
@@ -160,8 +162,7 @@ def _configured(settings: Config, profile: str | None) -> float:
     chosen = settings.profiles[profile] if profile is not None else None
     if chosen is not None and chosen.threshold is not None:
         return float(chosen.threshold)
-    called = (chosen.model if chosen else None) or DEFAULT_MODEL
-    return float(settings.model_called(called).threshold)
+    return float(settings.model_called(chosen.computed_by[0] if chosen else DEFAULT_MODEL).threshold)
 
 
 def _of_jobs(asked: Asked) -> Existing:
@@ -173,14 +174,16 @@ def _of_jobs(asked: Asked) -> Existing:
     assert asked.jobs is not None
     outbox = load_config(asked.config).outbox.path
     found = Existing(made={}, files={}, images={}, problems=[])
+    chosen: dict[str, Mapping[str, Any]] = {}
     with open_history(asked.config) as connection:
         wanted = _filter(asked.jobs, asked.profile)
         while records := history.jobs(connection, wanted):
             for record in records:
                 key = stem_of(record["source"])
                 if key in found.made:
-                    found.problems.append(f"Job {record['id']}, {record['source']}, is older than another: left out.")
+                    found.problems.append(_left_out(record, chosen[key]))
                     continue
+                chosen[key] = record
                 made = mask_of(record, outbox)
                 found.made[key] = made if isinstance(made, Made) else Made(error=made)
                 found.files[key] = Path(record["source"])
@@ -192,18 +195,29 @@ def _of_jobs(asked: Asked) -> Existing:
     return found
 
 
+def _left_out(record: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+    which = f"Job {record['id']}, {record['source']},"
+    if record["model_name"] == chosen["model_name"]:
+        return f"{which} is older than another: left out."
+    return (
+        f"{which} is of the model {record['model_name']}, and job {chosen['id']} of {chosen['model_name']} counts: "
+        f"left out. Choose with --jobs 'model {record['model_name']}'."
+    )
+
+
 def _filter(text: str, profile: str | None) -> Filter:
-    """Which jobs: ``since 7d``, ``until 2026-02-01``, ``name 'coronary/*'``, ``profile retina``, in any order."""
+    """Which jobs: ``since 7d``, ``until 2026-02-01``, ``name 'coronary/*'``, ``profile retina``, ``model trial``, in
+    any order."""
     from watcherd.job import State
     from watcherd.store import Filter
 
     words = shlex.split(text)
-    known = ("since", "until", "name", "profile")
+    known = ("since", "until", "name", "profile", "model")
     if len(words) % 2 or any(word not in known for word in words[::2]):
         raise UsageError(
             f"--jobs {text!r} is not understood.",
-            hint="Write 'since 7d', 'since 2026-01-31 until 2026-02-07', \"name 'coronary/*'\", 'profile retina'; "
-            "'' takes all.",
+            hint="Write 'since 7d', 'since 2026-01-31 until 2026-02-07', \"name 'coronary/*'\", 'profile retina', "
+            "'model trial'; '' takes all.",
         )
     said = dict(zip(words[::2], words[1::2], strict=True))
     now = datetime.now(UTC)
@@ -211,6 +225,7 @@ def _filter(text: str, profile: str | None) -> Filter:
         states=(State.SUCCEEDED,),
         name=said.get("name"),
         profile=said.get("profile", profile),
+        model=said.get("model"),
         since=parse_time("--jobs since", said["since"], now) if "since" in said else None,
         until=parse_time("--jobs until", said["until"], now) if "until" in said else None,
         limit=AT_ONCE,

@@ -86,13 +86,17 @@ def test_the_sample_names_every_key() -> None:
 
 
 def test_the_samples_profile_names_every_key_and_loads() -> None:
-    """It is there to be uncommented, with the model that it names, so both must be right."""
+    """It is there to be uncommented, with the model that it names, so both must be right; one model, or several."""
     text = SAMPLE.read_text()
     model = text[text.index("# [models.retina]") :].partition("\n\n")[0]
     profile = text[text.index("# [profiles.coronary]") :]
     values = tomllib.loads(re.sub(r"^# ", "", f"{model}\n{profile}", flags=re.MULTILINE))
     assert sorted(config.Profile.model_fields) == sorted(values["profiles"]["coronary"])
-    assert "coronary" == config.build(values, base=ROOT).options_for("coronary/a.png").profile
+    either = [values["profiles"]["coronary"].pop(key) for key in ("model", "models")]
+    for key, value in zip(("model", "models"), either, strict=True):
+        profiles = {"coronary": values["profiles"]["coronary"] | {key: value}}
+        found = config.build(values | {"profiles": profiles}, base=ROOT)
+        assert "coronary" == found.options_for("coronary/a.png").profile
 
 
 def test_every_section_of_the_sample_is_explained() -> None:
