@@ -126,7 +126,7 @@ def copyright_of() -> str:
     """In the machine-readable form; each library's own licence lies beside it in the environment."""
     return (
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n"
-        "Upstream-Name: watcherd\n\nFiles: *\nCopyright: The watcherd developers\nLicense: Apache-2.0\n"
+        "Upstream-Name: watcherd\n\nFiles: *\nCopyright: 2026 The watcherd developers\nLicense: Apache-2.0\n"
         " On Debian systems the text is in /usr/share/common-licenses/Apache-2.0. Some bundled pictures are others':\n"
         " see NOTICE beside this file.\n\nFiles: opt/watcherd/lib/*\nCopyright: The authors of each library\n"
         "License: each-its-own\n In the folders *.dist-info of /opt/watcherd.\n"
