@@ -23,6 +23,7 @@ from watcherd.cli.logs import logs
 from watcherd.cli.outbox import outbox_app
 from watcherd.cli.plan import plan
 from watcherd.cli.report import report
+from watcherd.cli.review import review, reviews
 from watcherd.cli.run import run as serve
 from watcherd.cli.show import show
 from watcherd.cli.status import status
@@ -30,6 +31,7 @@ from watcherd.cli.steer import cancel, pause, prioritise, prune, reload, resume,
 from watcherd.cli.stop import stop
 from watcherd.cli.submit import submit
 from watcherd.cli.top import top
+from watcherd.cli.web import web
 from watcherd.errors import UnavailableError, WatcherdError
 from watcherd.outputs import EXTRA_BY_MODULE
 
@@ -63,8 +65,8 @@ def _options(
 
 
 app.command("run")(serve)
-LOOKING = (demo, status, top, jobs, show, ask, logs, report, doctor, plan, evaluate)
-STEERING = (submit, retry, cancel, prioritise, pause, resume, reload, stop, prune)
+LOOKING = (demo, status, top, jobs, show, ask, logs, report, doctor, plan, evaluate, reviews, web)
+STEERING = (submit, retry, cancel, prioritise, review, pause, resume, reload, stop, prune)
 for command in (*LOOKING, *STEERING):
     app.command()(command)
 app.command("inspect-model")(inspect_model)
