@@ -70,7 +70,7 @@ class World:
         """A page whose errors, and breaches of the content policy, are kept."""
         page = context.new_page()
         page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        page.on("console", lambda said: self._note(said))
+        page.on("console", self._note)
         page.on("dialog", lambda dialog: (self.troubles.append(dialog.message), dialog.dismiss()))
         return page
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sse_starlette.sse import EventSourceResponse
@@ -11,7 +11,8 @@ from sse_starlette.sse import EventSourceResponse
 from watcherd.errors import WatcherdError
 from watcherd.status import units, words
 from watcherd.status.document import gather
-from watcherd.store import history, overview, reader
+from watcherd.store import history, overview, reader, summary
+from watcherd.store.summary import Period
 from watcherd.web.pictures import has_picture
 
 if TYPE_CHECKING:
@@ -65,16 +66,18 @@ class Now:
     def _context(self) -> dict[str, Any]:
         now = datetime.now(UTC)
         settings, veil = self._site.settings, self._site.veil
-        answer = veil.moment(gather(settings, now=now))
+        answer = veil.moment(gather(settings, now=now, count_today=False))
         with reader(settings.state.database) as connection:
             active = overview.active_jobs(connection)
             following = overview.next_jobs(connection, NEXT)
             recent = overview.recent_jobs(connection, RECENT)
+            hours = summary.hours(connection, Period(since=_a_day_before(now), until=now))
             records = history.records(connection, [job["id"] for job in recent])
         found = [records[job["id"]] | {"since": job["since"]} for job in recent if job["id"] in records]
         daemon = answer["daemon"]
         return {
             "trouble": None,
+            "day": {name: sum(hour[name] for hour in hours) for name in ("succeeded", "failed")},
             "headline": words.headline(answer, now),
             "notices": words.notices(answer),
             "facts": words.facts(answer, now),
@@ -87,3 +90,8 @@ class Now:
             "results": [veil.job(job) | {"pictured": has_picture(job)} for job in found],
             "when": lambda stamp: units.when(stamp, now) if stamp else "",
         }
+
+
+def _a_day_before(now: datetime) -> datetime:
+    """The full hour: what ended is added up by the hour, so that it costs the same however much that was."""
+    return (now - timedelta(days=1)).replace(minute=0, second=0, microsecond=0)
