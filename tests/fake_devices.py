@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 if TYPE_CHECKING:
@@ -30,6 +30,13 @@ def fake_devices() -> Iterator[None]:
     """Inside, tensors have shapes and devices (``"pretend:0"``, ``"pretend:1"``, ...), but no values."""
     _register()
     with FakeTensorMode(allow_non_fake_inputs=True), patch.object(torch, "tensor", _tensor):
+        yield
+
+
+@contextmanager
+def real_values() -> Iterator[None]:
+    """Inside `fake_devices`: what is made here is on the CPU and has values."""
+    with unset_fake_temporarily(), patch.object(torch, "tensor", _real_tensor):
         yield
 
 

@@ -23,7 +23,10 @@ from typing import ClassVar, Final
 
 from watcherd.job import ErrorClass
 
-NO_ROOM_FOR_A_PROCESS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors of the kernel, whatever is done next, when the process or the machine has run out of descriptors or memory."""
+
+NO_ROOM_FOR_A_PROCESS: Final = EXHAUSTED | {errno.EAGAIN}
 """Errors of the kernel when no process can be started now: descriptors, memory or processes have run out."""
 
 

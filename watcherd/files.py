@@ -25,6 +25,9 @@ NOT_KNOWN = frozenset(
 (sshfs, mergerfs, bindfs, rclone), and EIO (rclone), EPERM or ENOSYS for the second. What is really wrong comes back
 from the plain rename."""
 
+_NO_SYNC = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
+"""Errors when a folder cannot be synced by itself: it may not be read, or its file system syncs no folders."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -56,6 +59,23 @@ def sync_folder(folder: Name) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(folder: Path, *, mode: int = 0o777) -> None:
+    """Make a folder and those above it that are missing, durably; one that is there is left as it is.
+
+    Its name is synced then too: an earlier run may have been killed before it had come to that. ``mode``: of the last
+    one alone. Raises OSError, FileExistsError where something else has the name.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    for parent in {one.parent for one in (folder, *missing)}:
+        try:
+            sync_folder(parent)
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
+            sync_filesystem(folder)
 
 
 def rename_new(source: Name, target: Name, *, source_fd: int = AT_FDCWD, target_fd: int = AT_FDCWD) -> None:

@@ -12,7 +12,6 @@ start finds it there. After `STARTS` starts that it ended, alone, it is left alo
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from watcherd.errors import StoreError, TransientError, WatcherdError
+from watcherd.errors import EXHAUSTED, StoreError, TransientError, WatcherdError
 from watcherd.file_names import show, storable
 from watcherd.logs import get_logger
 from watcherd.pauses import StoppedError, is_passing
@@ -73,9 +72,6 @@ SLOT_BYTES = 1 << 14
 LENGTH = 4
 """Bytes of a mark's own length in front of it."""
 
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""What a process gets for whatever it does next when it, or the machine, has run out of descriptors or memory."""
-
 _ENDED = "the service ended while it was handled"
 
 
@@ -116,7 +112,7 @@ def concerns_all(error: BaseException) -> bool:
         return False
     if isinstance(error, StoreError | StoppedError) or not isinstance(error, Exception):
         return True
-    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+    if isinstance(error, OSError) and error.errno in EXHAUSTED:
         return True
     return isinstance(error, OSError | TransientError) and is_passing(error)
 

@@ -111,16 +111,28 @@ def believed(before: Belief | None, now: Reading) -> Belief:
     return Belief(trusted=trusted, at=now, lasted=lasted)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """The wall clock was set. ``seconds``: by how much, negative for back; ``before``: what it showed, as it goes now,
+    when it had last been seen to be right. It was set at some moment after that."""
+
+    seconds: float
+    before: float
+
+
 class WallClock:
     """Tells when the wall clock has been set. One thread asks."""
 
     def __init__(self, *, wall: Callable[[], float] = time.time, steady: Callable[[], float] = _since_boot) -> None:
         self._wall = wall
         self._steady = steady
-        self._ahead = wall() - steady()
+        self._seen = steady()
+        self._ahead = wall() - self._seen
 
-    def set_by(self) -> float:
-        """Seconds by which it was set since the last look, negative for back; 0 when it was not."""
-        before, self._ahead = self._ahead, self._wall() - self._steady()
-        step = self._ahead - before
-        return step if abs(step) >= STEP_SECONDS else 0.0
+    def set_by(self) -> Step | None:
+        """The step by which it was set since the last look, if it was."""
+        ahead, seen = self._ahead, self._seen
+        self._seen = self._steady()
+        self._ahead = self._wall() - self._seen
+        step = self._ahead - ahead
+        return Step(seconds=step, before=seen + self._ahead) if abs(step) >= STEP_SECONDS else None

@@ -29,6 +29,7 @@ def check_history(connection: sqlite3.Connection) -> list[str]:
         *_every_attempt_was_a_claim_of_one_run_at_a_time(connection),
         *_every_result_has_one_owner(connection),
         *_every_arrival_has_one_fate(connection),
+        *_every_file_waits_for_all_its_models(connection),
     ]
 
 
@@ -167,6 +168,41 @@ def _every_arrival_has_one_fate(connection: sqlite3.Connection) -> list[str]:
         *(f"{path} is {count} files at once" for path, count in present),
         *(f"arrival {arrival_id} waits for a job that is {state}" for arrival_id, state in waiting),
     ]
+
+
+def _every_file_waits_for_all_its_models(connection: sqlite3.Connection) -> list[str]:
+    """An arrival of a further model is of the same name as the first one's, and has no file; the first one's left the
+    inbox only when no other waited, unless somebody asked for that one again."""
+    if not _has_models_beside(connection):
+        return []
+    waiting = "delivery IN ('waiting', 'due', 'intended')"
+    astray = _rows(
+        connection,
+        "SELECT other.id FROM arrival AS other LEFT JOIN arrival AS first ON first.id = other.file_of "
+        "WHERE other.file_of IS NOT NULL AND (other.present OR other.disposal IS NOT NULL OR "
+        "(first.id IS NOT NULL AND (first.path <> other.path OR first.file_of IS NOT NULL)))",
+    )
+    miscounted = _rows(
+        connection,
+        "SELECT id, awaited FROM arrival AS first WHERE awaited <> "  # noqa: S608 - our own words
+        f"(SELECT count(*) FROM arrival WHERE file_of = first.id AND {waiting})",
+    )
+    early = _rows(
+        connection,
+        "SELECT first.id, other.job_id FROM arrival AS first JOIN arrival AS other ON other.file_of = first.id "  # noqa: S608 - the same
+        f"WHERE first.disposal IN ('archived', 'deleted', 'kept') AND other.{waiting} AND NOT EXISTS "
+        "(SELECT 1 FROM event WHERE event.job_id = other.job_id AND event.kind = 'asked-again')",
+    )
+    return [
+        *(f"arrival {arrival_id} is of a further model, and has a file, or another's name" for (arrival_id,) in astray),
+        *(f"arrival {arrival_id} waits for {awaited} models, which is not so" for arrival_id, awaited in miscounted),
+        *(f"arrival {arrival_id} left the inbox before job {job} had ended" for arrival_id, job in early),
+    ]
+
+
+def _has_models_beside(connection: sqlite3.Connection) -> bool:
+    """Whether the history knows of files with several models: a kill may have come before its migration."""
+    return any(row[1] == "file_of" for row in connection.execute("PRAGMA table_info(arrival)"))
 
 
 def _pairs(connection: sqlite3.Connection, sql: str) -> list[tuple[Any, Any]]:

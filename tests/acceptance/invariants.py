@@ -107,7 +107,17 @@ def _documents_are_true(service: Service) -> list[str]:
             target = _below(service.outbox, unshow(output["path"]))
             if not target.exists() or _digest(target) != output["sha256"]:
                 problems.append(f"{path.name}: lists {output['path']}, which is not there or differs")
+        folder = _model_of(service, path)
+        if folder not in ("", document["model_name"]):
+            problems.append(f"{path.name}: is of the model {document['model_name']}, and in the folder of {folder}")
     return problems
+
+
+def _model_of(service: Service, path: Path) -> str:
+    """The model in whose folder a result lies; empty for the usual paths."""
+    top, model, *_ = (*path.relative_to(service.outbox).parts, "")
+    is_models = top == "models" and (model == "default" or f"[models.{model}]" in service.config.read_text())
+    return model if is_models else ""
 
 
 def _every_arrival_has_a_fate(connection: sqlite3.Connection) -> list[str]:
@@ -153,28 +163,33 @@ def _spool_is_tidy(service: Service, connection: sqlite3.Connection) -> list[str
 
 
 def _each_name_has_one_result(service: Service, connection: sqlite3.Connection) -> list[str]:
-    """One JSON for each name and scan that succeeded, one note for each name that failed, and no others."""
-    wanted: Counter[tuple[str, str]] = Counter()
+    """For each name, scan and model one JSON where it succeeded, for each name and model that failed one note, and no
+    others."""
+    wanted: Counter[tuple[str, str, str]] = Counter()
     for scan in set(service.dropped):
-        states = {
-            row["state"]
-            for row in connection.execute(
-                "SELECT job.state FROM arrival JOIN job ON job.id = arrival.job_id JOIN scan ON scan.id = job.scan_id "
-                "WHERE arrival.path = ? AND scan.sha256 = ?",
-                (scan.path, scan.sha256),
-            )
-        }
+        states: dict[str, set[str]] = {}
+        places: dict[str, str] = {}
+        for row in connection.execute(
+            "SELECT job.state, job.model_name, arrival.file_of FROM arrival JOIN job ON job.id = arrival.job_id "
+            "JOIN scan ON scan.id = job.scan_id WHERE arrival.path = ? AND scan.sha256 = ?",
+            (scan.path, scan.sha256),
+        ):
+            states.setdefault(row["model_name"], set()).add(row["state"])
+            places[row["model_name"]] = "" if row["file_of"] is None else row["model_name"]
         if not states:
-            wanted[show(scan.path), "an arrival"] += 1
-        elif "succeeded" in states:
-            wanted[show(scan.path), scan.sha256] += 1
-        else:
-            wanted[show(scan.path), "note"] = 1
-    found = Counter((document["source"], document["sha256"]) for _, document in documents(service))
-    found += Counter((source, "note") for source in notes(service))
+            wanted[show(scan.path), "an arrival", ""] += 1
+        for model, ended in states.items():
+            if "succeeded" in ended:
+                wanted[show(scan.path), scan.sha256, model] += 1
+            else:
+                wanted[show(scan.path), "note", places[model]] = 1
+    found = Counter(
+        (document["source"], document["sha256"], document["model_name"]) for _, document in documents(service)
+    )
+    found += Counter((source, "note", model) for source, model in _notes(service))
     return [
-        *(f"{source}: has no result ({what[:8]})" for source, what in (wanted - found)),
-        *(f"{source}: has one result too many ({what[:8]})" for source, what in (found - wanted)),
+        *(f"{source}: has no result ({what[:8]} {model})" for source, what, model in (wanted - found)),
+        *(f"{source}: has one result too many ({what[:8]} {model})" for source, what, model in (found - wanted)),
     ]
 
 
@@ -215,16 +230,22 @@ def _sources_are_gone(service: Service, connection: sqlite3.Connection) -> list[
 def documents(service: Service) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The visible JSON results, each of them whole; with a folder for each scan they are in these."""
     whole = '"per-scan"' in service.config.read_text()
-    for path, _ in _files(service.outbox if whole else service.outbox / "results"):
+    beside = sorted(service.outbox.glob("models/*/results"))
+    for path, _ in _files(*([service.outbox] if whole else [service.outbox / "results", *beside])):
         if not whole or (path.name == "result.json" and ".staging" not in path.parts):
             yield path, json.loads(path.read_text())
 
 
 def notes(service: Service) -> list[str]:
     """The sources that visible notes are about."""
+    return [source for source, _ in _notes(service)]
+
+
+def _notes(service: Service) -> list[tuple[str, str]]:
+    """The same, each with the model in whose folder it lies."""
     return [
-        line.removeprefix("scan:     ")
-        for path, _ in _files(service.outbox / "failed")
+        (line.removeprefix("scan:     "), _model_of(service, path))
+        for path, _ in _files(service.outbox / "failed", *sorted(service.outbox.glob("models/*/failed")))
         for line in path.read_text().splitlines()
         if line.startswith("scan:     ")
     ]

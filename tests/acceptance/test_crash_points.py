@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,7 +20,7 @@ from tests.acceptance.service import Service, broken, png
 from watcherd.crash_points import CRASH_POINTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 ELSEWHERE = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 
@@ -115,6 +115,46 @@ def test_killed_again_and_again_it_loses_nothing(chain: str, tmp_path: Path, req
         must_die_at(service, point)
     assert service.once() == 0
     assert check_invariants(service) == []
+
+
+BESIDE: dict[str, Mapping[str, Any]] = {
+    "models.second": {"segmenter": "fake"},
+    "profiles.both": {"folder": "both", "models": ["default", "second"]},
+}
+"""A folder whose scans two models compute."""
+
+BETWEEN = (
+    "claim.committed:2",
+    "stage.synced:2",
+    "deliver.begun:2",
+    "deliver.intended:2",
+    "deliver.renamed:2",
+    "deliver.json-renamed",
+    "deliver.synced",
+    "record.begun",
+    "record.committed",
+    "record.committed:2",
+    "dispose.begun",
+    "dispose.moved",
+)
+"""Where a kill may come between the results of two models for one scan; some at the second time they are passed."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["per-kind", pytest.param("per-scan", marks=pytest.mark.slow_soak)])
+def test_killed_between_the_results_of_two_models_it_loses_none(layout: str, tmp_path: Path) -> None:
+    """One result for each name and model, and no source leaves the inbox before both are there."""
+    service = Service(tmp_path, outbox={"layout": layout}, **BESIDE)
+    for step, point in enumerate(BETWEEN, 1):
+        first = 10 * step
+        service.drop(f"both/scan {first}.png", png(first))
+        service.drop(f"both/again {step}.png", png(first))
+        service.drop(f"both/bad {step}.png", broken(step))
+        must_die_at(service, point)
+    assert service.once() == 0
+    assert check_invariants(service) == []
+    found = [path for path in (service.outbox / "models" / "second").rglob("*") if path.suffix in (".json", ".txt")]
+    assert len(service.dropped) == len(found)
 
 
 def scenario(point: str, tmp_path: Path, request: pytest.FixtureRequest) -> Service:

@@ -33,6 +33,8 @@ NOT_RUN = {
     r"(systemctl|journalctl) ": "needs the service under systemd: tests/acceptance/test_systemd.py",
     r"(\S*/)?watcherd (un)?install-service": "needs systemd and root: tests/acceptance/test_systemd.py",
     r"(testparm|smbpasswd) ": "needs Samba and root: tests/acceptance/test_samba.py",
+    r"apt install |install -m |curl -u |storesc[pu] ": "needs DCMTK, Orthanc and root: tests/acceptance/test_pacs.py",
+    r"([A-Z_]+=\S+ )?docker compose |export WATCHERD_|install -d ": "needs Docker: tests/acceptance/test_container.py",
     r"usermod |chown ": "changes the users and files of this machine",
     r"mkdir -p /etc|printf .* > /etc|ln -s |rm -rf /opt|editor ": "changes this machine's folders",
     r"rsync ": "needs two machines",
@@ -88,9 +90,12 @@ DEPENDS = {
     "watcherd show 17 --open": (0, 64, 69),
     'watcherd evaluate --jobs "since 7d" --masks chase/masks --out last-week': (65,),
     "watcherd evaluate --accepted --jobs '' --out of-reviews": (65,),
+    "watcherd compare coronary coronary-new": (64,),
+    "watcherd compare coronary coronary-new --since 30d --profile trial --pictures differences": (64,),
+    "watcherd compare coronary coronary-new --folder trial/monday --limit 0 --json": (64,),
 }
 """Commands whose answer is about this very machine (it fits or not, there is a display or not, no job is of a scan that
-somebody has drawn, nobody has accepted a mask), and its exit codes."""
+somebody has drawn, nobody has accepted a mask, it has no such models), and its exit codes."""
 
 BEFORE = {
     r"watcherd retry": "watcherd pause; watcherd cancel 17 18 19",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.acceptance.invariants import check_at_any_moment, check_invariants
-from tests.acceptance.service import Service, marked_png, png
+from tests.acceptance.service import Service, broken, marked_png, png
 from tests.unit.inference.semantic_folders import build
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ LOADING = 400.0
 TWO: dict[str, Mapping[str, Any]] = {
     "models.second": FAKE,
     "profiles.second": {"folder": "second", "model": "second"},
+}
+
+BOTH: dict[str, Mapping[str, Any]] = {
+    "models.second": FAKE,
+    "profiles.both": {"folder": "both", "models": ["default", "second"]},
 }
 
 
@@ -240,3 +245,97 @@ def test_a_scan_that_kills_one_models_replica_costs_the_others_nothing(made: lis
     service.finished(6)
     assert {"succeeded": 5, "quarantined": 1} == service.states()
     assert before == pid_of(service, "default")
+
+
+# ---------------------------------------------------------------------------------------- several models for one scan
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
+
+
+def test_two_models_compute_every_scan_of_a_folder(made: list[Service], tmp_path: Path) -> None:
+    """The first one's results at the usual paths, the other's alike in its own folder; a scan that one model cannot
+    do, the same bytes under another name, and a folder of the inbox that is called as the other's results are."""
+    service = Service(tmp_path, **BOTH)
+    made.append(service)
+    for name, content in (
+        ("both/a.png", png(1)),
+        ("both/again.png", png(1)),
+        ("both/one.png", marked_png(2, "no-mask")),
+        ("both/bad.png", broken(3)),
+        ("models/second/both/a.png", png(4)),
+        ("b.png", png(5)),
+    ):
+        service.drop(name, content)
+    assert 0 == service.once(), service.tail()
+    assert [] == check_invariants(service)
+    second = service.outbox / "models" / "second"
+    assert {"both/a.json", "both/again.json", "both/one.json", "models/second/both/a.json", "b.json"} == files(
+        service.outbox / "results"
+    )
+    assert {"results/both/a.json", "results/both/again.json"} == {
+        name for name in files(second) if name.startswith("results")
+    }
+    assert {"failed/both/one.txt", "failed/both/bad.txt"} == {name for name in files(second) if "failed" in name}
+    assert {"both/bad.txt"} == files(service.outbox / "failed")
+    mine, others = document(service, "both/a"), json.loads((second / "results" / "both" / "a.json").read_text())
+    assert ("default", "none", "second", "fake") == (
+        mine["model_name"], mine["segmenter"], others["model_name"], others["segmenter"],
+    )  # fmt: skip
+    assert {"models/second/masks/both/a.png", "models/second/overlays/both/a.jpg"} == {
+        output["path"] for output in others["outputs"]
+    }
+    archived = files(service.archive)
+    assert {"both/a.png", "both/again.png", "failed/both/one.png", "failed/both/bad.png"} <= archived
+    assert set() == files(service.inbox)
+
+
+def test_with_a_folder_for_each_scan_no_scans_folder_lies_among_a_models(made: list[Service], tmp_path: Path) -> None:
+    service = Service(tmp_path, outbox={"layout": "per-scan"}, **BOTH)
+    made.append(service)
+    for number, name in enumerate(["both/a.png", "models/second/both/a.png", "models/second.png", "models.png"]):
+        service.drop(name, png(number))
+    service.drop("models/third/a.png", png(9))
+    assert 0 == service.once(), service.tail()
+    assert [] == check_invariants(service)
+    assert ["both"] == [path.name for path in (service.outbox / "models" / "second").iterdir()]
+    found = {name.partition("/result.json")[0] for name in files(service.outbox) if name.endswith("result.json")}
+    plain = {"both/a", "models/second/both/a", "models/third/a"}
+    assert plain <= found
+    assert [True] * 3 == [name.startswith(("a-", "second-", "models-")) for name in sorted(found - plain)]
+
+
+def test_a_source_stays_until_a_models_job_is_taken_back(made: list[Service], tmp_path: Path) -> None:
+    """A model that cannot be loaded holds its scans, and their sources; reloads add models and take them away."""
+    missing = {"models.second": {"segmenter": "semantic", "path": "nowhere"}}
+    service = start(made, tmp_path, **BOTH | missing)
+    service.drop("both/a.png", png(1))
+    service.wait(lambda: service.states() == {"succeeded": 1, "queued": 1}, "the first model's result")
+    (service.inbox / "both" / "b.png.toml").write_text('model = "default"')
+    service.drop("both/b.png", png(2))
+    service.wait(lambda: service.states() == {"succeeded": 2, "queued": 1}, "the first model's results")
+    service.wait(lambda: not (service.inbox / "both" / "b.png").exists(), "the other source to leave")
+    assert (service.inbox / "both" / "a.png").exists()
+    assert "also for: second (job 2, queued)" in " ".join(service.command("show", "both/a.png").stdout.split())
+    assert 0 == service.command("cancel", "2").returncode
+    service.finished(3)
+    service.at_rest()
+    note = (service.outbox / "models" / "second" / "failed" / "both" / "a.txt").read_text()
+    assert "taken back" in note
+    assert not (service.inbox / "both" / "a.png").exists()
+    service.configure(**BOTH | {"profiles.both": {"folder": "both", "models": ["second", "default"]}})
+    assert "changed: second" in service.command("reload").stdout
+    submitted = tmp_path / "c.png"
+    submitted.write_bytes(png(3))
+    told = service.json("submit", "--wait", "--profile", "both", str(submitted))
+    assert ["succeeded"] == [scan["state"] for scan in told]
+    results = {output["path"] for output in told[0]["outputs"] if output["kind"] == "result"}
+    folders = (service.outbox / "results", service.outbox / "models" / "default" / "results")
+    assert {str(folder / "both" / "c.json") for folder in folders} == results
+    assert "fake" == document(service, "both/c")["segmenter"]
+    assert 0 == service.command("retry", "2").returncode
+    service.wait(lambda: service.states() == {"succeeded": 5}, "what was taken back to be done")
+    assert 0 == service.stop()
+    service.remember("both/c.png", png(3))
+    assert [] == check_invariants(service)

@@ -70,7 +70,7 @@ def test_a_try_in_half_a_minute_stays_one_whichever_way_the_clock_is_set(service
     """Set back by a day it would come in a day; set forward it would be as far away as before, and not at once."""
     service.start()
     service.drop("a.png", marked_png(1, "oom"))
-    service.wait(lambda: waits_until(service), "the scan to wait for another try")
+    service.wait(lambda: len(service.log("job_retried")) == 2, "the scan, alone by then, to wait for another try")
     set_ahead(clock, -1)
     service.wait(lambda: is_soon(service, -1), "the wait to be set back")
     set_ahead(clock, 1)

@@ -1,4 +1,5 @@
-"""A rename never overwrites, on file systems of every kind, and keeps what it renames the same file."""
+"""A rename never overwrites, on file systems of every kind, and keeps what it renames the same file; folders are made
+durably."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests import fuse_like
 from watcherd import files
-from watcherd.files import rename_new
+from watcherd.files import make_folder, rename_new
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,3 +128,66 @@ def test_a_file_put_over_our_link_in_that_moment_is_left_alone(tmp_path: Path, m
     with pytest.raises(FileExistsError):
         rename_new(tmp_path / "old", tmp_path / "new")
     assert (b"scan", b"somebody's only copy") == tuple((tmp_path / name).read_bytes() for name in ("old", "new"))
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The inodes that were synced."""
+    found: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        found.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return found
+
+
+def test_the_names_of_all_folders_that_are_made_are_synced(tmp_path: Path, synced: list[int]) -> None:
+    """Each in the folder above it; only the last one is kept from others."""
+    make_folder(tmp_path / "one" / "two" / "three", mode=0o700)
+    above = [tmp_path, tmp_path / "one", tmp_path / "one" / "two"]
+    assert sorted(folder.stat().st_ino for folder in above) == sorted(synced)
+    assert 0o700 == (tmp_path / "one" / "two" / "three").stat().st_mode & 0o777
+    assert 0o055 & (tmp_path / "one").stat().st_mode
+
+
+def test_the_name_of_a_folder_that_is_there_is_synced_again(tmp_path: Path, synced: list[int]) -> None:
+    """Who made it may have been killed before its own sync."""
+    (tmp_path / "one").mkdir()
+    make_folder(tmp_path / "one")
+    assert [tmp_path.stat().st_ino] == synced
+
+
+@pytest.mark.parametrize("answer", [errno.EACCES, errno.EINVAL])
+def test_where_the_folder_above_cannot_be_synced_its_file_system_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: int
+) -> None:
+    """It may not be read, or that file system syncs no folders."""
+    asked: list[object] = []
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError(answer, os.strerror(answer))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(files, "sync_filesystem", asked.append)
+    make_folder(tmp_path / "one")
+    assert [tmp_path / "one"] == asked
+
+
+def test_a_disk_that_fails_is_no_folder_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error comes through."""
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        make_folder(tmp_path / "one")
+
+
+def test_a_file_in_the_place_of_a_folder_is_left_alone(tmp_path: Path) -> None:
+    """Nothing is made, and the error names it."""
+    (tmp_path / "one").write_bytes(b"a file")
+    with pytest.raises(FileExistsError, match="one"):
+        make_folder(tmp_path / "one")
+    assert b"a file" == (tmp_path / "one").read_bytes()

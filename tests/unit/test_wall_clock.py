@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from watcherd.wall_clock import WallClock
+from watcherd.wall_clock import Step, WallClock
 
 
 def test_steps_either_way_are_told_once_and_time_that_passes_is_none() -> None:
     """Nor is a clock that a time server slews, however far it has come in all."""
     wall, steady = 1_000_000.0, 50.0
     clock = WallClock(wall=lambda: wall, steady=lambda: steady)
-    assert 0.0 == clock.set_by()
+    assert clock.set_by() is None
     wall, steady = wall + 30, steady + 30
-    assert 0.0 == clock.set_by()
+    assert clock.set_by() is None
     wall += 3600
-    assert [3600.0, 0.0] == [clock.set_by(), clock.set_by()]
+    assert [Step(seconds=3600.0, before=wall), None] == [clock.set_by(), clock.set_by()]
     wall -= 86_400
-    assert [-86_400.0, 0.0] == [clock.set_by(), clock.set_by()]
+    assert [Step(seconds=-86_400.0, before=wall), None] == [clock.set_by(), clock.set_by()]
     for _ in range(100):
         wall, steady = wall + 60.03, steady + 60
-        assert 0.0 == clock.set_by()
+        assert clock.set_by() is None
+
+
+def test_a_step_may_have_been_at_any_moment_since_the_last_look() -> None:
+    """Two seconds ago: what the clock showed then, had it been set already."""
+    wall, steady = 1_000_000.0, 50.0
+    clock = WallClock(wall=lambda: wall, steady=lambda: steady)
+    wall, steady = wall + 3602, steady + 2
+    assert Step(seconds=3600.0, before=1_003_600.0) == clock.set_by()
 
 
 def test_the_real_clocks_agree() -> None:
     """Nobody sets them meanwhile."""
-    assert 0.0 == WallClock().set_by()
+    assert WallClock().set_by() is None

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from watcherd.cli.ask import ask
+from watcherd.cli.compare import compare
 from watcherd.cli.config import config_app
 from watcherd.cli.db import db_app
 from watcherd.cli.demo import demo
@@ -65,7 +66,7 @@ def _options(
 
 
 app.command("run")(serve)
-LOOKING = (demo, status, top, jobs, show, ask, logs, report, doctor, plan, evaluate, reviews, web)
+LOOKING = (demo, status, top, jobs, show, ask, logs, report, doctor, plan, evaluate, compare, reviews, web)
 STEERING = (submit, retry, cancel, prioritise, review, pause, resume, reload, stop, prune)
 for command in (*LOOKING, *STEERING):
     app.command()(command)

@@ -15,7 +15,6 @@ from watcherd.errors import UnavailableError, UsageError
 from watcherd.imaging.limits import BYTES_PER_PIXEL
 from watcherd.inference.segmenters import BUILT_IN, FOLLOW_RUNS, refuse_unknown
 from watcherd.install import machine
-from watcherd.job import DEFAULT_MODEL
 from watcherd.notify import exporter, hooks
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def _of_model(table: Model) -> str:
 
 def _that_nobody_uses(settings: Config) -> Iterator[str]:
     """Models that take their room, and that no scan comes to by itself."""
-    used = {name for each in settings.profiles.values() for name in (each.model, *each.sidecar_models)}
+    used = {name for each in settings.profiles.values() for name in (*each.computed_by, *each.sidecar_models)}
     for name in settings.models.keys() - used:
         yield (
             f"models.{name} is used by no profile: it is loaded, and does only what `watcherd retry --model {name}` "
@@ -138,8 +137,11 @@ def _that_disagree(settings: Config) -> Iterator[str]:
 def _without_effect(settings: Config) -> Iterator[str]:
     """What is set and does nothing, as far as can be known without loading the model."""
     for name, profile in settings.profiles.items():
-        segmenter = settings.model_called(profile.model or DEFAULT_MODEL).segmenter
-        if segmenter in BUILT_IN and segmenter not in FOLLOW_RUNS and profile.group_frames:
-            yield f"profiles.{name}.group_frames has no effect: the segmenter {segmenter!r} follows no runs."
-        if segmenter in BUILT_IN and segmenter != "sam3" and profile.instances:
-            yield f"profiles.{name}.instances has no effect: the segmenter {segmenter!r} tells none apart."
+        segmenters = {settings.model_called(model).segmenter for model in profile.computed_by}
+        if not segmenters <= set(BUILT_IN):  # nothing is known of others
+            continue
+        named = " and ".join(map(repr, sorted(segmenters)))
+        if segmenters.isdisjoint(FOLLOW_RUNS) and profile.group_frames:
+            yield f"profiles.{name}.group_frames has no effect: the segmenter {named} follows no runs."
+        if "sam3" not in segmenters and profile.instances:
+            yield f"profiles.{name}.instances has no effect: the segmenter {named} tells none apart."

@@ -101,7 +101,7 @@ def evaluate(
         pairs, made = sources.masks_of(asked, folder)
         in_use = sources.threshold_of(asked, made)
         options = asked.options(in_use)
-        report = judging.judge(pairs, made, folder, options, _watched)
+        report = judging.judge(pairs, made, folder, options, watched)
         if not report.judged:
             raise InputError("Not one scan could be judged.", hint="\n".join(report.problems))
         other = _other(against, pairs, folder, options) if against else None
@@ -161,7 +161,7 @@ def _tolerance(text: str) -> Tolerance:
     return Tolerance(amount=float(found[1]), unit="mm" if found[2] == "mm" else "px")
 
 
-def _watched(keys: Iterable[str]) -> Iterable[str]:
+def watched(keys: Iterable[str]) -> Iterable[str]:
     """A bar for a person who looks on."""
     from rich.console import Console
     from rich.progress import track
@@ -186,4 +186,4 @@ def _other(against: Path, pairs: Pairs, folder: Path, options: Options) -> Repor
         raise InputError(f"No scan has a mask in {against}.", hint="\n".join(problems[:10]))
     made = {key: Made(mask=files[name], model=str(against)) for key, name in of.pairs.items()}
     others = Pairs(scans={key: pairs.scans[key] for key in made}, problems=problems)
-    return judging.judge(others, made, folder, replace(options, thresholds=()), _watched)
+    return judging.judge(others, made, folder, replace(options, thresholds=()), watched)

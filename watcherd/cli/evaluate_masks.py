@@ -160,8 +160,7 @@ def _configured(settings: Config, profile: str | None) -> float:
     chosen = settings.profiles[profile] if profile is not None else None
     if chosen is not None and chosen.threshold is not None:
         return float(chosen.threshold)
-    called = (chosen.model if chosen else None) or DEFAULT_MODEL
-    return float(settings.model_called(called).threshold)
+    return float(settings.model_called(chosen.computed_by[0] if chosen else DEFAULT_MODEL).threshold)
 
 
 def _of_jobs(asked: Asked) -> Existing:
@@ -193,17 +192,18 @@ def _of_jobs(asked: Asked) -> Existing:
 
 
 def _filter(text: str, profile: str | None) -> Filter:
-    """Which jobs: ``since 7d``, ``until 2026-02-01``, ``name 'coronary/*'``, ``profile retina``, in any order."""
+    """Which jobs: ``since 7d``, ``until 2026-02-01``, ``name 'coronary/*'``, ``profile retina``, ``model trial``, in
+    any order."""
     from watcherd.job import State
     from watcherd.store import Filter
 
     words = shlex.split(text)
-    known = ("since", "until", "name", "profile")
+    known = ("since", "until", "name", "profile", "model")
     if len(words) % 2 or any(word not in known for word in words[::2]):
         raise UsageError(
             f"--jobs {text!r} is not understood.",
-            hint="Write 'since 7d', 'since 2026-01-31 until 2026-02-07', \"name 'coronary/*'\", 'profile retina'; "
-            "'' takes all.",
+            hint="Write 'since 7d', 'since 2026-01-31 until 2026-02-07', \"name 'coronary/*'\", 'profile retina', "
+            "'model trial'; '' takes all.",
         )
     said = dict(zip(words[::2], words[1::2], strict=True))
     now = datetime.now(UTC)
@@ -211,6 +211,7 @@ def _filter(text: str, profile: str | None) -> Filter:
         states=(State.SUCCEEDED,),
         name=said.get("name"),
         profile=said.get("profile", profile),
+        model=said.get("model"),
         since=parse_time("--jobs since", said["since"], now) if "since" in said else None,
         until=parse_time("--jobs until", said["until"], now) if "until" in said else None,
         limit=AT_ONCE,

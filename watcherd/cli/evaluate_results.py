@@ -111,7 +111,7 @@ def _pictures(folder: Path, shown: Sequence[tuple[Report, str, str]], temporary:
         old.unlink()
     order = {key: number for number, key in enumerate(dict.fromkeys(key for _, key, _ in shown), start=1)}
     return [
-        _draw(
+        draw(
             folder / f"{order[key]}{which}-{Path(report.judged[key].name).stem}.jpg",
             report.judged[key],
             report.pairs[key],
@@ -121,12 +121,17 @@ def _pictures(folder: Path, shown: Sequence[tuple[Report, str, str]], temporary:
     ]
 
 
-def _draw(path: Path, one: Judged, pair: tuple[Pair, Made], folder: Path) -> Path:
-    """Of a run the frame in which most is wrong. Where there is no scan to draw on, the ground is black."""
+def draw(
+    path: Path, one: Judged, pair: tuple[Pair, Made], folder: Path, names: Mapping[str, str] | None = None
+) -> Path:
+    """Of a run the frame in which most is wrong. Where there is no scan to draw on, the ground is black.
+
+    ``names``: see `agreement`.
+    """
     import numpy as np
 
     from watcherd.evaluation import judging
-    from watcherd.evaluation.agreement import agreement
+    from watcherd.evaluation.agreement import TRUTH, agreement
     from watcherd.formats.npy_frames import FrameFile
     from watcherd.imaging.decode import DecodeLimits, decode
 
@@ -141,7 +146,7 @@ def _draw(path: Path, one: Judged, pair: tuple[Pair, Made], folder: Path) -> Pat
     which = f", frame {index + 1} of {len(wrong)}" if len(wrong) > 1 else ""
     lines = one.value("cldice")
     figures = f"Dice {one.score.dice:.3f}" + ("" if lines is None else f", clDice {lines:.3f}")
-    picture = agreement(ground, *masks, title=f"{one.name}{which}: {figures}")
+    picture = agreement(ground, *masks, title=f"{one.name}{which}: {figures}", names=names or TRUTH)
     picture.save(path, quality=90, subsampling=0)
     return path
 

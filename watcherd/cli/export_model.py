@@ -19,10 +19,11 @@ from watcherd.status.units import size
 def export_model(
     checkpoint: Annotated[Path, typer.Argument(help="A training's iter_*.pth.")],
     base: Annotated[
-        Path, typer.Option(help="The model that its training began with: an InternVL's or a Sa2VA's folder.")
+        Path,
+        typer.Option(help="The model that its training began with: an InternVL's, a Qwen-VL's or a Sa2VA's folder."),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not be there.")],
-    sam2: Annotated[Path | None, typer.Option(help="sam2_hiera_large.pt, where the base is an InternVL.")] = None,
+    sam2: Annotated[Path | None, typer.Option(help="sam2_hiera_large.pt, where the base is no Sa2VA.")] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:

@@ -24,7 +24,7 @@ def inspect_model(
         typer.Argument(help="A folder, a training's iter_*.pth, or SAM2's file; else the configured model."),
     ] = None,
     base: Annotated[Path | None, typer.Option(help="For a checkpoint: the model that its training began with.")] = None,
-    sam2: Annotated[Path | None, typer.Option(help="SAM2's file, where that base is an InternVL.")] = None,
+    sam2: Annotated[Path | None, typer.Option(help="SAM2's file, where that base is no Sa2VA.")] = None,
     segmenter: Annotated[
         str | None, typer.Option(help="What runs a folder; else guessed from its config.json.")
     ] = None,

@@ -24,7 +24,7 @@ from watcherd.cli.common import (
     print_table,
 )
 from watcherd.errors import UsageError
-from watcherd.job import ErrorClass, State
+from watcherd.job import DEFAULT_MODEL, ErrorClass, State
 from watcherd.status.screen import state_text
 from watcherd.status.units import AMBER, duration, for_spreadsheets, local, size, took, when
 from watcherd.store import Filter, history
@@ -42,6 +42,7 @@ def jobs(
     until: Annotated[str | None, typer.Option(help="Created before: a date, or an age.")] = None,
     name: Annotated[str | None, typer.Option(help="Part of a dropped name, or a pattern: 'coronary/*.png'.")] = None,
     profile: Annotated[str | None, typer.Option(help="Only this profile.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only jobs of this model, as the configuration calls it.")] = None,
     error_class: Annotated[ErrorClass | None, typer.Option(help="Only failures of this class.")] = None,
     sort: Annotated[
         str,
@@ -63,6 +64,7 @@ def jobs(
         states=tuple(state or ()),
         error_class=error_class,
         profile=profile,
+        model=model,
         name=name,
         since=parse_time("--since", since, now) if since else None,
         until=parse_time("--until", until, now) if until else None,
@@ -103,6 +105,8 @@ def job_table(records: Sequence[dict[str, Any]], now: datetime, *, width: int) -
 def _cells(record: dict[str, Any], now: datetime, numbers: Sequence[str]) -> list[Text | str]:
     fraction = record["mask_fraction"]
     scan = Text(record["source"])
+    if record["model_name"] != DEFAULT_MODEL:
+        scan.append(f" ({record['model_name']})", "dim")
     if record["error"]:
         scan.append("\n" + " ".join(record["error"].split()), "red" if record["finished_at"] else AMBER)
     figures = {

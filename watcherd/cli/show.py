@@ -119,6 +119,7 @@ def tell(connection: Connection, job_id: int) -> dict[str, Any]:
         "events": history.events(connection, job_id),
         "tries": history.attempts(connection, job_id),
         "arrivals": history.arrivals(connection, job_id),
+        "beside": overview.jobs_beside(connection, job_id),
     }
 
 
@@ -154,6 +155,7 @@ def _facts(story: Mapping[str, Any]) -> dict[str, Any]:
         "frames": story["frames"] if (story["frames"] or 1) > 1 else None,
         "times": _times(story),
         "model": _model(story),
+        "also for": ", ".join(f"{job['model_name']} (job {job['id']}, {job['state']})" for job in story["beside"]),
         "dtype": story["dtype"],
         "options": ", ".join(_options(asked)),
         "prompt": asked.get("prompt"),
@@ -270,7 +272,8 @@ def _memory(device: Mapping[str, Any]) -> str:
 def _names(arrivals: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     for name in arrivals:
         again = "the same scan again, " if name["fate"] == Fate.DUPLICATE else ""
-        yield Text(f"{name['source']}: {again}file {FILES[name['disposal']]}", overflow="fold")
+        file = "the file is another model's first" if name["file_of"] else f"file {FILES[name['disposal']]}"
+        yield Text(f"{name['source']}: {again}{file}", overflow="fold")
         if name["reason"]:
             yield _indented(Text(name["reason"], "yellow", overflow="fold"))
         rows = [(output["kind"], output["path"], bytes_of(output["bytes"])) for output in name["outputs"]]

@@ -15,20 +15,26 @@ from rich.text import Text
 
 from watcherd.cli.common import ConfigOption, JsonOption, load_config, print_json
 from watcherd.config import Config
-from watcherd.errors import UsageError, WatcherdError
+from watcherd.errors import UnavailableError, UsageError, WatcherdError
 from watcherd.status.document import gather
 from watcherd.status.screen import plain_lines, status_screen
+from watcherd.status.words import is_up
 
 
 def status(
     config: ConfigOption = None,
     as_json: JsonOption = False,
     *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 69 unless it runs and its model is loaded: for health checks.")
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks of --watch.")] = 2.0,
 ) -> None:
     """Say whether the daemon is alive and how it is doing."""
     settings = load_config(config)
+    if watch and check:
+        raise UsageError("--check answers once; --watch goes on until Ctrl-C.", hint="Take one of them.")
     if watch:
         _watch(settings, every, as_json=as_json)
         return
@@ -39,6 +45,8 @@ def status(
         Console(highlight=False).print(status_screen(answer, now))
     else:
         typer.echo("\n".join(plain_lines(answer, now)))
+    if check and not is_up(answer):
+        raise typer.Exit(UnavailableError.exit_code)
 
 
 def _watch(settings: Config, seconds: float, *, as_json: bool) -> None:

@@ -159,7 +159,7 @@ def look(settings: Config, waiting: Sequence[Scan], after: int) -> None:
     with reader(settings.state.database) as connection:
         found = overview.waited_for(connection, [scan["source"] for scan in waiting], after=after)
         for scan in waiting:
-            _update(connection, scan, found.get(scan["source"]), settings.outbox.path)
+            _update(connection, scan, found.get(scan["source"], ()), settings.outbox.path)
     for scan in gone:
         if scan["state"] == "dropped":
             scan |= {"state": "gone", "error": "It was taken out of the inbox before watcherd took it."}
@@ -169,20 +169,39 @@ def _lies_in(inbox: Path, source: str) -> bool:
     return os.path.lexists(inbox / os.fsdecode(unshow(source)))
 
 
-def _update(connection: Connection, scan: Scan, row: Mapping[str, Any] | None, outbox: Path) -> None:
-    if row is None:
+def _update(connection: Connection, scan: Scan, rows: Sequence[Mapping[str, Any]], outbox: Path) -> None:
+    """``rows``: one for each model that computes it; the first one's job is the scan's."""
+    if not rows:
         return
-    scan["job"] = row["job_id"]
-    if row["job_id"] is None:
-        scan |= {"state": row["fate"], "error": row["reason"]}
+    scan["job"] = rows[0]["job_id"]
+    if scan["job"] is None:
+        scan |= {"state": rows[0]["fate"], "error": rows[0]["reason"]}
         return
+    states = [_shown_state(row) for row in rows]
+    # What is still to come decides, then what went wrong: succeeded is what has succeeded with every model.
+    decides = min(range(len(rows)), key=lambda i: (states[i] in FINISHED, states[i] is State.SUCCEEDED))
+    of_model = f"model {rows[decides]['model_name']}: " if len(rows) > 1 else ""
+    error = rows[decides]["error"]
+    scan |= {
+        "state": states[decides].value,
+        "error": error and of_model + error,
+        "advice": rows[decides]["advice"],
+    }
+    if states[decides] in FINISHED:
+        outputs = [
+            output
+            for row, state in zip(rows, states, strict=True)
+            if state is State.SUCCEEDED
+            for output in overview.results_of(connection, row["id"])
+        ]
+        scan["outputs"] = [output | {"path": _absolute(outbox, output["path"])} for output in outputs]
+
+
+def _shown_state(row: Mapping[str, Any]) -> State:
     state = State(row["state"])
     if state in FINISHED and row["delivery"] not in ("delivered", "none"):
-        state = State.DELIVERING  # under this name the result, or the note, is not there yet
-    scan |= {"state": state.value, "error": row["error"], "advice": row["advice"]}
-    if state is State.SUCCEEDED:
-        outputs = overview.results_of(connection, row["id"])
-        scan["outputs"] = [output | {"path": _absolute(outbox, output["path"])} for output in outputs]
+        return State.DELIVERING  # under this name the result, or the note, is not there yet
+    return state
 
 
 def _absolute(outbox: Path, path: str) -> str:

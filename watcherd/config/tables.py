@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -443,6 +444,8 @@ class Profile(Section):
 
     folder: str
     model: str | None = None
+    models: tuple[str, ...] | None = None
+    """Several models that each compute every scan; the first one's results have the usual paths."""
     sidecar_models: tuple[str, ...] = ()
     threshold: Fraction | None = None
     outputs: tuple[Output, ...] | None = None
@@ -454,6 +457,11 @@ class Profile(Section):
     instances: bool | None = None
     group_frames: bool | None = None
     kind: Literal["auto", "fundus", "xray"] | None = None
+
+    @property
+    def computed_by(self) -> tuple[str, ...]:
+        """The models that compute each scan, the one first whose results have the usual paths."""
+        return self.models or (self.model or DEFAULT_MODEL,)
 
     @field_validator("folder")
     @classmethod
@@ -512,8 +520,19 @@ class Config(BaseSettings):
     @model_validator(mode="after")
     def _profiles_name_models(self) -> Self:
         for name, profile in self.profiles.items():
-            named = {"model": [profile.model or DEFAULT_MODEL], "sidecar_models": profile.sidecar_models}
-            for key, models in named.items():
+            if profile.model is not None and profile.models is not None:
+                raise ValueError(
+                    f"profiles.{name} has model = {profile.model!r} and models = {list(profile.models)}: which models "
+                    "compute its scans is said by one of them; leave the other out"
+                )
+            if profile.models == ():
+                raise ValueError(
+                    f"profiles.{name}.models = []: no model would compute its scans; leave it out for {DEFAULT_MODEL!r}"
+                )
+            if doubled := [model for model, count in Counter(profile.computed_by).items() if count > 1]:
+                raise ValueError(f"profiles.{name}.models names {doubled[0]!r} twice: a model computes a scan once")
+            own = "model" if profile.models is None else "models"
+            for key, models in {own: profile.computed_by, "sidecar_models": profile.sidecar_models}.items():
                 if unknown := [model for model in models if model not in self.model_tables]:
                     raise ValueError(
                         f"profiles.{name}.{key} = {unknown[0]!r}: there is no such model; "
@@ -552,19 +571,30 @@ class Config(BaseSettings):
                 best, depth = (name, profile), len(folder)
         return best
 
+    def models_for(self, source: str) -> tuple[str, ...]:
+        """The models that compute a scan at this path, the one first whose results have the usual paths."""
+        _, profile = self.profile_of(source)
+        return profile.computed_by if profile else (DEFAULT_MODEL,)
+
+    @property
+    def models_beside(self) -> frozenset[str]:
+        """The models whose results lie in folders of their own, beside those of another one."""
+        return frozenset(name for profile in self.profiles.values() for name in profile.computed_by[1:])
+
     def sidecar_models(self, source: str) -> tuple[str, ...]:
-        """The models that a sidecar of a scan at this path may name, besides the one that is its profile's."""
+        """The models that a sidecar of a scan at this path may name, besides those that are its profile's."""
         _, profile = self.profile_of(source)
         return profile.sidecar_models if profile else ()
 
     def options_for(self, source: str, *, model: str | None = None) -> Options:
         """The options that a scan at this path below the inbox is frozen with.
 
-        ``model``: the one that is to do it, if it is not that of its profile.
+        ``model``: the one that is to do it, if it is not the first of its profile.
         """
         name, profile = self.profile_of(source)
-        chosen = profile.model_dump(exclude_none=True, exclude={"folder", "model", "sidecar_models"}) if profile else {}
-        called = model or (profile.model if profile else None) or DEFAULT_MODEL
+        no_options = {"folder", "model", "models", "sidecar_models"}
+        chosen = profile.model_dump(exclude_none=True, exclude=no_options) if profile else {}
+        called = model or (profile.computed_by[0] if profile else DEFAULT_MODEL)
         table = self.model_called(called)
         speaks = table.segmenter == "sa2va"
         looks = table.segmenter == "sam3"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from watcherd.crash_points import crash_point
 from watcherd.delivery import documents
+from watcherd.delivery.promise import Wanted
 from watcherd.job import State
 from watcherd.logs import get_logger
 from watcherd.outbox.deliver import suffix_of
@@ -81,13 +82,13 @@ class OtherNames:
 
     def _promise_all(self, due: Sequence[ArrivalInfo]) -> list[list[Intent] | None]:
         with self._run.database.reader() as connection:
-            wanted = [(arrival.id, arrival.signature.path) for arrival in due]
+            wanted = [Wanted(arrival.id, arrival.signature.path, arrival.beside) for arrival in due]
             given = self._promises.names(connection, wanted, list(BY_NAME))
             records = history.records(connection, [arrival.job_id for arrival in due])
-            beside = deliveries.notes(connection, [arrival.id for arrival in due])
+            notes = deliveries.notes(connection, [arrival.id for arrival in due])
             promises = [
-                self._promise(connection, arrival, given, records[arrival.job_id], beside.get(arrival.id))
-                for arrival in due
+                self._promise(connection, each, given[each.beside], records[each.job_id], notes.get(each.id))
+                for each in due
             ]
         crash_point("stage.written")
         self._outbox.sync()
@@ -103,12 +104,12 @@ class OtherNames:
         if arrival.state is not State.SUCCEEDED:
             note = documents.failure_note(record, arrival.source, beside)
             stem = given.choose(path, arrival.sha256, ["failed"])
-            return [self._promises.text(folder, stem, "failed", note)]
+            return [self._promises.text(given, folder, stem, "failed", note)]
         copies = self._copies(connection, arrival, folder)
         if copies is None:
             return None
         stem = given.choose(path, arrival.sha256, [*(file.kind for file in copies), "result"])
-        intents = self._outbox.intents(stem, copies)
+        intents = given.intents(stem, copies)
         document = documents.result_json(
             record,
             intents,
@@ -118,7 +119,7 @@ class OtherNames:
             note=documents.joined(record["note"], beside),
             **documents.measures(figures.of_job(connection, arrival.job_id)),
         )
-        return [*intents, self._promises.text(folder, stem, "result", document)]
+        return [*intents, self._promises.text(given, folder, stem, "result", document)]
 
     def _copies(self, connection: Connection, arrival: ArrivalInfo, folder: Path) -> list[ResultFile] | None:
         first = leftovers.first_arrival(connection, arrival.job_id)

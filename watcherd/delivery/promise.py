@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from watcherd.crash_points import crash_point
 from watcherd.delivery import documents
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from watcherd.outbox.deliver import Outbox
     from watcherd.set_aside import Named
     from watcherd.state.run import Run
-    from watcherd.store import ClaimedJob, Connection
+    from watcherd.store import ClaimedJob, Connection, Output
     from watcherd.values import Intent
 
 MEASURED = (
@@ -46,6 +46,17 @@ MEASURED = (
     "format",
 )
 """What is measured and stands in a job's record under the same name."""
+
+
+class Wanted(NamedTuple):
+    """An arrival that is to have results, and its path below the inbox.
+
+    ``model``: the one in whose folder they lie; empty: they have the usual paths.
+    """
+
+    arrival_id: int
+    source: bytes
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +126,14 @@ class Promises:
     def _promise_all(self, drawn: Sequence[Drawn]) -> list[list[Intent]]:
         """Choose names, take away earlier results of the same jobs, stage the JSON, and make all of it durable."""
         finished_at = stamp(datetime.now(UTC))
-        wanted = [(item.flight.job.claim.arrival_id, item.flight.job.path) for item in drawn]
+        wanted = [Wanted(job.claim.arrival_id, job.path, job.beside) for item in drawn if (job := item.flight.job)]
         with self._run.database.reader() as connection:
             given = self.names(connection, wanted, [file.kind for item in drawn for file in item.rendered.files])
             records = history.records(connection, [item.flight.id for item in drawn])
-            beside = deliveries.notes(connection, [arrival_id for arrival_id, _ in wanted])
+            notes = deliveries.notes(connection, [name.arrival_id for name in wanted])
             promises = [
-                self._promise(item, given, record, finished_at, beside.get(arrival_id))
-                for item, (arrival_id, _) in zip(drawn, wanted, strict=True)
+                self._promise(item, given[name.model], record, finished_at, notes.get(name.arrival_id))
+                for item, name in zip(drawn, wanted, strict=True)
                 if (record := records[item.flight.id])
             ]
         crash_point("stage.written")
@@ -137,7 +148,7 @@ class Promises:
         self._run.new_files_first.give_way()
         job, measured, answer, files = item.flight.job, item.measured, item.answer, item.rendered.files
         stem = given.choose(job.path, job.sha256, [*(file.kind for file in files), "result"])
-        intents = self._outbox.intents(stem, files)
+        intents = given.intents(stem, files)
         document = documents.result_json(
             record,
             intents,
@@ -157,24 +168,30 @@ class Promises:
             **({"run": place.record(followed=item.segmented.followed)} if (place := item.flight.place) else {}),
         )
         folder = self._outbox.staging_of(job.id, job.attempt)
-        return [*intents, self.text(folder, stem, "result", document)]
+        return [*intents, self.text(given, folder, stem, "result", document)]
 
     # ------------------------------------------------------------------------------- for the results of other names too
 
-    def names(self, connection: Connection, wanted: Sequence[tuple[int, bytes]], kinds: Sequence[str]) -> Names:
-        """Names for these arrivals (id and path below the inbox), with what gives way to them taken away."""
-        given = Names(connection, self._outbox, wanted, kinds)
-        self._remove_earlier(
-            [output for arrival_id, source in wanted for output in given.gives_way(arrival_id, source)]
-        )
+    def names(self, connection: Connection, wanted: Sequence[Wanted], kinds: Sequence[str]) -> dict[str, Names]:
+        """Names for these arrivals, by the model of the folder, with what gives way to them taken away."""
+        of_models: dict[str, list[Wanted]] = {}
+        for name in wanted:
+            of_models.setdefault(name.model, []).append(name)
+        given = {}
+        earlier: list[Output] = []
+        for model, those in of_models.items():
+            pairs = [(name.arrival_id, name.source) for name in those]
+            given[model] = names = Names(connection, self._outbox.of_model(model), pairs, kinds)
+            earlier += [output for pair in pairs for output in names.gives_way(*pair)]
+        self._remove_earlier(earlier)
         return given
 
-    def text(self, folder: Path, stem: bytes, kind: str, content: bytes) -> Intent:
+    def text(self, given: Names, folder: Path, stem: bytes, kind: str, content: bytes) -> Intent:
         """Stage a result that is text, with its final name."""
         path = folder / f"{kind}{BY_NAME[kind].suffixes[0]}"
         path.write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
-        return self._outbox.intents(stem, [ResultFile(kind=kind, path=path, sha256=digest, bytes=len(content))])[0]
+        return given.intents(stem, [ResultFile(kind=kind, path=path, sha256=digest, bytes=len(content))])[0]
 
     def _remove_earlier(self, earlier: Sequence[Any]) -> None:
         """Take results of ours out of the outbox, the JSON first, and then out of the books."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from watcherd.outbox.deliver import Outbox, Place
     from watcherd.store import Connection, Output
+    from watcherd.values import Intent, ResultFile
 
 
 LONGEST_PATH = 4096
@@ -24,7 +25,8 @@ LONGEST_PATH = 4096
 class Names:
     """The names that are free for a batch of arrivals, and what of ours has to give way.
 
-    ``wanted``: for each arrival its id and its path below the inbox.
+    ``outbox``: with the names of the model whose results they are. ``wanted``: for each arrival its id and its path
+    below the inbox.
     """
 
     def __init__(
@@ -64,6 +66,10 @@ class Names:
         self._given.update(given)
         self._folders.update(folder for path in given for folder in _folders_of(path))
         return stem
+
+    def intents(self, stem: bytes, staged: Sequence[ResultFile]) -> list[Intent]:
+        """The staged files with the names that they have under this stem."""
+        return self._outbox.intents(stem, staged)
 
     def _place(self, final: bytes) -> Place:
         """What is, or will be, at a path below the outbox."""

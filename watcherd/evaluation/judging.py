@@ -31,13 +31,15 @@ if TYPE_CHECKING:
 class Options:
     """How to judge. ``thresholds``: to look at in the probability maps; ``by``: the figure that is wanted there.
 
-    ``inverted``: see `drawn.read_drawn`; None: it is found out.
+    ``inverted``: see `drawn.read_drawn`; None: it is found out. ``figures``: those of shapes that are wanted; None:
+    all.
     """
 
     tolerance: Tolerance
     thresholds: Sequence[float] = ()
     by: str = "dice"
     inverted: bool | None = None
+    figures: Sequence[str] | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -220,7 +222,7 @@ def _compared(
     from watcherd.evaluation.frame_figures import EVERY, OF_RUNS, of_frame, of_scan
     from watcherd.evaluation.ranking import auc, average_precision
 
-    names = (*EVERY, *OF_RUNS) if opened.count > 1 else EVERY
+    names = options.figures or ((*EVERY, *OF_RUNS) if opened.count > 1 else EVERY)
     scores, frames, counts = [], [], []
     for index in range(opened.count):
         mask, truth = masks(index)

@@ -15,7 +15,7 @@ import stat
 from typing import TYPE_CHECKING, BinaryIO
 
 from watcherd.crash_points import crash_point
-from watcherd.errors import TransientError
+from watcherd.errors import EXHAUSTED, TransientError
 from watcherd.formats.dicom import without_pictures
 from watcherd.formats.sniff import HEAD, pictures
 from watcherd.formats.truncation import ends_early
@@ -52,7 +52,6 @@ UNFILLED = 300.0
 OPEN_FOR_WRITING = "is open for writing"
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def take(
@@ -111,7 +110,7 @@ class _Taking:
             return os.open(name, _OPEN, dir_fd=parent)
 
     def _cannot_open(self, error: OSError) -> Outcome:
-        if error.errno in _EXHAUSTED:
+        if error.errno in EXHAUSTED:
             raise TransientError(f"Files of the inbox cannot be opened: {error.strerror}.") from error
         if error.errno in VANISHED or error.errno == errno.ENXIO:
             return Gone(path=self._path)

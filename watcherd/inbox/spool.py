@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from watcherd.crash_points import crash_point
 from watcherd.errors import TransientError
-from watcherd.files import sync_filesystem, sync_folder
+from watcherd.files import make_folder, sync_filesystem, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -85,7 +85,8 @@ class Spool:
     def prepare(self) -> None:
         """Make the folders, for the service's user alone. Raises `TransientError` when that is not possible."""
         with _explained(self.root):
-            Path(self._temporaries).mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.root)
+            make_folder(Path(self._temporaries), mode=0o700)
 
     @contextmanager
     def batch(self) -> Iterator[Batch]:

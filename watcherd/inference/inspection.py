@@ -107,9 +107,12 @@ def _without_config(path: Path) -> Inspection:
 
 
 def _folder(path: Path, segmenter: str) -> Inspection:
+    from watcherd.inference.segmenters.sa2va import families
+
     kind = model_type(path)
-    if kind == "internvl_chat":
-        return _base(path)
+    base = families.of_base(kind)
+    if base:
+        return _base(path, base.article)
     found = Inspection(path=path, what=f"a model folder of type {kind or 'unknown'}", holds=_weights(path))
     if not segmenter:
         return replace(found, does="Nothing: no segmenter here is known to run it.")
@@ -118,10 +121,10 @@ def _folder(path: Path, segmenter: str) -> Inspection:
     return _loadable(found, Model(segmenter=segmenter, path=path.absolute()))
 
 
-def _base(path: Path) -> Inspection:
+def _base(path: Path, article: str) -> Inspection:
     return Inspection(
         path=path,
-        what="an InternVL folder: the base of a Sa2VA training",
+        what=f"{article} folder: the base of a Sa2VA training",
         holds=_weights(path),
         missing=("SAM2: sam2_hiera_large.pt", "what was trained: iter_*.pth"),
         does="Nothing by itself: it cannot segment. Set it as model.path, with model.sa2va.checkpoint and "
@@ -182,13 +185,14 @@ def _file(path: Path, base: Path | None, sam2: Path | None) -> Inspection:
             path=path,
             what="a file of weights as SAM2's own",
             holds={"bytes": path.stat().st_size, **_facts(weights)},
-            does="Nothing by itself. It is model.sa2va.sam2 beside a checkpoint whose base is an InternVL.",
+            does="Nothing by itself. It is model.sa2va.sam2 beside a checkpoint whose base is no Sa2VA.",
         )
     return _checkpoint(path, content, base, sam2)
 
 
 def _checkpoint(path: Path, content: Mapping[Any, Any], base: Path | None, sam2: Path | None) -> Inspection:
     from watcherd.inference.segmenters.sa2va import run_notes
+    from watcherd.inference.segmenters.sa2va.families import FAMILIES
     from watcherd.inference.segmenters.sa2va.trained import PARTS, exported_name, sha256, state_of
 
     weights = state_of(content, path)
@@ -207,7 +211,7 @@ def _checkpoint(path: Path, content: Mapping[Any, Any], base: Path | None, sam2:
         "special_tokens": list(notes.special_tokens) if notes.said else [],
     }
     found = Inspection(path=path, what="a training checkpoint of Sa2VA", holds=holds)
-    if not any(exported_name(name).startswith(PARTS) for name in weights):
+    if not any(exported_name(name, family).startswith(PARTS) for name in weights for family in FAMILIES):
         return replace(found, what="a file of weights, none of which is a Sa2VA's", does="Nothing.")
     if notes.fault:
         found = replace(found, warning=f"{path.name}: {notes.fault}")
@@ -217,7 +221,7 @@ def _checkpoint(path: Path, content: Mapping[Any, Any], base: Path | None, sam2:
             found,
             missing=(
                 f"the model that its training began with{named}",
-                "SAM2: sam2_hiera_large.pt, if that is an InternVL",
+                "SAM2: sam2_hiera_large.pt, if that is no Sa2VA",
             ),
             does="Load it on top of its base: set model.path to that, and model.sa2va.checkpoint to this file. With "
             "--base (and --sam2) it is compared with them.",

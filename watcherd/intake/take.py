@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from watcherd.job import DEFAULT_MODEL
 from watcherd.logs import get_logger
 from watcherd.pauses import check_room, in_words, is_passing
 from watcherd.set_aside import Named, file_named
-from watcherd.store import Enqueued, NewArrival, PathSignature, Turn, arrivals
+from watcherd.store import Enqueued, ForModel, NewArrival, PathSignature, Turn, arrivals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -144,38 +144,41 @@ class IntoQueue:
         overrides, config = self._waiting.overrides, self._run.config
         # Without sidecars, what a scan is asked for depends on its folder alone, and a batch comes from few.
         of_folder = {item.path.rpartition(b"/")[0]: item.path for item in taken}
-        options = {folder: config.options_for(os.fsdecode(path)) for folder, path in of_folder.items()}
+        options = {folder: _of_each_model(config, os.fsdecode(path)) for folder, path in of_folder.items()}
+        joining = {lane.name: lane for lane in self._lanes.all() if lane.joins_files}
         new = []
         for item in taken:
             asked = overrides.asked(item.path)
             if asked.model is None:
-                of_item = asked.applied_to(options[item.path.rpartition(b"/")[0]])
+                of_item = [asked.applied_to(each) for each in options[item.path.rpartition(b"/")[0]]]
             else:
-                of_item = _of_another_model(config, os.fsdecode(item.path), asked)
+                of_item = [_of_the_model_asked_for(config, os.fsdecode(item.path), asked)]
+            first, *others = [
+                self._for_a_model(each.for_picture(item.pictures), item.path, now, joining.get(each.model))
+                for each in of_item
+            ]
             new.append(
                 NewArrival(
                     signature=_signature(item),
                     sha256=item.sha256,
                     spool_name=item.sha256,
-                    options=of_item.for_picture(item.pictures),
+                    options=first.options,
+                    not_before=first.not_before,
                     overrides=asked.to_json(),
                     seen_at=now,
                     note=overrides.note(item.path),
+                    beside=tuple(others),
                 )
             )
-        joining = {lane.name: lane for lane in self._lanes.all() if lane.joins_files}
-        return [
-            self._held_back(each, lane) if (lane := joining.get(each.options.model)) is not None else each
-            for each in new
-        ]
+        return new
 
-    def _held_back(self, arrival: NewArrival, lane: Lane[ModelIdentity]) -> NewArrival:
-        """A frame of a run waits for the others, and a channel of a case too."""
-        path = arrival.signature.path
-        options = as_frame(arrival.options, path, follows_runs=lane.follows_runs, channels=lane.channels)
-        if not options.frame:
-            return arrival
-        return replace(arrival, options=options, not_before=arrival.seen_at + self._presence.quiet)
+    def _for_a_model(self, options: Options, path: bytes, now: datetime, joins: Lane[ModelIdentity] | None) -> ForModel:
+        """What one model is to do with a file. For one that ``joins`` files, a frame of a run waits for the others, and
+        a channel of a case too."""
+        if joins is None:
+            return ForModel(options=options)
+        options = as_frame(options, path, follows_runs=joins.follows_runs, channels=joins.channels)
+        return ForModel(options=options, not_before=now + self._presence.quiet if options.frame else None)
 
     def finish(self, *, wait: bool = False, room_for: int | None = None) -> None:
         """Deal with the batches that are in the queue by now; ``wait`` until all are, or until there is room."""
@@ -322,11 +325,15 @@ class Take:
         return ready
 
 
-def _of_another_model(config: Config, source: str, asked: Asked) -> Options:
-    """What a scan is asked for whose sidecar names the model."""
-    ours = config.options_for(source)
-    allowed = (ours.model, *config.sidecar_models(source))
-    named = config.options_for(source, model=asked.model) if asked.model in allowed else ours
+def _of_each_model(config: Config, source: str) -> list[Options]:
+    """What the models of its profile are to do with a scan."""
+    return [config.options_for(source, model=model) for model in config.models_for(source)]
+
+
+def _of_the_model_asked_for(config: Config, source: str, asked: Asked) -> Options:
+    """What a scan is asked for whose sidecar names the model: that one computes it, and no other."""
+    allowed = (*config.models_for(source), *config.sidecar_models(source))
+    named = config.options_for(source, model=asked.model if asked.model in allowed else None)
     return asked.applied_to(named, dict.fromkeys(allowed))
 
 

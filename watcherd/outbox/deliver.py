@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from watcherd import file_names
 from watcherd.crash_points import crash_point
 from watcherd.errors import WatcherdError
-from watcherd.files import rename_new, sync_filesystem
+from watcherd.files import make_folder, rename_new, sync_filesystem
 from watcherd.outputs import BY_NAME
 from watcherd.values import Intent
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from watcherd.values import ResultFile
 
 STAGING = ".staging"
+MODELS = "models"
+"""The folder of the results that further models make of the same scans, one in it for each model."""
 LONGEST_SUFFIX = ".nii.gz"
 PROBE_BYTES = 1 << 16
 FLAT_BYTES = 80
@@ -59,19 +61,39 @@ class PlaceClosedError(WatcherdError):
 class Outbox:
     """The folder of results. Only this class changes anything in it, besides the marker that says whose it is.
 
-    ``owner``: what the names of this service in the staging folder begin with.
+    ``owner``: what the names of this service in the staging folder begin with. ``beside``: the models that have folders
+    of their own at the moment, which no scan's folder may be or lie in. ``model``: the one of these whose names are
+    meant; empty: the usual names.
     """
 
-    def __init__(self, root: Path, *, layout: str = "per-kind", owner: str = "") -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        layout: str = "per-kind",
+        owner: str = "",
+        beside: Callable[[], Collection[str]] = tuple,
+        model: str = "",
+    ) -> None:
         self._root = root
+        self._owner = owner
+        self._beside = beside
+        self._below = f"{MODELS}/{model}/".encode() if model else b""
         self._ours = f"{owner}-" if owner else ""
         self._prefix = os.fsencode(root) + b"/"
         self._whole = layout == "per-scan"
 
+    def of_model(self, model: str) -> Outbox:
+        """The same outbox, in which a scan's results have their names in this model's folder; empty: the usual ones."""
+        if not model:
+            return self
+        layout = "per-scan" if self._whole else "per-kind"
+        return Outbox(self._root, layout=layout, owner=self._owner, model=model)
+
     def prepare(self) -> None:
         """Make the outbox and its staging folder, readable for the same people."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        (self._root / STAGING).mkdir(exist_ok=True, mode=0o700)
+        make_folder(self._root)
+        make_folder(self._root / STAGING, mode=0o700)
 
     def try_to_write(self) -> None:
         """Raises OSError when a file cannot be written to the outbox at the moment."""
@@ -106,16 +128,13 @@ class Outbox:
         Only what is ours: names of this service, and those of versions whose names were all alike.
         """
         staged = (self._root / STAGING).iterdir()
-        leftovers = [path for path in staged if path not in kept and self._is_of_this_service(path.name)]
+        leftovers = [path for path in staged if path not in kept and _is_of(self._ours, path.name)]
         for leftover in leftovers:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
         return len(leftovers)
-
-    def _is_of_this_service(self, name: str) -> bool:
-        return (self._ours and name.startswith(self._ours)) or _FORMER.fullmatch(name) is not None
 
     def plain_stem(self, source: bytes) -> bytes:
         """The name that a scan's results have as long as nobody else's have it."""
@@ -151,8 +170,12 @@ class Outbox:
         )
 
     def _is_ours(self, stem: bytes) -> bool:
-        """Whether a scan's own folder would be, or lie in, the staging folder."""
-        return self._whole and stem.split(b"/")[0] == STAGING.encode()
+        """Whether a scan's own folder would be, or lie in, the staging folder, or a model's."""
+        if not self._whole or self._below:
+            return False
+        first, *rest = os.fsdecode(stem).split("/")
+        beside = self._beside() if first == MODELS else ()
+        return first == STAGING or (bool(beside) and (not rest or rest[0] in beside))
 
     def paths(self, stem: bytes, kinds: Sequence[str]) -> list[bytes]:
         """Every path below the outbox that results of these kinds may have under this stem.
@@ -160,13 +183,14 @@ class Outbox:
         With a folder for each scan also that folder: it appears as a whole, so nothing may be there before.
         """
         finals = [self.final(stem, kind, suffix) for kind in kinds for suffix in BY_NAME[kind].suffixes]
-        return [stem, *finals] if self._whole and any(kind != "failed" for kind in kinds) else finals
+        whole = self._whole and any(kind != "failed" for kind in kinds)
+        return [self._below + stem, *finals] if whole else finals
 
     def final(self, stem: bytes, kind: str, suffix: str) -> bytes:
         """Where a result goes, below the outbox."""
         if self._whole and kind != "failed":
-            return stem + b"/" + (kind + suffix).encode()
-        return BY_NAME[kind].folder.encode() + b"/" + stem + suffix.encode()
+            return self._below + stem + b"/" + (kind + suffix).encode()
+        return self._below + BY_NAME[kind].folder.encode() + b"/" + stem + suffix.encode()
 
     def place(self, final: bytes) -> Place:
         """What lies at a path below the outbox. Raises OSError when the outbox does not answer."""
@@ -244,8 +268,8 @@ class Outbox:
 
     @contextlib.contextmanager
     def _in_the_place_of(self, intent: Intent) -> Iterator[None]:
-        """Tell an error that is about one scan's folder from one about what all scans share, which pauses all: the
-        outbox, its staging folder, and the folder of this kind of result.
+        """Tell an error that is about one scan's folder, or one model's, from one about what all scans share, which
+        pauses all: the outbox, its staging folder, and the folder of this kind of result.
 
         Raises `PlaceClosedError` for the former.
         """
@@ -253,8 +277,9 @@ class Outbox:
             yield
         except PermissionError as error:
             self.try_to_write()
-            top = self._prefix + intent.final.split(b"/")[0]
-            shared = [self._prefix] if self._whole and intent.kind != "failed" else [self._prefix, top]
+            top = intent.final.split(b"/")[0]
+            alone = top == MODELS.encode() or (self._whole and intent.kind != "failed")
+            shared = [self._prefix] if alone else [self._prefix, self._prefix + top]
             if not all(map(_may_be_written, shared)):
                 raise
             folder = file_names.show(os.path.dirname(intent.final)) or "."
@@ -313,6 +338,11 @@ class Outbox:
 
     def _absolute(self, final: bytes) -> bytes:
         return self._prefix + final
+
+
+def _is_of(ours: str, name: str) -> bool:
+    """Whether a name in the staging folder is one of this service's, or of a version whose names were all alike."""
+    return bool(ours and name.startswith(ours)) or _FORMER.fullmatch(name) is not None
 
 
 def _move(staged: Path, target: bytes) -> None:

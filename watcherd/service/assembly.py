@@ -67,7 +67,9 @@ def assemble(
     requests, expected, bell = IntakeRequests(), Expected(), threading.Event()
     spool = Spool(config.state.spool)
     owner = Owner.here(config.state.path).short
-    outbox = Outbox(config.outbox.path, layout=config.outbox.layout, owner=owner)
+    outbox = Outbox(
+        config.outbox.path, layout=config.outbox.layout, owner=owner, beside=lambda: run.config.models_beside
+    )
     imaging = ImagingPool(workers=_workers(config.limits.workers), memory_mib=config.limits.worker_memory_mib)
     delivery = Delivery(run, outbox, requests, bell, hooks.wake)
     refetch = Refetch(config, run.database, spool)

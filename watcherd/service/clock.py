@@ -9,7 +9,7 @@ from watcherd import frame_files, retry
 from watcherd.logs import get_logger
 from watcherd.notify import hooks
 from watcherd.store import waits
-from watcherd.wall_clock import WallClock
+from watcherd.wall_clock import Step, WallClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,14 @@ def longest_wait(config: Config) -> timedelta:
     return max(retry.LONGEST, hooks.LONGEST, frame_files.LONGEST * quiet)
 
 
+def move_all(connection: Connection, steps: list[Step], now: datetime) -> None:
+    """Every wait is set with each of the steps in turn; what was written between two of them with the later ones."""
+    now -= timedelta(seconds=sum(step.seconds for step in steps))
+    for step in steps:
+        now += timedelta(seconds=step.seconds)
+        waits.move(connection, step.seconds, right_since=datetime.fromtimestamp(step.before, UTC), now=now)
+
+
 class ClockFollower:
     """Looks at the wall clock in every turn of the main thread."""
 
@@ -35,37 +43,38 @@ class ClockFollower:
         self._expected = expected
         self._queued = queued
         self._clock = WallClock()
-        self._owed = 0.0
-        """Seconds by which the waits are still to be moved."""
-        self._moving: tuple[Future[None], float] | None = None
+        self._owed: list[Step] = []
+        """Steps by which the waits are still to be moved, in their order."""
+        self._moving: tuple[Future[None], list[Step]] | None = None
         self._log = get_logger()
 
     def follow(self) -> None:
         """Move the waits by what the clock was set by since the last turn; what the disk refuses is tried again."""
         if step := self._clock.set_by():
-            self._log.warning("wall_clock_set", wait_s=round(step, 1))
-            self._owed += step
-            self._expected.clock_was_set(step)
+            self._log.warning("wall_clock_set", wait_s=round(step.seconds, 1))
+            self._owed.append(step)
+            self._expected.clock_was_set(step.seconds)
         self._see_whether_moved()
         if not self._owed or self._moving is not None:
             return
-        seconds, self._owed = self._owed, 0.0
+        steps, self._owed = self._owed, []
         longest = longest_wait(self._run.config)
 
         def work(connection: Connection) -> None:
-            waits.move(connection, seconds)
-            waits.bound(connection, now=datetime.now(UTC), longest=longest)
+            now = datetime.now(UTC)
+            move_all(connection, steps, now)
+            waits.bound(connection, now=now, longest=longest)
 
         moving = self._run.database.submit(work)
         moving.add_done_callback(lambda done: None if _failed(done) else self._queued())
-        self._moving = moving, seconds
+        self._moving = moving, steps
 
     def _see_whether_moved(self) -> None:
         if self._moving is None or not self._moving[0].done():
             return
-        (moving, seconds), self._moving = self._moving, None
+        (moving, steps), self._moving = self._moving, None
         if _failed(moving):
-            self._owed += seconds
+            self._owed = steps + self._owed
 
 
 def _failed(moving: Future[None]) -> bool:

@@ -178,7 +178,15 @@ class Fleet:
         freed: Counter[str] = Counter()
         for each in gone:
             freed.update(seats[each].holds)
-        return fits_when_free(self._run.config, name, freed)
+        return fits_when_free(self._run.config, name, freed, self._held({name, *gone}))
+
+    def _held(self, but: Collection[str]) -> Mapping[str, float]:
+        """GiB that models with replicas hold of each device, leaving some out."""
+        held: Counter[str] = Counter()
+        for name, seat in self._seats.now().items():
+            if seat.replicas is not None and name not in but:
+                held.update(seat.holds)
+        return held
 
     def _swap(self, waiter: str, going: Sequence[str]) -> None:
         """One gets a place, others give it; these come back if there is room for them still."""
@@ -226,7 +234,7 @@ class Fleet:
 
     def _bring(self, names: Sequence[str], config: Config) -> None:
         """Place these models beside those that run, and start their replicas."""
-        found = placed(config, names)
+        found = placed(config, names, self._held(names))
         for name, why in found.refused.items():
             self._refuse(name, self._waits_for_room(name, why))
         threads = _threads(len(self.status()) + sum(len(each.replicas) for each in found.plans.values()))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watcherd.errors import ConfigError, UnavailableError
+from watcherd.files import make_folder
 from watcherd.inbox import mounts
 from watcherd.logs import get_logger
 from watcherd.store import CorruptDatabaseError, Database, backup
@@ -36,7 +37,7 @@ def prepare_folders(config: Config) -> None:
     }
     for key, folder in folders.items():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             if key == "inbox.path" and folder.exists():
                 continue
@@ -45,7 +46,7 @@ def prepare_folders(config: Config) -> None:
                 hint="Make it, or give the service's user permission to.",
             ) from error
     for folder in (config.state.commands, config.state.cache):
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
     if problems := mounts.overlaps(folders, mounts.read_mounts()):
         raise ConfigError("; ".join(problems) + ".", hint="These folders must be apart.")
 

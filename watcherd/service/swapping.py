@@ -38,6 +38,7 @@ class Swapping:
         self._lanes = lanes
         self._fits = fits
         self._worked: dict[str, tuple[float, float]] = {}
+        self._at_first: dict[str, tuple[float | None, float]] = {}
         self._waits: dict[str, float] = {}
         self._in_vain: dict[str, float] = {}
 
@@ -50,6 +51,8 @@ class Swapping:
                 queued = overview.queued_by_model(connection)
         except StoreError:  # who has work is not known: nobody goes, and nobody's wait begins anew
             return None
+        for name, seat in seats.items():
+            self._note_place(name, seat)
         placed = [self._placed(name, seat, queued, now) for name, seat in seats.items() if seat.replicas is not None]
         devices = self._run.config.devices
         terms = Terms(idle_s=60 * devices.idle_minutes, minimum_s=60 * devices.minimum_minutes)
@@ -66,10 +69,20 @@ class Swapping:
         self._in_vain[name] = now
         return False
 
+    def _note_place(self, name: str, seat: Seat) -> None:
+        """What had been computed for a model when it got its place, and since when it has it; None: it has none."""
+        since = seat.since if seat.replicas is not None else None
+        before, spent = self._at_first.get(name, (None, 0.0))
+        if since is None:
+            spent = self._lanes.get(name).spent
+        if since != before or since is None:
+            self._at_first[name] = since, spent
+
     def _placed(self, name: str, seat: Seat, queued: Mapping[str, int], now: float) -> Placed:
         lane = self._lanes.get(name)
         worked_at, spent = self._worked.get(name, (now, lane.spent))
-        if queued.get(name) or _has_work(lane) or lane.spent != spent:
+        has_work = bool(queued.get(name)) or _has_work(lane)
+        if has_work or lane.spent != spent:
             worked_at = now
         worked_at = max(worked_at, seat.since)
         self._worked[name] = worked_at, lane.spent
@@ -79,6 +92,7 @@ class Swapping:
             placed_s=now - seat.since,
             paid=lane.spent / lane.share,
             keep=seat.table.keep,
+            begun=not has_work or lane.spent > self._at_first[name][1],
         )
 
     def _waiting(self, seats: Mapping[str, Seat], queued: Mapping[str, int], now: float) -> list[Waiting]:

@@ -74,9 +74,9 @@ def _apart(config: Config, folder: Path, profile: str | None, threshold: float |
     state.path.mkdir()
     if config.state.cache.is_dir():  # what a probe has measured once holds here too
         state.cache.symlink_to(config.state.cache)
-    change = {"outputs": None, "model": None, "sidecar_models": ()} | ({} if threshold is None else {"threshold": None})
-    chosen = config.profiles[profile].model if profile else None
-    model = config.model_called(chosen or DEFAULT_MODEL)
+    change = {"outputs": None, "model": None, "models": None, "sidecar_models": ()}
+    change |= {} if threshold is None else {"threshold": None}
+    model = config.model_called(config.profiles[profile].computed_by[0] if profile else DEFAULT_MODEL)
     if threshold is not None:
         model = model.model_copy(update={"threshold": threshold})
     inbox = Inbox(

@@ -97,6 +97,15 @@ def _but(daemon: Mapping[str, Any]) -> str:
     return ""
 
 
+def is_up(answer: Mapping[str, Any]) -> bool:
+    """Whether it runs, is not frozen, and a copy of its model is ready: what starting it anew could mend otherwise.
+
+    A pause, by a person or for a full disk, and an inbox that is away are no faults of the process.
+    """
+    daemon = answer["daemon"]
+    return daemon is not None and daemon["phase"] == "running" and bool(_ready(daemon) or not daemon.get("replicas"))
+
+
 def _tone(answer: Mapping[str, Any]) -> Tone:
     phase = answer["daemon"]["phase"]
     if phase != "running":

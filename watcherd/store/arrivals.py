@@ -1,18 +1,28 @@
 """Arrivals: what was seen in the inbox, and what became of it.
 
 At any time one row at most is the present file of a path (``present = 1``); earlier files of that path keep their
-rows. `known` answers the sweep's question, which of these files have been dealt with, from that index alone.
+rows. `known` answers the sweep's question, which of these files have been dealt with, from that index alone. A file
+that several models compute has a row for each: the first one's is that of the file, the others are names for results.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from watcherd.file_names import show
 from watcherd.job import MAY_PASS, ErrorClass, Fate, Options, State
 from watcherd.store import queue, unreadable
-from watcherd.store.records import Disposal, Enqueued, Identity, ModelIdentity, NewArrival, PathSignature, stamp
+from watcherd.store.records import (
+    Disposal,
+    Enqueued,
+    ForModel,
+    Identity,
+    ModelIdentity,
+    NewArrival,
+    PathSignature,
+    stamp,
+)
 from watcherd.store.statements import last_id, one_by_one, select_in
 
 if TYPE_CHECKING:
@@ -35,9 +45,9 @@ WHERE id = :id
 
 INGEST = """
 INSERT INTO arrival (id, run_id, path, path_text, fate, reason, seen_at, ingested_at, size_bytes, mtime_ns, device,
-                     inode, ctime_ns, job_id, duplicate_of, delivery, disposal, present)
+                     inode, ctime_ns, job_id, duplicate_of, delivery, disposal, present, file_of)
 VALUES (:id, :run_id, :path, :path_text, :fate, :reason, :seen_at, :now, :size_bytes, :mtime_ns, :device, :inode,
-        :ctime_ns, :job_id, :duplicate_of, :delivery, :disposal, :present)
+        :ctime_ns, :job_id, :duplicate_of, :delivery, :disposal, :present, :file_of)
 """
 
 NOTICE = """
@@ -115,6 +125,7 @@ class _Batch:
     job_rows: list[dict[str, Any]] = field(default_factory=list)
     arrival_rows: dict[bytes, dict[str, Any]] = field(default_factory=dict)
     replaced_rows: list[dict[str, Any]] = field(default_factory=list)
+    beside_rows: list[dict[str, Any]] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
 
     def identity(self, options: Options) -> ModelIdentity:
@@ -131,7 +142,8 @@ def enqueue(
     run_id: int,
     now: datetime,
 ) -> list[Enqueued]:
-    """Make jobs for files that lie in the spool; one result for each, in order.
+    """Make jobs for files that lie in the spool, one for each model that is to compute them; one result for each file,
+    in order.
 
     ``model``: which one they are for; ``named``: of those whose options name another, by its name.
 
@@ -148,7 +160,7 @@ def enqueue(
         batch.scan_rows,
     )
     queue.add(connection, batch.job_rows)
-    one_by_one(connection, INGEST, [*batch.replaced_rows, *batch.arrival_rows.values()])
+    one_by_one(connection, INGEST, [*batch.replaced_rows, *batch.arrival_rows.values(), *batch.beside_rows])
     queue.ask_again(connection, batch.again, now=now)
     return results
 
@@ -226,17 +238,34 @@ def _decide(batch: _Batch, arrival: NewArrival) -> Enqueued:
     if (row := batch.taken.get(arrival.signature.identity())) is not None:
         return Enqueued(arrival_id=row.id, job_id=row.job_id, duplicate=row.fate == Fate.DUPLICATE, known=True)
     scan_id = _scan(batch, arrival)
-    text, key = _options(batch, arrival.options)
+    first = _for_a_model(batch, arrival, scan_id, ForModel(options=arrival.options, not_before=arrival.not_before))
+    if not arrival.beside:
+        return first
+    others = [_for_a_model(batch, arrival, scan_id, asked, file_of=first.arrival_id) for asked in arrival.beside]
+    return replace(first, beside=tuple(others))
+
+
+def _for_a_model(
+    batch: _Batch, arrival: NewArrival, scan_id: int, asked: ForModel, *, file_of: int | None = None
+) -> Enqueued:
+    """What one model is to do with the file: a job of its own, or a share in one that is there.
+
+    ``file_of``: the arrival that has the file, unless it is this one.
+    """
+    _, key = _options(batch, asked.options)
     arrival_id = batch.next_arrival
     batch.next_arrival += 1
+    note = _note(batch, arrival, asked.options, scan_id)
     job = batch.jobs.get((scan_id, key))
     if job is None:
-        return _new_job(batch, arrival, arrival_id, scan_id, text, key)
+        job = _new_job(batch, arrival, arrival_id, scan_id, asked)
+        _add_arrival(batch, arrival, arrival_id, job, Fate.QUEUED, note, file_of)
+        return Enqueued(arrival_id=arrival_id, job_id=job.id)
     again = job.state is State.CANCELLED or (job.state is State.FAILED and job.error_class in MAY_PASS)
     if again:
         batch.again.append(job.id)
         batch.jobs[scan_id, key] = job = _Job(id=job.id, state=State.QUEUED, error_class=None)
-    _add_arrival(batch, arrival, arrival_id, job, Fate.DUPLICATE, _note(batch, arrival, scan_id))
+    _add_arrival(batch, arrival, arrival_id, job, Fate.DUPLICATE, note, file_of)
     return Enqueued(arrival_id=arrival_id, job_id=job.id, duplicate=True, asked_again=again)
 
 
@@ -263,7 +292,8 @@ def _options(batch: _Batch, options: Options) -> tuple[str, str]:
     return batch.keys[options]
 
 
-def _new_job(batch: _Batch, arrival: NewArrival, arrival_id: int, scan_id: int, text: str, key: str) -> Enqueued:
+def _new_job(batch: _Batch, arrival: NewArrival, arrival_id: int, scan_id: int, asked: ForModel) -> _Job:
+    text, key = _options(batch, asked.options)
     job = _Job(id=batch.next_job, state=State.QUEUED, error_class=None)
     batch.next_job += 1
     batch.jobs[scan_id, key] = job
@@ -273,33 +303,32 @@ def _new_job(batch: _Batch, arrival: NewArrival, arrival_id: int, scan_id: int, 
             "scan_id": scan_id,
             "arrival_id": arrival_id,
             "source": show(arrival.signature.path),
-            "profile": arrival.options.profile,
+            "profile": asked.options.profile,
             "options": text,
             "options_key": key,
             "overrides": arrival.overrides,
-            **batch.identity(arrival.options).columns(),
-            "threshold": arrival.options.threshold,
-            "not_before": stamp(arrival.not_before) if arrival.not_before else None,
+            **batch.identity(asked.options).columns(),
+            "threshold": asked.options.threshold,
+            "not_before": stamp(asked.not_before) if asked.not_before else None,
             "now": batch.at,
         }
     )
-    _add_arrival(batch, arrival, arrival_id, job, Fate.QUEUED, _note(batch, arrival, scan_id))
-    return Enqueued(arrival_id=arrival_id, job_id=job.id)
+    return job
 
 
-def _note(batch: _Batch, arrival: NewArrival, scan_id: int) -> str:
+def _note(batch: _Batch, arrival: NewArrival, options: Options, scan_id: int) -> str:
     """What the record says beside, with a word of earlier results that a model has made of another picture."""
-    own = arrival.options.pictures
+    own = options.pictures
     others = [job_id for job_id, pictures in batch.seen.get(scan_id, ()) if pictures != own]
     return "; ".join(filter(None, (arrival.note, EARLIER.format(max(others)) if own and others else "")))
 
 
-def _add_arrival(batch: _Batch, arrival: NewArrival, arrival_id: int, job: _Job, fate: Fate, note: str) -> None:
+def _add_arrival(
+    batch: _Batch, arrival: NewArrival, arrival_id: int, job: _Job, fate: Fate, note: str, file_of: int | None
+) -> None:
     path = arrival.signature.path
     names = batch.names.setdefault(job.id, set())
-    if (earlier := batch.arrival_rows.get(path)) is not None:  # the file was overwritten within this very batch
-        batch.replaced_rows.append(earlier | {"present": 0, "disposal": "changed"})
-    batch.arrival_rows[path] = {
+    row = {
         "id": arrival_id,
         **arrival.signature.columns(),
         "run_id": batch.run_id,
@@ -311,10 +340,17 @@ def _add_arrival(batch: _Batch, arrival: NewArrival, arrival_id: int, job: _Job,
         "job_id": job.id,
         "duplicate_of": job.id if fate is Fate.DUPLICATE else None,
         "delivery": _delivery(job.state, same_name=path in names),
-        "disposal": "pending",
-        "present": 1,
+        "disposal": "pending" if file_of is None else None,
+        "present": file_of is None,
+        "file_of": file_of,
     }
     names.add(path)
+    if file_of is not None:
+        batch.beside_rows.append(row)
+        return
+    if (earlier := batch.arrival_rows.get(path)) is not None:  # the file was overwritten within this very batch
+        batch.replaced_rows.append(earlier | {"present": 0, "disposal": "changed"})
+    batch.arrival_rows[path] = row
     batch.taken[arrival.signature.identity()] = _Taken(id=arrival_id, job_id=job.id, fate=fate)
 
 

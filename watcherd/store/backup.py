@@ -101,7 +101,21 @@ def check(path: Path) -> list[str]:
         broken = connection.execute("PRAGMA foreign_key_check").fetchall()
         if broken:
             findings.append(f"{len(broken)} rows point to nothing, the first in {broken[0][0]}")
-        return findings + _wrong_totals(connection)
+        return [*findings, *_wrong_totals(connection), *_wrongly_awaited(connection)]
+
+
+_WRONGLY_AWAITED = """
+SELECT path_text, awaited FROM arrival AS file
+WHERE (awaited <> 0 OR id IN (SELECT file_of FROM arrival WHERE file_of IS NOT NULL)) AND awaited <> (
+    SELECT count(*) FROM arrival WHERE file_of = file.id AND delivery IN ('waiting', 'due', 'intended'))
+"""
+
+
+def _wrongly_awaited(connection: sqlite3.Connection) -> list[str]:
+    return [
+        f"{path} waits for the results of {awaited} more models, which is not so"
+        for path, awaited in connection.execute(_WRONGLY_AWAITED)
+    ]
 
 
 def _wrong_totals(connection: sqlite3.Connection) -> list[str]:

@@ -177,9 +177,17 @@ def owners(connection: Connection, finals: Sequence[bytes]) -> dict[bytes, int]:
 
 _ARRIVAL = """
 SELECT arrival.id, arrival.job_id, job.state, arrival.path, arrival.size_bytes, arrival.mtime_ns, arrival.device,
-       arrival.inode, arrival.ctime_ns, scan.sha256, arrival.path_text, arrival.duplicate_of
+       arrival.inode, arrival.ctime_ns, scan.sha256, arrival.path_text, arrival.duplicate_of,
+       CASE WHEN arrival.file_of IS NULL THEN '' ELSE job.model_name END AS beside
 FROM arrival JOIN job ON job.id = arrival.job_id JOIN scan ON scan.id = job.scan_id
 """
+
+_OF_ALL = """CASE WHEN job.state <> 'succeeded' THEN job.state ELSE coalesce((
+    SELECT of_other.state FROM arrival AS other JOIN job AS of_other ON of_other.id = other.job_id
+    WHERE other.file_of = arrival.id AND of_other.state <> 'succeeded' LIMIT 1), job.state) END AS state"""
+"""The state of all jobs of a file: succeeded when every model's has."""
+
+_TO_DISPOSE = _ARRIVAL.replace("job.state", _OF_ALL, 1)
 
 _UNDER_WAY = "WHERE arrival.delivery IN ('due', 'intended') AND "
 """As the partial index has it, to the letter: SQLite does not conclude it from what follows."""
@@ -195,6 +203,7 @@ def _arrivals(rows: Sequence[Any]) -> list[ArrivalInfo]:
             sha256=row.sha256,
             source=row.path_text,
             duplicate_of=row.duplicate_of,
+            beside=row.beside,
         )
         for row in rows
     ]
@@ -216,9 +225,11 @@ def arrivals_promised(connection: Connection) -> list[ArrivalInfo]:
 
 
 def arrivals_to_dispose(connection: Connection, limit: int, *, but: Collection[int] = ()) -> list[ArrivalInfo]:
-    """Arrivals that are done with, visible result included, and whose file still lies in the inbox; not ``but``."""
-    sql = _ARRIVAL + (
-        "WHERE arrival.disposal = 'pending' AND arrival.delivery IN ('delivered', 'none') ORDER BY arrival.id LIMIT ?"
+    """Arrivals that are done with by all their models, visible results included, and whose file still lies in the
+    inbox; not ``but``."""
+    sql = _TO_DISPOSE + (
+        "WHERE arrival.disposal = 'pending' AND arrival.delivery IN ('delivered', 'none') AND arrival.awaited = 0 "
+        "ORDER BY arrival.id LIMIT ?"
     )
     return _but(connection.exec_driver_sql(sql, (limit + len(but),)).fetchall(), but, limit)
 

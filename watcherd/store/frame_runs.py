@@ -31,7 +31,7 @@ AGAIN = timedelta(seconds=1)
 
 CLAIMABLE = """job.id, job.arrival_id, job.source, job.options, job.attempts, job.attempts_before, job.crashes_alone,
        job.interruptions, job.solo, job.priority, job.queued_at, job.scan_id, job.overrides, job.segmenter, job.model,
-       job.model_revision, job.dtype, arrival.path, scan.sha256, scan.spool_name, scan.size_bytes"""
+       job.model_revision, job.dtype, arrival.path, arrival.file_of, scan.sha256, scan.spool_name, scan.size_bytes"""
 """What `queue.claim` has to know of a job."""
 
 NEIGHBOURS = """

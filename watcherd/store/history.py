@@ -46,8 +46,8 @@ Sort = Literal[
 class Filter:
     """Which jobs, in which order, and how many.
 
-    ``name``: of a dropped file, any of the job's; a part of it, or with ``*`` or ``?`` a pattern for all of it, with or
-    without its folders. ``since``, ``until``: by creation.
+    ``model``: its name in the configuration. ``name``: of a dropped file, any of the job's; a part of it, or with ``*``
+    or ``?`` a pattern for all of it, with or without its folders. ``since``, ``until``: by creation.
     ``sort``: ``newest``, ``oldest``, ``finished`` (what has ended, the latest first), ``name``, or a column of the
     view, the largest first. ``before``: only jobs with a lower number, for the next page of the newest. ``verdict``:
     only those of which somebody said this.
@@ -56,6 +56,7 @@ class Filter:
     states: Sequence[State] = ()
     error_class: ErrorClass | None = None
     profile: str | None = None
+    model: str | None = None
     name: str | None = None
     sha256: str | None = None
     since: datetime | None = None
@@ -63,7 +64,6 @@ class Filter:
     sort: Sort = "newest"
     limit: int | None = 50
     offset: int = 0
-    model_name: str | None = None
     before: int | None = None
     verdict: str | None = None
 
@@ -103,8 +103,13 @@ def _conditions(wanted: Filter) -> tuple[str, dict[str, Any]]:
         values["before"] = wanted.before
     if wanted.sort == "finished":
         terms.append("finished_at IS NOT NULL")
-    for column in ("error_class", "profile", "sha256", "model_name"):
-        if (value := getattr(wanted, column)) is not None:
+    for column, value in (
+        ("error_class", wanted.error_class),
+        ("profile", wanted.profile),
+        ("model_name", wanted.model),
+        ("sha256", wanted.sha256),
+    ):
+        if value is not None:
             terms.append(f"{column} = :{column}")
             values[column] = str(value)
     for bound, comparison in (("since", ">="), ("until", "<")):
@@ -193,7 +198,7 @@ def arrivals(connection: Connection, job_id: int) -> list[dict[str, Any]]:
     """Every name under which a job's scan was dropped, with what became of it and its ``outputs``."""
     rows = connection.exec_driver_sql(
         "SELECT id, path_text AS source, fate, reason, seen_at, ingested_at, size_bytes, duplicate_of, delivery, "
-        "disposal, disposed_at, disposed_path FROM arrival WHERE job_id = ? ORDER BY id",
+        "disposal, disposed_at, disposed_path, file_of FROM arrival WHERE job_id = ? ORDER BY id",
         (job_id,),
     ).mappings()
     return [
@@ -322,7 +327,8 @@ def open_arrivals(connection: Connection, *, but: Collection[int] = ()) -> bool:
     """Whether some name still waits for its result, or some file for its disposal, leaving out those in ``but``."""
     sql = (
         "SELECT id FROM arrival WHERE delivery IN ('due', 'intended') "
-        "UNION ALL SELECT id FROM arrival WHERE disposal = 'pending' AND delivery IN ('delivered', 'none') LIMIT ?"
+        "UNION ALL SELECT id FROM arrival WHERE disposal = 'pending' AND delivery IN ('delivered', 'none') "
+        "AND awaited = 0 LIMIT ?"
     )
     return any(row.id not in but for row in connection.exec_driver_sql(sql, (2 * len(but) + 1,)))
 

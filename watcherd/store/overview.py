@@ -37,7 +37,7 @@ FROM job WHERE finished_at IS NOT NULL ORDER BY finished_at DESC, id DESC LIMIT 
 
 WAITED_FOR = """
 SELECT arrival.id, arrival.path_text AS source, arrival.fate, arrival.reason, arrival.job_id, arrival.delivery,
-    job.state, job.error, job.error_class, job.advice
+    coalesce(arrival.file_of, arrival.id) AS file, job.model_name, job.state, job.error, job.error_class, job.advice
 FROM arrival LEFT JOIN job ON job.id = arrival.job_id WHERE arrival.path_text IN ({values})
 """
 
@@ -110,9 +110,27 @@ def options(connection: Connection, job_id: int) -> dict[str, Any]:
 
 
 def jobs_of_name(connection: Connection, name: str) -> list[int]:
-    """The jobs of what was dropped at exactly this path below the inbox, the latest first."""
-    sql = "SELECT job_id, max(id) AS last FROM arrival WHERE path_text = ? AND job_id IS NOT NULL GROUP BY job_id"
-    return [row.job_id for row in connection.exec_driver_sql(f"{sql} ORDER BY last DESC", (name,))]
+    """The jobs of what was dropped at exactly this path below the inbox, those of the latest file first; of a file that
+    several models compute, the first one's before the others'."""
+    sql = (
+        "SELECT job_id, max(coalesce(file_of, id)) AS file, max(id) AS last FROM arrival "
+        "WHERE path_text = ? AND job_id IS NOT NULL GROUP BY job_id ORDER BY file DESC, last"
+    )
+    return [row.job_id for row in connection.exec_driver_sql(sql, (name,))]
+
+
+BESIDE = """
+WITH file AS (SELECT DISTINCT coalesce(file_of, id) AS id FROM arrival WHERE job_id = :job_id)
+SELECT DISTINCT job.id, job.model_name, job.state FROM (
+    SELECT job_id FROM arrival WHERE id IN (SELECT id FROM file)
+    UNION SELECT job_id FROM arrival WHERE file_of IN (SELECT id FROM file)
+) AS other JOIN job ON job.id = other.job_id WHERE job.id <> :job_id ORDER BY job.id
+"""
+
+
+def jobs_beside(connection: Connection, job_id: int) -> list[dict[str, Any]]:
+    """The jobs of other models for the same files, each with its ``model_name`` and ``state``."""
+    return [dict(row) for row in connection.exec_driver_sql(BESIDE, {"job_id": job_id}).mappings()]
 
 
 def last_arrival_id(connection: Connection) -> int:
@@ -120,10 +138,17 @@ def last_arrival_id(connection: Connection) -> int:
     return int(connection.exec_driver_sql("SELECT coalesce(max(id), 0) FROM arrival").scalar_one())
 
 
-def waited_for(connection: Connection, names: Sequence[str], *, after: int) -> dict[str, dict[str, Any]]:
-    """What became of the files that came in under these names after arrival ``after``, with their jobs' states."""
+def waited_for(connection: Connection, names: Sequence[str], *, after: int) -> dict[str, list[dict[str, Any]]]:
+    """What became of the files that came in under these names after arrival ``after``, with their jobs' states: of the
+    latest file of a name a row for each of its models, the first one's first."""
+    found: dict[str, list[dict[str, Any]]] = {}
     rows = select_in(connection, WAITED_FOR, list(names))
-    return {row.source: dict(row._mapping) for row in sorted(rows, key=lambda row: row.id) if row.id > after}
+    for row in sorted((row for row in rows if row.id > after), key=lambda row: (row.file, row.id)):
+        of_file = found.setdefault(row.source, [])
+        if of_file and of_file[0]["file"] != row.file:
+            of_file.clear()
+        of_file.append(dict(row._mapping))
+    return found
 
 
 def results_of(connection: Connection, arrival_id: int) -> list[dict[str, Any]]:

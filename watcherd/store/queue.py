@@ -460,6 +460,7 @@ def _claimed(row: Any, claim: Claim, at: str, place: RunPlace | None) -> Claimed
         priority=row.priority,
         queue_ms=milliseconds(row.queued_at, at),
         run=place,
+        beside="" if row.file_of is None else _options(row.options).model,
     )
 
 

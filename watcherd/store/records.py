@@ -100,12 +100,20 @@ class PathSignature(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ForModel:
+    """What a further model is to do with a file. ``not_before``: when its job may be claimed, if not at once."""
+
+    options: Options
+    not_before: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NewArrival:
     """A file that lies in the spool, copied, hashed and synced, and has to become a job.
 
     ``spool_name``: the spool's copy, below the spool folder. ``seen_at``: when it was first seen in the inbox.
     ``not_before``: when its job may be claimed, if not at once. ``note``: what its record says beside, if anything.
-    ``overrides``: what its sidecars say, a JSON object.
+    ``overrides``: what its sidecars say, a JSON object. ``beside``: what other models are to do with it besides.
     """
 
     signature: PathSignature
@@ -116,6 +124,7 @@ class NewArrival:
     not_before: datetime | None = None
     note: str = ""
     overrides: str = "{}"
+    beside: tuple[ForModel, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,6 +157,7 @@ class Enqueued:
 
     ``duplicate``: it shares the job of an earlier arrival. ``asked_again``: that job had failed with something that
     may pass, or had been cancelled, and waits in the queue again. ``known``: this very file had been taken before.
+    ``beside``: the same of each other model that it is for; empty for a file that was known.
     """
 
     arrival_id: int
@@ -155,6 +165,7 @@ class Enqueued:
     duplicate: bool = False
     asked_again: bool = False
     known: bool = False
+    beside: tuple[Enqueued, ...] = ()
 
 
 class Claim(NamedTuple):
@@ -188,7 +199,8 @@ class ClaimedJob:
     ``attempt``: how often it was tried in all, this time included; ``tries``: since a person last asked for it, which
     is what the retry rules count. ``crashes_alone``: deaths of its worker while it ran alone. ``path``: of the first
     arrival, below the inbox, in bytes; ``source``: the same for people. ``model``: the one that is to run it.
-    ``run``: for a frame of a run; the jobs of one claim are those of one run, or of none.
+    ``run``: for a frame of a run; the jobs of one claim are those of one run, or of none. ``beside``: the name of its
+    model where another one's results have the usual paths; else empty.
     """
 
     claim: Claim
@@ -207,6 +219,7 @@ class ClaimedJob:
     priority: int
     queue_ms: int
     run: RunPlace | None = None
+    beside: str = ""
 
     @property
     def id(self) -> int:
@@ -273,7 +286,8 @@ class Output:
 class ArrivalInfo:
     """One name that was dropped, with what is needed to deliver to it and to dispose of its file.
 
-    ``duplicate_of``: the job it shares, or None for the job's own arrival.
+    ``duplicate_of``: the job it shares, or None for the job's own arrival. ``beside``: as of a `ClaimedJob`.
+    ``state``: of its job; for a file that is to leave the inbox, that of a model's job that has not succeeded, if any.
     """
 
     id: int
@@ -283,6 +297,7 @@ class ArrivalInfo:
     sha256: str
     source: str
     duplicate_of: int | None
+    beside: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

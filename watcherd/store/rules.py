@@ -5,6 +5,7 @@
 - ``total`` counts jobs by state and arrivals by fate, ``hour`` and ``device_hour`` add up work done. Counting a million
   rows takes a tenth of a second; these tables answer at once, and because a trigger writes them in the transaction of
   the change itself they cannot differ from what they count (`backup.check` adds up again and compares).
+- ``awaited`` counts for a file that several models compute how many of the others have no visible result yet.
 - A call of a hook is written down where one is wished for (``hooks.py``), in the transaction that ends the job.
 
 Triggers rather than statements in ``queue.py``: they also hold for a person with the ``sqlite3`` shell, and cost a few
@@ -28,6 +29,9 @@ def _count(name: str, change: str) -> str:
         f"ON CONFLICT (name) DO UPDATE SET count = count + excluded.count;"
     )
 
+
+_OPEN = "delivery IN ('waiting', 'due', 'intended')"
+"""The visible result of a name is still to come."""
 
 _EVENT_DETAIL = """CASE WHEN coalesce(NEW.error_class, NEW.not_before, NEW.reason) IS NULL
         THEN json_object('attempt', NEW.attempts)
@@ -101,6 +105,17 @@ TRIGGERS: dict[str, str] = {
         BEGIN
             {_count("'arrival.' || OLD.fate", "-1")}
             {_count("'arrival.' || NEW.fate", "1")}
+        END""",
+    "arrival_awaited": f"""
+        CREATE TRIGGER arrival_awaited AFTER INSERT ON arrival WHEN NEW.file_of IS NOT NULL AND NEW.{_OPEN}
+        BEGIN
+            UPDATE arrival SET awaited = awaited + 1 WHERE id = NEW.file_of;
+        END""",
+    "arrival_awaited_again": f"""
+        CREATE TRIGGER arrival_awaited_again AFTER UPDATE OF delivery ON arrival
+        WHEN NEW.file_of IS NOT NULL AND (NEW.{_OPEN}) <> (OLD.{_OPEN})
+        BEGIN
+            UPDATE arrival SET awaited = awaited + CASE WHEN NEW.{_OPEN} THEN 1 ELSE -1 END WHERE id = NEW.file_of;
         END""",
     "arrival_pruned": f"""
         CREATE TRIGGER arrival_pruned AFTER DELETE ON arrival

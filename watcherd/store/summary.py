@@ -82,7 +82,7 @@ ORDER BY used.vram_peak_allocated_mib DESC LIMIT :limit
 
 DUPLICATES = """
 SELECT count(*) AS files, count(DISTINCT job_id) AS scans FROM arrival
-WHERE fate = 'duplicate' AND seen_at >= :since AND seen_at < :until
+WHERE fate = 'duplicate' AND file_of IS NULL AND seen_at >= :since AND seen_at < :until
 """
 
 RUNS = """

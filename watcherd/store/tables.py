@@ -30,7 +30,7 @@ from watcherd.store.records import Delivery, Disposal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-HEAD = "0011"
+HEAD = "0012"
 """The newest migration. Kept here so that opening an up-to-date database need not import alembic."""
 
 Outcome = ("succeeded", "retry", "failed", "quarantined", "released", "interrupted")
@@ -179,6 +179,11 @@ arrival = _table(
         Text,
         Computed("substr(path_text, length(rtrim(path_text, replace(path_text, '/', ''))) + 1)", persisted=False),
     ),
+    # A file that several models compute has an arrival for each. The first one's has the file; the others' name it
+    # here, lie nowhere themselves (present = 0, no disposal), and are counted there while they have no visible result.
+    # No foreign key: pruning takes them out in any order.
+    _whole("file_of", null=True),
+    _whole("awaited", default=0),
     Index("arrival_called", "name"),
     Index("arrival_present", "path", unique=True, sqlite_where=text("present = 1")),
     Index("arrival_job", "job_id"),
@@ -187,8 +192,9 @@ arrival = _table(
     Index(
         "arrival_to_dispose",
         "id",
-        sqlite_where=text("disposal = 'pending' AND delivery IN ('delivered', 'none')"),
+        sqlite_where=text("disposal = 'pending' AND delivery IN ('delivered', 'none') AND awaited = 0"),
     ),
+    Index("arrival_beside", "file_of", sqlite_where=text("file_of IS NOT NULL")),
     Index("arrival_duplicate", "id", sqlite_where=text("fate = 'duplicate'")),
     Index("arrival_unsettled", "id", sqlite_where=text("fate IN ('settling', 'ignored')")),
     sqlite_autoincrement=True,

@@ -130,7 +130,7 @@ VIEWS: dict[str, str] = {
         CREATE VIEW names AS SELECT
             arrival.name, coalesce(job.state, arrival.fate) AS state, arrival.path_text AS source, job.id AS job_id,
             coalesce(job.error, arrival.reason) AS why, arrival.seen_at, job.finished_at,
-            arrival.fate, arrival.delivery, arrival.disposal, arrival.id
+            arrival.fate, arrival.delivery, arrival.disposal, arrival.id, job.model_name
         FROM arrival LEFT JOIN job ON job.id = arrival.job_id""",
     "results": """
         CREATE VIEW results AS SELECT

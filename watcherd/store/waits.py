@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 _NOT_BEFORE = "not_before = strftime('%Y-%m-%dT%H:%M:%fZ', not_before, :by)"
 _QUEUED_AT = "queued_at = strftime('%Y-%m-%dT%H:%M:%fZ', queued_at, :by)"
+_RIGHT = "BETWEEN :right_since AND :now"
 MOVE = (
-    f"UPDATE job SET {_NOT_BEFORE}, {_QUEUED_AT} WHERE state = 'queued' AND not_before IS NOT NULL",  # noqa: S608
-    f"UPDATE hook SET {_NOT_BEFORE} WHERE state = 'waiting'",  # noqa: S608
+    f"""UPDATE job SET {_NOT_BEFORE}, {_QUEUED_AT}
+    WHERE state = 'queued' AND not_before IS NOT NULL AND moved_at NOT {_RIGHT}""",  # noqa: S608
+    f"""UPDATE hook SET {_NOT_BEFORE} WHERE state = 'waiting' AND (tries > 0 OR created_at NOT {_RIGHT})""",  # noqa: S608
 )
-"""The time since which a frame is held back is set, too."""
+"""The time since which a frame is held back is set, too. Of a call that has been tried nobody knows when that was
+written: written in the second in which the clock was set, it may wait for as long as any call is made to."""
 
 BOUND = (
     """UPDATE job SET not_before = min(not_before, :latest), queued_at = min(queued_at, :latest)
@@ -27,9 +30,13 @@ BOUND = (
 )
 
 
-def move(connection: Connection, seconds: float) -> int:
-    """The wall clock was set by so many seconds: every wait is set with it; how many."""
-    return sum(connection.exec_driver_sql(sql, {"by": f"{seconds:+.3f} seconds"}).rowcount for sql in MOVE)
+def move(connection: Connection, seconds: float, *, right_since: datetime, now: datetime) -> int:
+    """The wall clock was set by so many seconds: every wait is set with it; how many.
+
+    But for those that were written down after that, from ``right_since`` to ``now`` as the clock shows it since.
+    """
+    values = {"by": f"{seconds:+.3f} seconds", "right_since": stamp(right_since), "now": stamp(now)}
+    return sum(connection.exec_driver_sql(sql, values).rowcount for sql in MOVE)
 
 
 def bound(connection: Connection, *, now: datetime, longest: timedelta) -> int:

@@ -108,7 +108,7 @@ class Past:
         return Filter(
             states=(State(state),) if state else (),
             profile=said.get("profile") or None,
-            model_name=said.get("model") or None,
+            model=said.get("model") or None,
             name=name or None,
             since=_day("since", said.get("since", "")),
             until=_day("until", said.get("until", ""), after=1),

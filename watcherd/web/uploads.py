@@ -14,7 +14,7 @@ import secrets
 import shutil
 import tempfile
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +68,14 @@ class Wish:
 
 @dataclass(kw_only=True, slots=True)
 class Followed:
-    """A scan on its way. ``source``: its path below the inbox, as shown."""
+    """A scan on its way to one model. ``source``: its path below the inbox, as shown. ``which``: of the models that
+    compute it."""
 
     source: str
     name: str
     prompt: str
+    which: int = 0
+    model: str = ""
     state: str = "dropped"
     error: str | None = None
     advice: str | None = None
@@ -221,19 +224,18 @@ class Uploads:
         settings = self._site.settings
         with reader(settings.state.database) as connection:
             found = overview.waited_for(connection, [scan.source for scan in batch.scans], after=batch.after)
-            records = history.records(connection, [row["job_id"] for row in found.values() if row["job_id"]])
+            jobs = [row["job_id"] for rows in found.values() for row in rows if row["job_id"]]
+            records = history.records(connection, jobs)
+        for scan in list(batch.scans):
+            rows = found.get(scan.source, [])
+            if scan.which == 0:  # several models may compute it: each has a job, and a place of its own
+                known = sum(other.source == scan.source for other in batch.scans)
+                more = range(known, len(rows))
+                batch.scans.extend(replace(scan, which=which, state="dropped", job=None) for which in more)
         for scan in batch.scans:
-            row = found.get(scan.source)
-            if row is None:
-                continue
-            if row["job_id"] is None:
-                scan.state, scan.error = row["fate"], row["reason"]
-                continue
-            state = State(row["state"])
-            delivered = state not in FINISHED or row["delivery"] in ("delivered", "none")
-            scan.job, scan.state = row["job_id"], state.value if delivered else State.DELIVERING.value
-            scan.error, scan.advice = row["error"], row["advice"]
-            scan.picture = has_picture(records[row["job_id"]])
+            rows = found.get(scan.source, [])
+            if scan.which < len(rows):
+                _update(scan, rows[scan.which], records)
 
     def _shown(self, batch: Batch) -> list[dict[str, Any]]:
         down = self._site.veil.is_down
@@ -241,6 +243,7 @@ class Uploads:
             {
                 "name": "a scan" if down else show(os.fsencode(scan.name)),
                 "prompt": scan.prompt,
+                "model": scan.model,
                 "state": scan.state,
                 "ended": scan.state in {*FINISHED, "ignored"},
                 "error": "hidden, as names are" if down and scan.error else scan.error,
@@ -250,6 +253,19 @@ class Uploads:
             }
             for scan in batch.scans
         ]
+
+
+def _update(scan: Followed, row: Mapping[str, Any], records: Mapping[int, Mapping[str, Any]]) -> None:
+    if row["job_id"] is None:
+        scan.state, scan.error = row["fate"], row["reason"]
+        return
+    state = State(row["state"])
+    delivered = state not in FINISHED or row["delivery"] in ("delivered", "none")
+    scan.job, scan.state = row["job_id"], state.value if delivered else State.DELIVERING.value
+    scan.error, scan.advice = row["error"], row["advice"]
+    record = records.get(row["job_id"])
+    if record is not None:
+        scan.picture, scan.model = has_picture(record), record["model_name"]
 
 
 def _sidecars(wish: Wish) -> list[bytes]:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def ask(words: str, shell: str = "bash", **more: str) -> str:
@@ -26,6 +30,8 @@ def ask(words: str, shell: str = "bash", **more: str) -> str:
         ("watcherd jobs --state q", {"queued", "quarantined"}),
         ("watcherd jobs --sort fin", {"finished"}),
         ("watcherd retry --error-class m", {"memory"}),
+        ("watcherd comp", {"compare"}),
+        ("watcherd compare default other --pi", {"--pictures"}),
     ],
 )
 def test_commands_options_and_values_are_completed(words: str, expected: set[str]) -> None:
@@ -48,3 +54,12 @@ def test_the_script_for_each_shell_is_printed_from_any(shell: str, registers: st
     assert "" == answer.stderr
     assert registers in answer.stdout
     assert "watcherd" in answer.stdout
+
+
+def test_models_are_completed_as_the_configuration_calls_them(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[models.trial]\n[models.retina]\n")
+    assert {"trial"} == set(ask("watcherd compare t", WATCHERD_CONFIG=str(config)).split())
+    assert {"default", "trial", "retina"} == set(ask("watcherd compare trial ", WATCHERD_CONFIG=str(config)).split())
+    config.write_text("[models")
+    assert [] == ask("watcherd compare t", WATCHERD_CONFIG=str(config)).split()

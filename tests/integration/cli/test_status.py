@@ -168,6 +168,34 @@ def test_a_low_terminal_is_told_that_there_is_more(watcherd: CommandLine, height
     assert height >= len(lines)
 
 
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, 0),  # paused by a person, for a full disk, and without its inbox: nothing that a new start would mend
+        ({"phase": "loading"}, 69),
+        ({"phase": "stopping"}, 69),
+        ({"replicas": [LIVE["replicas"][1]]}, 69),
+        ({"replicas": []}, 0),
+    ],
+)
+def test_a_health_check_is_answered_by_the_exit_code(watcherd: CommandLine, changes: dict[str, Any], code: int) -> None:
+    """0 while it runs with a replica that is ready; and the same words as without --check."""
+    write_live(watcherd, os.getpid(), **changes)
+    with lock.sole_owner(watcherd.config.state.lock):
+        said = watcherd("status", "--check")
+        assert (code, watcherd("status").out) == (said.code, said.out)
+        assert 0 == watcherd("status").code
+
+
+def test_a_health_check_of_what_does_not_run_fails(watcherd: CommandLine) -> None:
+    """Stopped in good order, or killed with its status left behind; and --check is no --watch."""
+    assert 69 == watcherd("status", "--check").code
+    write_live(watcherd, os.getpid())
+    said = watcherd("status", "--check", "--json")
+    assert (69, False) == (said.code, json.loads(said.out)["alive"])
+    assert 64 == watcherd("status", "--check", "--watch").code
+
+
 @pytest.fixture
 def open_to_all(watcherd: CommandLine) -> Iterator[Path]:
     """A copy of the history in a folder that everybody may enter."""

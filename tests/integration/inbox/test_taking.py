@@ -7,11 +7,14 @@ import errno
 import fcntl
 import hashlib
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,6 +28,9 @@ from watcherd.inbox.settle import Settled
 from watcherd.inbox.spool import Spool
 from watcherd.inbox.sweep import IgnoreList, look, sweep
 from watcherd.inbox.values import Candidate, Gone, Ignored, Ingested, NotYet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NOTHING = IgnoreList([])
 
@@ -62,6 +68,35 @@ def files_in(spool: Spool) -> set[str]:
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def descriptors_left(root_fd: int, number: int) -> Iterator[None]:
+    """So many more files can be opened."""
+    lowest = os.dup(root_fd)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_when_descriptors_run_out_nothing_is_taken_and_no_file_is_blamed(inbox, root_fd, spool):
+    """It neither waits as one that cannot be opened, nor is it ignored: the service has to wait, and tries it again."""
+    (inbox / "a.raw").write_bytes(b"a scan")
+    found, reasons = settled(root_fd, b"a.raw"), []
+    for number in range(9):
+        with descriptors_left(root_fd, number):
+            try:
+                (outcome,) = take(found, root_fd, spool)
+            except TransientError as error:
+                reasons.append(error.message)
+            else:
+                assert isinstance(outcome, Ingested)
+    assert "Files of the inbox cannot be opened: Too many open files." in reasons
+    assert len(reasons) < 9
 
 
 def test_copies_lie_under_their_hash_with_all_their_bytes(inbox, root_fd, spool):

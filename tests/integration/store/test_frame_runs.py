@@ -127,7 +127,7 @@ def test_a_run_waits_no_longer_and_no_shorter_when_the_clock_was_set(
     hold = Hold(quiet=QUIET, longest=30 * QUIET, expected=lambda _before: True)
     step = days * 86_400.0
     drop(connection, run_id, frame(1))
-    waits.move(connection, step)
+    waits.move(connection, step, right_since=later(seconds=step + 1), now=later(seconds=step + 1))
     assert [] == take(connection, run_id, step + 299, hold=hold)
     assert [1] == numbers(take(connection, run_id, step + 301, hold=hold))
 

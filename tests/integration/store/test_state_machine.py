@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,17 +26,25 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.integration.store.helpers import IN_USE, NOW, enqueue, failure, intents, scan, staged, start_run
+from tests.integration.store.helpers import IN_USE, MODEL, NOW, enqueue, failure, intents, scan, staged, start_run
 from watcherd.errors import StaleJobError
-from watcherd.job import FINISHED, ErrorClass, State, may_become
+from watcherd.job import FINISHED, ErrorClass, Options, State, may_become
 from watcherd.retry import INTERRUPTIONS, decide
-from watcherd.store import Claim, arrivals, connections, deliveries, history, queue
+from watcherd.store import Claim, ForModel, InUse, arrivals, connections, deliveries, history, queue
 from watcherd.store.arrivals import MAY_PASS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy import Connection
+
+    from watcherd.store import Enqueued
+
+SECOND = Options(model="second")
+IN_USE_BY = {
+    "default": IN_USE,
+    "second": InUse(name="second", identity=MODEL, options=lambda _path, _overrides: SECOND),
+}
 
 QUICK = settings(
     max_examples=60,
@@ -93,12 +102,22 @@ class Queue(RuleBasedStateMachine):
             with pytest.raises(StaleJobError):
                 self.do(work)
 
-    @rule(content=st.integers(0, 3), name=st.sampled_from("abcd"))
-    def drop(self, content: int, name: str) -> None:
+    @rule(content=st.integers(0, 3), name=st.sampled_from("abcd"), several=st.booleans())
+    def drop(self, content: int, name: str, several: bool) -> None:
+        """A file for one model, or for two."""
         mtime = self.files.get(name, (0, 0))[1] + 1
         self.files[name] = (content, mtime)
         self.lying.add(name)
-        (item,) = self.do(lambda c: enqueue(c, self.run_id, scan(name, content, mtime=mtime), now=self.now))
+        beside = (ForModel(options=SECOND),) if several else ()
+        new = replace(scan(name, content, mtime=mtime), beside=beside)
+        (item,) = self.do(lambda c: enqueue(c, self.run_id, new, now=self.now))
+        assert len(item.beside) == several
+        self.take(item)
+        for other in item.beside:
+            assert other.job_id != item.job_id
+            self.take(other)
+
+    def take(self, item: Enqueued) -> None:
         self.dropped += 1
         job = item.job_id
         assert item.duplicate is (job in self.states)
@@ -118,10 +137,12 @@ class Queue(RuleBasedStateMachine):
         (item,) = self.do(lambda c: enqueue(c, self.run_id, scan(name, content, mtime=mtime), now=self.now))
         assert item.known
 
-    @rule(target=claims, limit=st.integers(1, 4))
-    def claim(self, limit: int) -> Any:
-        jobs = self.do(lambda c: queue.claim(c, run_id=self.run_id, limit=limit, now=self.now, in_use=IN_USE))
+    @rule(target=claims, limit=st.integers(1, 4), model=st.sampled_from(sorted(IN_USE_BY)))
+    def claim(self, limit: int, model: str) -> Any:
+        in_use = IN_USE_BY[model]
+        jobs = self.do(lambda c: queue.claim(c, run_id=self.run_id, limit=limit, now=self.now, in_use=in_use))
         assert len(jobs) <= limit
+        assert {(job.options.model, job.beside) for job in jobs} <= {(model, ""), (model, "second")}
         assert len(jobs) == 1 or not any(job.solo for job in jobs)
         for job in jobs:
             assert self.states[job.id] is State.QUEUED
@@ -214,12 +235,20 @@ class Queue(RuleBasedStateMachine):
         for arrival in self.do(deliveries.arrivals_promised)[:1]:
             self.do(lambda c, arrival=arrival: deliveries.finish_redelivery(c, [arrival.id], now=self.now))
         for arrival in self.do(lambda c: deliveries.arrivals_to_dispose(c, 2)):
-            assert self.states[arrival.job_id] in FINISHED
+            of_file = self.of_file(arrival.id)
+            assert set(of_file) <= FINISHED
+            assert (arrival.state is State.SUCCEEDED) == (set(of_file) == {State.SUCCEEDED})
             self.do(
                 lambda c, arrival=arrival: arrivals.record_disposal(c, [(arrival.id, "archived", b"x")], now=self.now)
             )
             if self.files.get(arrival.source, (0, 0))[1] == arrival.signature.mtime_ns:
                 self.lying.discard(arrival.source)
+
+    def of_file(self, arrival_id: int) -> list[State]:
+        """The states of the jobs of all models of a file."""
+        with self.connection.begin():
+            rows = self.rows(f"SELECT job_id FROM arrival WHERE {arrival_id} IN (id, file_of)")  # noqa: S608 - a number
+        return [self.states[row.job_id] for row in rows]
 
     @rule(seconds=st.sampled_from([1, 40, 1000]))
     def time_passes(self, seconds: int) -> None:
@@ -257,6 +286,12 @@ class Queue(RuleBasedStateMachine):
     def nothing_is_visible_or_disposed_of_too_early(self) -> None:
         for row in self.rows("SELECT job_id, delivery FROM arrival"):
             assert (row.delivery == "waiting") == (self.states[row.job_id] not in FINISHED)
+        wrong = self.rows(
+            "SELECT id FROM arrival AS file WHERE awaited <> (SELECT count(*) FROM arrival WHERE file_of = file.id "
+            "AND delivery IN ('waiting', 'due', 'intended'))"
+        )
+        assert not wrong
+        assert not self.rows("SELECT id FROM arrival WHERE file_of NOT NULL AND (present OR disposal NOT NULL)")
 
 
 @pytest.fixture(autouse=True)

@@ -181,15 +181,18 @@ def test_two_pages_at_one_address_are_one_too_many(process: Process, capsys: pyt
     assert token not in (process.folder / "web.log").read_text()
 
 
-def test_without_the_extra_the_command_that_installs_it_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("starlette", "uvicorn", "sse_starlette")]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in [name for name in sys.modules if name.startswith("watcherd.web")]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in ("starlette", "uvicorn", "sse_starlette", "python_multipart"):
-        monkeypatch.setitem(sys.modules, name, None)
+WITHOUT = """
+import sys
+for name in ("starlette", "uvicorn", "sse_starlette", "python_multipart"):
+    sys.modules[name] = None
+from watcherd.cli.app import run
+sys.exit(run(["web", "--config", sys.argv[1]]))
+"""
+
+
+def test_without_the_extra_the_command_that_installs_it_is_said(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("")
-    assert 69 == run(["web", "--config", str(tmp_path / "config.toml")])
-    assert 'pip install "watcherd[web]"' in capsys.readouterr().err
+    command = [sys.executable, "-c", WITHOUT, str(tmp_path / "config.toml")]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert 69 == answer.returncode
+    assert 'pip install "watcherd[web]"' in answer.stderr

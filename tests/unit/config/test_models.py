@@ -39,6 +39,27 @@ def test_a_scan_is_its_profiles_models_and_else_the_default_ones(both: Config) -
     assert ["", "Where?", ""] == [each.prompt for each in found]
 
 
+def test_several_models_of_a_profile_each_have_their_own_options(tmp_path: Path) -> None:
+    """Their own threshold and prompt, unless the profile says it for all; the first one's name goes without one."""
+    sam3 = {"segmenter": "sam3", "path": "sam3", "sam3": {"prompt": "vessel"}}
+    profiles = {
+        "both": {"folder": "both", "models": ["retina", "sam3"]},
+        "same": {"folder": "same", "models": ["sam3", "default"], "threshold": 0.9, "sidecar_models": ["retina"]},
+    }
+    found = build(tmp_path, models={"retina": RETINA, "sam3": sam3}, profiles=profiles)
+    asked = {
+        folder: [found.options_for(f"{folder}/a.png", model=name) for name in found.models_for(f"{folder}/a.png")]
+        for folder in ("both", "same", "others")
+    }
+    assert [("retina", 0.3, ""), ("sam3", 0.5, "vessel")] == [
+        (each.model, each.threshold, each.prompt) for each in asked["both"]
+    ]
+    assert [("sam3", 0.9), ("default", 0.9)] == [(each.model, each.threshold) for each in asked["same"]]
+    assert ["default"] == [each.model for each in asked["others"]]
+    assert "retina" == found.options_for("both/a.png").model
+    assert {"sam3", "default"} == found.models_beside
+
+
 def test_paths_of_every_model_are_relative_to_the_file(both: Config, tmp_path: Path) -> None:
     assert tmp_path / "sa2va" == both.models["sa2va"].path
     assert tmp_path / "iter_1.pth" == both.models["sa2va"].sa2va.checkpoint
@@ -64,6 +85,19 @@ def test_a_sidecar_names_one_of_its_profiles_models_and_no_other(both: Config) -
     [
         ({"profiles": {"a": {"folder": "x", "model": "retna"}}}, ["profiles.a.model = 'retna'", "default, retina"]),
         ({"profiles": {"a": {"folder": "x", "sidecar_models": ["b"]}}}, ["profiles.a.sidecar_models = 'b'"]),
+        (
+            {"profiles": {"a": {"folder": "x", "model": "retina", "models": ["retina", "default"]}}},
+            ["profiles.a has model = 'retina' and models = ['retina', 'default']", "leave the other out"],
+        ),
+        ({"profiles": {"a": {"folder": "x", "models": []}}}, ["profiles.a.models = []", "no model would compute"]),
+        (
+            {"profiles": {"a": {"folder": "x", "models": ["retina", "b"]}}},
+            ["profiles.a.models = 'b'", "default, retina"],
+        ),
+        (
+            {"profiles": {"a": {"folder": "x", "models": ["retina", "default", "retina"]}}},
+            ["profiles.a.models names 'retina' twice", "once"],
+        ),
         ({"models": {"default": {}}}, ["models.default", "the model of the table [model]"]),
         ({"models": {"Default": {}}}, ["models.Default", "the model of the table [model]"]),
         ({"models": {"new-eyes": {}, "New_Eyes": {}}}, ["models.New_Eyes", "models.new-eyes", "- as _"]),
@@ -85,8 +119,9 @@ def test_the_environment_overrides_a_key_of_a_named_model(tmp_path: Path, monkey
     monkeypatch.setenv("WATCHERD_MODELS__NEW_EYES__THRESHOLD", "0.9")
     monkeypatch.setenv("WATCHERD_MODELS__NEW_EYES__SEMANTIC__WINDOW", "64")
     monkeypatch.setenv("WATCHERD_PROFILES__A__MODEL", "retina")
+    monkeypatch.setenv("WATCHERD_PROFILES__B__MODELS", '["retina", "New-Eyes"]')
     models = {"New-Eyes": {"threshold": 0.1, "share": 2}, "retina": RETINA}
-    found = build(tmp_path, models=models, profiles={"a": {"folder": "x"}})
+    found = build(tmp_path, models=models, profiles={"a": {"folder": "x"}, "b": {"folder": "y"}})
     assert ["New-Eyes", "retina"] == list(found.models)
     assert (0.9, 2, 64) == (
         found.models["New-Eyes"].threshold,
@@ -94,6 +129,7 @@ def test_the_environment_overrides_a_key_of_a_named_model(tmp_path: Path, monkey
         found.models["New-Eyes"].semantic.window,
     )
     assert "retina" == found.options_for("x/a.png").model
+    assert ("retina", "New-Eyes") == found.models_for("y/a.png")
 
 
 def test_what_is_said_of_the_model_is_said_of_the_one_that_is_meant() -> None:

@@ -69,6 +69,20 @@ def test_one_that_does_not_fit_beside_another_waits_and_is_told_why() -> None:
     assert "15.2 GiB in bfloat16 and 3.0 GiB of reserve" in refused.message
 
 
+def test_one_that_comes_later_goes_on_cards_of_nobody_first_then_beside_others() -> None:
+    """And takes no more than one place beside them; one that does not show its sizes takes none there."""
+
+    def later(gpus: str, taken: set[int], one: Demand) -> dict[str, list[list[int]]]:
+        uuids = {f"planned-{index}" for index in taken}
+        return cards(share_out([one], parse_inventory(gpus), Limits(), uuids))
+
+    assert {"vessel": [[1], [2]]} == later("3x24GiB", {0}, demand("vessel"))
+    assert {"vessel": [[0]]} == later("2x24GiB", {0, 1}, demand("vessel"))
+    assert {"unknown": [[1]]} == later("2x24GiB", {0}, demand("unknown", None, 0.0))
+    assert {} == later("2x24GiB", {0, 1}, demand("unknown", None, 0.0))
+    assert {"unknown": [[0]]} == later("1x24GiB", {0}, demand("unknown", None, 4.0))
+
+
 def test_one_that_fits_nowhere_is_refused_and_costs_the_others_nothing() -> None:
     found = shared("1x12GiB", sa2va(), demand("vessel"))
     assert {"vessel": [[0]]} == cards(found)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests import fuse_like
 from watcherd.outbox import deliver
-from watcherd.outbox.deliver import Outbox, ResultLostError
+from watcherd.outbox.deliver import Outbox, PlaceClosedError, ResultLostError
 from watcherd.values import Intent, ResultFile
 
 SHA = "ab" * 32
@@ -108,6 +110,52 @@ def test_results_are_delivered_where_there_are_no_such_renames(
     assert names == ({"masks/a.png", "results/a.json"} if layout == "per-kind" else {"a/mask.png", "a/result.json"})
     with pytest.raises(FileExistsError):
         outbox.publish([stage(outbox, 2, mask=b"another's")])
+
+
+@pytest.mark.parametrize("layout", ["per-kind", "per-scan"])
+def test_another_models_results_lie_alike_in_a_folder_of_its_own(tmp_path: Path, layout: str) -> None:
+    plain = Outbox(tmp_path, layout=layout)
+    assert plain is plain.of_model("")
+    kinds = ["mask", "result", "failed"]
+    wanted = [b"models/trial/" + path for path in plain.paths(b"x/a", kinds)]
+    assert wanted == plain.of_model("trial").paths(b"x/a", kinds)
+
+
+def test_no_scans_folder_lies_where_a_models_results_do(tmp_path: Path) -> None:
+    """Only with a folder for each scan, only for models that have results beside, and never for these themselves."""
+    beside = {"trial"}
+
+    def stem(source: bytes, layout: str = "per-scan", model: str = "") -> bytes:
+        outbox = Outbox(tmp_path, layout=layout, beside=lambda: beside).of_model(model)
+        return outbox.stem(source, "12345678" * 8, ["mask", "result"], lambda _path: "free")
+
+    moved = [b"models.png", b"models/trial.png", b"models/trial/a.png"]
+    assert [b"models-12345678", b"trial-12345678", b"a-12345678"] == [stem(source) for source in moved]
+    assert [source[:-4] for source in moved] == [stem(source, "per-kind") for source in moved]
+    assert [source[:-4] for source in moved] == [stem(source, model="trial") for source in moved]
+    assert b"models/others/a" == stem(b"models/others/a.png")
+    beside.clear()
+    assert [source[:-4] for source in moved] == [stem(source) for source in moved]
+
+
+def test_a_models_folder_that_may_not_be_written_costs_its_results_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of all masks is what all scans share; that of a model beside is not."""
+    outbox = Outbox(tmp_path / "outbox")
+    outbox.prepare()
+    closed = {b"masks", b"models"}
+
+    def refuse(staged: Path, target: bytes) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", target)
+
+    monkeypatch.setattr(deliver, "_move", refuse)
+    monkeypatch.setattr(deliver, "_may_be_written", lambda folder: folder.rpartition(b"/")[2] not in closed)
+    intents = stage(outbox)
+    with pytest.raises(PermissionError):
+        outbox.publish([intents])
+    with pytest.raises(PlaceClosedError, match="models/trial/masks"):
+        outbox.publish([[replace(each, final=b"models/trial/" + each.final) for each in intents]])
 
 
 def test_a_file_that_is_not_ours_is_never_overwritten(outbox: Outbox, tmp_path: Path) -> None:

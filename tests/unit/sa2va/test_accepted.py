@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from watcherd.errors import ConfigError
-from watcherd.inference.segmenters.sa2va.config import TEMPLATES, parse
+from watcherd.inference.segmenters.sa2va.config import PATCHED_TEMPLATE, TEMPLATES, parse
 
 PAGE = Path(__file__).parents[3] / "docs" / "sa2va.md"
 BEGIN, END = "<!-- accepted: made by tests/unit/sa2va/test_accepted.py -->\n", "<!-- /accepted -->"
@@ -26,7 +26,11 @@ class Published:
     def values(self, template: str) -> dict[str, Any]:
         """Their ``config.json``, as far as it is looked at."""
         if "VL" in self.language:  # one model of its own with eyes and words, whose configuration it extends
-            return {"model_type": "sa2va_chat", "architectures": ["Sa2VAChatModelQwen"], "template": template}
+            kind = "qwen3_vl" if "Qwen3" in self.language else "qwen2_5_vl"
+            kind += "_moe" if "Moe" in self.language else ""
+            text = {"model_type": f"{kind}_text", "hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 9}
+            vision = {"model_type": kind, "out_hidden_size": 8}
+            return {"model_type": "sa2va_chat", "template": template, "text_config": text, "vision_config": vision}
         llm = {"architectures": [self.language], "hidden_size": 8, "num_hidden_layers": 1}
         return {"model_type": "sa2va_chat", "vision_config": VISION, "llm_config": llm, "template": template}
 
@@ -38,6 +42,7 @@ PUBLISHED = (
     Published("trainings on Qwen3 with an InternViT", "InternVL3.5", "Qwen3ForCausalLM"),
     Published("Sa2VA-Qwen2_5-VL-3B, 7B", "Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration"),
     Published("Sa2VA-Qwen3-VL-4B", "Qwen3-VL", "Qwen3VLForConditionalGeneration"),
+    Published("trainings on a mixture of experts", "Qwen3-VL", "Qwen3VLMoeForConditionalGeneration"),
 )
 
 
@@ -46,10 +51,12 @@ def verdict(model: Published) -> str:
     taken, why = [], ""
     for template in TEMPLATES:
         try:
-            parse(model.values(template), Path("FOLDER"))
+            config = parse(model.values(template), Path("FOLDER"))
         except ConfigError as error:
             why = error.message.removeprefix("FOLDER ").rstrip(".")
         else:
+            if config.template == PATCHED_TEMPLATE:
+                return "yes"
             taken.append(f"`{template}`")
     return f"yes, with {', '.join(taken)}" if taken else f"no: it {why}"
 

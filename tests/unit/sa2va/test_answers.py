@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,15 +13,19 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 
+from tests import qwen_vl_tiny
 from tests.sa2va_tiny import tiny_network
 from watcherd.inference.segmenters.sa2va.language import Answer, Language, Turn, fed_segs
-from watcherd.inference.segmenters.sa2va.prompt import Prompt, Words
+from watcherd.inference.segmenters.sa2va.prompt import Prompt, Words, positions_on_axes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 WIDTH, VOCABULARY, LIMIT = 32, 356, 24
+SEEN_IN_PATCHES = tuple(qwen_vl_tiny.FAMILIES)
+EVERY = ("qwen2", "qwen3", *SEEN_IN_PATCHES)
+"""Language models: two of an InternVL's, and those that count positions on three axes."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,22 +37,46 @@ def _quiet() -> Iterator[None]:
 
 def language(family: str, draw: random.Random) -> Language:
     """A random model for which many tokens end an answer, so that greedy answers end, and ``[SEG]`` is a common one."""
-    network = tiny_network(seed=draw.randrange(1000), family=family, head_dim=8)
-    stops = frozenset(draw.sample(range(VOCABULARY), 60))
-    model = Language(network.language, seg=-1, ends=lambda said: said[-1] in stops)
-    said = [token for _ in range(8) for token in model.generate([question(draw)], LIMIT)[0].ids[:-1]]
-    return Language(network.language, seg=max(set(said) or {0}, key=said.count), ends=lambda said: said[-1] in stops)
+    seed = draw.randrange(1000)
+    if family in SEEN_IN_PATCHES:
+        network = qwen_vl_tiny.random_network(family, seed)
+    else:
+        network = tiny_network(seed=seed, family=family, head_dim=8)
+    normed = network.built_on.normed
+    patched = family in SEEN_IN_PATCHES
+    stops = frozenset(draw.sample(range(VOCABULARY), 30 if patched else 60))
+    model = Language(network.language, seg=-1, ends=lambda said: said[-1] in stops, normed=normed)
+    asked = [question(draw, family) for _ in range(16 if patched else 8)]
+    said = [token for turn in asked for token in model.generate([turn], LIMIT)[0].ids[:-1]]
+    seg = max(set(said) or {0}, key=said.count)
+    return Language(network.language, seg=seg, ends=lambda said: said[-1] in stops, normed=normed)
 
 
-def question(draw: random.Random) -> Turn:
+def question(draw: random.Random, family: str = "qwen2") -> Turn:
+    if family in SEEN_IN_PATCHES:
+        return question_in_patches(draw, deep=family == "qwen3_vl")
     ids = tuple(draw.randrange(VOCABULARY) for _ in range(draw.randint(6, 40)))
     begin = draw.randrange(len(ids) - 4)
     visual = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(draw.randrange(10**6)))
     return Turn(prompt=Prompt(ids=ids, visual=tuple(range(begin, begin + 3))), visual=visual)
 
 
+def question_in_patches(draw: random.Random, *, deep: bool) -> Turn:
+    """Words before, between and behind one or two pictures of up to 4 by 4 visual tokens."""
+    ids, visual, blocks = [draw.randrange(VOCABULARY)], [], []
+    for _ in range(draw.randint(1, 2)):
+        rows, columns = draw.randint(1, 4), draw.randint(1, 4)
+        blocks.append((rows, columns))
+        visual += range(len(ids), len(ids) + rows * columns)
+        ids += [0] * (rows * columns) + [draw.randrange(VOCABULARY) for _ in range(draw.randint(1, 9))]
+    made = torch.Generator().manual_seed(draw.randrange(10**6))
+    layers = [torch.randn(len(visual), WIDTH, generator=made) for _ in range(3 if deep else 1)]
+    prompt = Prompt(ids=tuple(ids), visual=tuple(visual), positions=positions_on_axes(len(ids), visual, blocks))
+    return Turn(prompt=prompt, visual=layers[0], deep=tuple(layers[1:]))
+
+
 def drafted(turn: Turn, draft: tuple[int, ...]) -> Turn:
-    return Turn(prompt=turn.prompt, visual=turn.visual, draft=draft)
+    return replace(turn, draft=draft)
 
 
 def spoiled(answer: tuple[int, ...], draw: random.Random) -> tuple[int, ...]:
@@ -67,12 +96,12 @@ def assert_same(expected: Answer, actual: Answer) -> None:
     torch.testing.assert_close(actual.states, expected.states, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("family", EVERY)
 def test_a_right_draft_is_what_generation_says_and_a_wrong_one_is_refused(family: str) -> None:
     """Over 50 random prompts, right and wrong drafts side by side in one padded pass."""
     draw = random.Random(5)
     model = language(family, draw)
-    turns = [question(draw) for _ in range(50)]
+    turns = [question(draw, family) for _ in range(50)]
     alone = [model.generate([turn], LIMIT)[0] for turn in turns]
     # A greedy answer that was cut off at the limit has no end token; no draft can be accepted for it.
     ended = [number for number, answer in enumerate(alone) if len(answer.ids) < LIMIT]
@@ -91,12 +120,12 @@ def test_a_right_draft_is_what_generation_says_and_a_wrong_one_is_refused(family
             assert answer is None or answer.ids != alone[number].ids
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("family", EVERY)
 def test_a_batch_generates_what_each_prompt_generates_alone(family: str) -> None:
     """Prompts of different lengths, padded, answers of different lengths."""
     draw = random.Random(6)
     model = language(family, draw)
-    turns = [question(draw) for _ in range(12)]
+    turns = [question(draw, family) for _ in range(12)]
     together = model.generate(turns, LIMIT)
     for turn, answer in zip(turns, together, strict=True):
         assert_same(model.generate([turn], LIMIT)[0], answer)

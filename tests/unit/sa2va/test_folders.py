@@ -109,7 +109,7 @@ def test_no_folder_and_a_folder_without_a_model_are_refused(tmp_path: Path) -> N
             "InternLM2ForCausalLM, which is not supported yet",
         ),
         ({"llm_config": {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True}}, "sliding-window"),
-        ({"llm_config": None}, "not built on InternVL"),
+        ({"llm_config": None}, "built on something that it does not describe"),
         ({"template": "vicuna"}, "template 'vicuna'; supported are qwen_chat, internlm2_chat, phi3_chat"),
         ({"downsample_ratio": 0.25}, "downsample_ratio = 0.25"),
         ({"ps_version": "v1"}, "ps_version = 'v1'"),

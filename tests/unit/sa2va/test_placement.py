@@ -5,19 +5,22 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.fake_devices import NAME, fake_devices
+from tests import qwen_vl_tiny
+from tests.fake_devices import NAME, fake_devices, real_values
 from tests.sa2va_folder import DATA
 from tests.sa2va_tiny import tiny_config
 from watcherd.inference.base import Frame
-from watcherd.inference.segmenters.sa2va import engine, language, network, video
+from watcherd.inference.segmenters.sa2va import engine, language, network, patches, video
+from watcherd.inference.segmenters.sa2va.config import PATCHED_TEMPLATE
 from watcherd.inference.segmenters.sa2va.prompt import Words
 from watcherd.inference.segmenters.sa2va.weights import place_buffers, put
 from watcherd.job import Options
@@ -37,6 +40,8 @@ CHAIN = (
     "sam2",
 )
 """The parts in the order in which they work; the model may be cut between any two."""
+PATCHED = tuple(part for part in CHAIN if part != "projector")
+"""Those of a model that sees in patches."""
 
 FIRST, SECOND = f"{NAME}:0", f"{NAME}:1"
 CUTS = [
@@ -44,6 +49,12 @@ CUTS = [
     *({part: (SECOND if part == alone else FIRST) for part in CHAIN} for alone in ("projector", "text_hidden_fcs")),
     {part: f"{NAME}:{place}" for place, part in enumerate(CHAIN)},
 ]
+PATCHED_CUTS = [
+    *({part: (FIRST if place < cut else SECOND) for place, part in enumerate(PATCHED)} for cut in (1, 2, 4, 7, 8)),
+    {part: f"{NAME}:{place}" for place, part in enumerate(PATCHED)},
+]
+"""Behind the tower, behind the embedding, within the layers that get more of what was seen, and behind all of these."""
+
 SEEN = Options(prompt="Please segment the blood vessel.", draft="Sure, [SEG] and [SEG].", decode="forced")
 
 
@@ -55,7 +66,25 @@ def skeleton() -> Iterator[network.Sa2vaNetwork]:
         yield network.skeleton(tiny_config(num_hidden_layers=LAYERS))
 
 
-def cut_so(skeleton: network.Sa2vaNetwork, cut: Mapping[str, str]) -> engine.Engine:
+@pytest.fixture(scope="module", params=qwen_vl_tiny.FAMILIES)
+def patched(request: pytest.FixtureRequest) -> network.Sa2vaNetwork:
+    return network.skeleton(qwen_vl_tiny.tiny_config(request.param, vocab_size=356, num_hidden_layers=LAYERS))
+
+
+@pytest.fixture(scope="module")
+def both() -> list[network.Sa2vaNetwork]:
+    return [
+        network.skeleton(qwen_vl_tiny.tiny_config(base, vocab_size=356, num_hidden_layers=LAYERS))
+        for base in qwen_vl_tiny.FAMILIES
+    ]
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Words:
+    return Words(qwen_vl_tiny.write_words(tmp_path_factory.mktemp("words")), template=PATCHED_TEMPLATE)
+
+
+def cut_so(skeleton: network.Sa2vaNetwork, cut: Mapping[str, str], words: Words | None = None) -> engine.Engine:
     """An engine without values; what ``cut`` does not name (the rotary table) is on the first device."""
     device_map = {"": FIRST, **cut}
     # Tests below spoil the class.
@@ -63,7 +92,7 @@ def cut_so(skeleton: network.Sa2vaNetwork, cut: Mapping[str, str]) -> engine.Eng
     for name, parameter in skeleton.named_parameters():
         put(skeleton, name, torch.empty(parameter.shape, device=str(network.place(name, device_map))))
     place_buffers(skeleton, device_map)
-    return engine.Engine(skeleton, Words(DATA / "tokenizer"), max_new_tokens=2)
+    return engine.Engine(skeleton, words or Words(DATA / "tokenizer"), max_new_tokens=2)
 
 
 def exercise(skeleton: network.Sa2vaNetwork, cut: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +119,47 @@ def exercise(skeleton: network.Sa2vaNetwork, cut: Mapping[str, str], monkeypatch
     tracker.step(features)
 
 
+def exercise_patched(
+    skeleton: network.Sa2vaNetwork, cut: Mapping[str, str], words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What differs in a model that sees in patches: what it sees, a batch with drafts, and generated answers."""
+    model = cut_so(skeleton, cut, words)
+    laid_out = patches.layout_for
+
+    def outside(*given: Any) -> Any:
+        """Layouts follow from sizes, on the CPU; what is moved from there has no values any more."""
+        with real_values():
+            known = laid_out(*given)
+        tensors = {name: torch.empty_like(each) for name, each in known.tensors.items()}
+        groups = {name: tuple(map(torch.empty_like, each.groups)) for name, each in known.segments.items()}
+        segments = {name: replace(each, groups=groups[name]) for name, each in known.segments.items()}
+        return replace(known, tensors=tensors, segments=segments)
+
+    monkeypatch.setattr(patches, "layout_for", outside)
+    frames = [Frame(pixels=np.zeros(size, np.uint8), options=SEEN) for size in ((64, 64), (64, 200, 3))]
+    found = model.segment(frames)
+    assert torch.device(cut["sam2"]) == found[0].logits.device
+    width = 32
+    turns = [
+        language.Turn(
+            prompt=words.prompt(text, [(2, 3)]),
+            visual=torch.empty(6, width, device=cut["vision"]),
+            deep=(torch.empty(6, width, device=cut["vision"]),) * 2,
+        )
+        for text in ("x", "longer")
+    ]
+    head = model.language._say
+    monkeypatch.setattr(model.language, "_say", lambda rows: head(rows) is not None and np.array([words.seg, 7]))
+    model.language.generate(turns, 2)
+
+
+@pytest.mark.parametrize("cut", PATCHED_CUTS, ids=lambda cut: "".join(device[-1] for device in cut.values()))
+def test_every_cut_works_in_models_that_see_in_patches(
+    cut: dict[str, str], patched: network.Sa2vaNetwork, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exercise_patched(patched, cut, words, monkeypatch)
+
+
 @pytest.mark.parametrize("cut", CUTS, ids=lambda cut: "".join(device[-1] for device in cut.values()))
 def test_every_cut_between_parts_and_between_layers_works(
     cut: dict[str, str], skeleton: network.Sa2vaNetwork, monkeypatch: pytest.MonkeyPatch
@@ -98,12 +168,25 @@ def test_every_cut_between_parts_and_between_layers_works(
     exercise(skeleton, cut, monkeypatch)
 
 
+OF_PATCHES = ("qwen_vl", "patches")
+"""Modules that only models have that see in patches."""
+
 MOVES = re.compile(r"\.to\((?:self\.)?(?:device|rows\.device|coarse\.device)(?:_of\([\w.]+\))?(?:, [\w.=]+)?\)")
 """Every hand-over of a tensor to a device, as it stands in the code."""
 
 MODULES = [
     importlib.import_module(f"{engine.__package__}.{name}")
-    for name in ("preprocess", "network", "language", "grounding", "engine", "video")
+    for name in (
+        "preprocess",
+        "network",
+        "eyes",
+        "qwen_vl",
+        "patches",
+        "language",
+        "grounding",
+        "engine",
+        "video",
+    )
 ]
 
 
@@ -125,7 +208,12 @@ def test_the_seams_are_found() -> None:
 
 @pytest.mark.parametrize(("module", "seam"), SEAMS)
 def test_without_any_one_of_the_hand_overs_a_tensor_meets_another_device(
-    module: ModuleType, seam: tuple[int, int], skeleton: network.Sa2vaNetwork, monkeypatch: pytest.MonkeyPatch
+    module: ModuleType,
+    seam: tuple[int, int],
+    skeleton: network.Sa2vaNetwork,
+    both: list[network.Sa2vaNetwork],
+    words: Words,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So the tests above see each of them, and none is there for nothing."""
     code = code_of(module)
@@ -139,4 +227,18 @@ def test_without_any_one_of_the_hand_overs_a_tensor_meets_another_device(
             if getattr(user, name, None) is thing:
                 monkeypatch.setattr(user, name, getattr(spoiled, name))
     with pytest.raises(RuntimeError, match="device"):
+        exercise_all(module, skeleton, both, words, monkeypatch)
+
+
+def exercise_all(
+    module: ModuleType,
+    skeleton: network.Sa2vaNetwork,
+    both: list[network.Sa2vaNetwork],
+    words: Words,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every model that ``module`` is for, until one fails."""
+    if module.__name__.rpartition(".")[2] not in OF_PATCHES:
         exercise(skeleton, CUTS[-1], monkeypatch)
+    for each in both:
+        exercise_patched(each, PATCHED_CUTS[-1], words, monkeypatch)

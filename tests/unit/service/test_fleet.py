@@ -61,6 +61,7 @@ class Scene:
         self.asked: list[list[str]] = []
         self.fit_alone: set[str] = set()
         self.freed: list[tuple[str, dict[str, float]]] = []
+        self.held: list[dict[str, float]] = []
         self.folder = folder
         self.ending = Ending()
         self.lanes: Any = Lanes(*(lane_for(name, table) for name, table in config.model_tables.items()))
@@ -68,12 +69,13 @@ class Scene:
         self.run = a_run(config)
         self.fleet = Fleet(self.run, self.lanes, stations, self.ending)
 
-    def fits(self, _config: Config, name: str, freed: Any) -> bool:
+    def fits(self, _config: Config, name: str, freed: Any, _held: Any) -> bool:
         self.freed.append((name, dict(freed)))
         return name in self.fit_alone
 
-    def placed(self, _config: Config, names: Sequence[str]) -> Shared:
+    def placed(self, _config: Config, names: Sequence[str], held: Any) -> Shared:
         self.asked.append(list(names))
+        self.held.append(dict(held))
         plans = {name: PLAN for name in names if name not in self.refused}
         return Shared(plans=plans, refused={name: self.refused[name] for name in names if name in self.refused})
 
@@ -178,6 +180,20 @@ def test_a_reload_tries_again_what_had_no_replicas(scene: Callable[..., Scene]) 
     found.fleet._reconcile(three())
     assert ["retina"] == found.asked[-1]
     assert "loading" == states(found)["retina"]
+
+
+def test_who_is_placed_later_is_placed_beside_what_the_others_hold(
+    scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Theirs alone: one that is told to give its place is not in its own way."""
+    monkeypatch.setattr(module, "holds", lambda _plan: {"card": 3.0})
+    found = scene(three())
+    found.refused = {"retina": WHY}
+    found.start()
+    found.refused = {}
+    found.fleet._reconcile(three())
+    assert [{}, {"card": 6.0}] == found.held
+    assert {"card": 3.0} == found.fleet._held({"default", "new"})
 
 
 def test_one_that_was_told_to_go_cannot_end_the_service_any_more(scene: Callable[..., Scene]) -> None:

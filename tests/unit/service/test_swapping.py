@@ -50,10 +50,12 @@ class Scene:
         new = scan(name, options=Options(model=model))
         self.database.write(lambda c: arrivals.enqueue(c, [new], model=MODEL, run_id=self.run_id, now=NOW))
 
-    def at(self, minute: float, *, keep: bool = False, why: Refused = NO_ROOM) -> Any:
-        there: Any = SimpleNamespace()
+    def at(
+        self, minute: float, *, keep: bool = False, why: Refused = NO_ROOM, placed: bool = True, since: float = 0.0
+    ) -> Any:
+        there: Any = SimpleNamespace() if placed else None
         seats = {
-            "default": Seat(table=Model(keep=keep), replicas=there),
+            "default": Seat(table=Model(keep=keep), replicas=there, since=since),
             "other": Seat(table=Model(), why=why),
         }
         return self.swapping.decide(seats, 60 * minute)
@@ -90,6 +92,7 @@ def test_what_its_replicas_have_is_work_and_so_is_what_was_computed(scene: Scene
 def test_a_history_that_does_not_answer_begins_no_wait_anew(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody goes meanwhile: who has work is not known."""
     scene.drop("b.png", "default")
+    scene.lanes.get("default").took(1.0)
     scene.drop("a.png")
     scene.at(0)
 
@@ -104,9 +107,22 @@ def test_a_history_that_does_not_answer_begins_no_wait_anew(scene: Scene, monkey
 
 def test_a_busy_one_goes_when_the_others_scans_have_waited_for_long_enough(scene: Scene) -> None:
     scene.drop("b.png", "default")
+    scene.lanes.get("default").took(1.0)
     scene.at(20)
     scene.drop("a.png")
     assert [None, None, SWAP] == [scene.at(minute) for minute in (21, 30.9, 31)]
+
+
+def test_one_that_has_work_goes_only_when_it_has_computed_some_since_it_got_its_place(scene: Scene) -> None:
+    """However long it is loaded: else two models that both have work could take turns at being loaded for ever. What
+    was computed before it went the last time does not count."""
+    scene.lanes.get("default").took(9.0)
+    scene.at(0, placed=False)
+    scene.drop("a.png")
+    scene.drop("b.png", "default")
+    assert [None, None] == [scene.at(minute, since=60) for minute in (1, 100)]
+    scene.lanes.get("default").took(0.1)
+    assert SWAP == scene.at(101, since=60)
 
 
 def test_one_that_is_kept_never_goes_and_one_that_is_broken_gets_no_place(scene: Scene) -> None:

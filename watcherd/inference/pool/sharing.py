@@ -17,7 +17,7 @@ from watcherd.inference.machine.devices import GIB
 from watcherd.inference.pool.placement import SAFETY_GIB, Plan, need_of, plan, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from watcherd.config import Config
     from watcherd.inference.machine.devices import Device
@@ -83,18 +83,22 @@ class Shared:
     unused_devices: tuple[Device, ...] = ()
 
 
-def share_out(demands: Sequence[Demand], devices: Sequence[Device], limits: Limits | None = None) -> Shared:
+def share_out(
+    demands: Sequence[Demand], devices: Sequence[Device], limits: Limits | None = None, taken: Collection[str] = ()
+) -> Shared:
     """Place these models on ``devices``. One that does not fit is refused, and costs the others nothing.
+
+    ``taken``: UUIDs of devices that carry other models already, beside which one may go that has room there.
 
     Of the two orders, the largest first and the smallest first, that one counts which finds more models a place: the
     first wastes less, the second keeps a single large one from taking the place of several. Those that do not show
     their sizes come last, for they may need a whole card.
     """
     limits = limits or Limits()
-    if len(demands) == 1:
+    if len(demands) == 1 and not taken:
         return _alone(demands[0], devices, limits)
     orders = [sorted(demands, key=lambda each: (each.sizes is None, way * each.need_gib)) for way in (-1, 1)]
-    tables = [_each_once(order, devices, limits) for order in orders]
+    tables = [_each_once(order, devices, limits, taken) for order in orders]
     table = max(tables, key=lambda found: len(found.chosen))  # of equal ones the first
     if devices:
         _the_rest_by_share(table, demands, devices, limits)
@@ -119,6 +123,7 @@ def share_for(
     *,
     reserve_gib: float | None = None,
     host_gib: float | None = None,
+    taken: Collection[str] = (),
 ) -> Shared:
     """`share_out` for models of the configuration; builds their modules on the meta device, which imports torch.
 
@@ -141,7 +146,7 @@ def share_for(
         allow_offload=terms.allow_offload,
         host_gib=host_gib,
     )
-    found = share_out(demands, devices, limits) if demands else Shared(plans={}, unused_devices=tuple(devices))
+    found = share_out(demands, devices, limits, taken) if demands else Shared(plans={}, unused_devices=tuple(devices))
     return replace(found, refused={**refused, **found.refused})
 
 
@@ -159,23 +164,29 @@ def share_here(
     *,
     reserve_gib: float | None = None,
     more_host_gib: float = 0.0,
+    taken: Collection[str] = (),
 ) -> Shared:
     """`share_for` on this machine, with the host memory that is free now, and ``more_host_gib`` that will be."""
     import psutil
 
     host_gib = psutil.virtual_memory().available / GIB + more_host_gib
-    return share_for(config, names, devices, reserve_gib=reserve_gib, host_gib=host_gib)
+    return share_for(config, names, devices, reserve_gib=reserve_gib, host_gib=host_gib, taken=taken)
 
 
 def share_apart(
-    config: Config, names: Sequence[str], devices: Sequence[Device], *, more_host_gib: float = 0.0
+    config: Config,
+    names: Sequence[str],
+    devices: Sequence[Device],
+    *,
+    more_host_gib: float = 0.0,
+    taken: Collection[str] = (),
 ) -> Shared:
     """`share_here` in a process of its own, for a caller that must not import torch."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        work = partial(share_here, more_host_gib=more_host_gib)
+        work = partial(share_here, more_host_gib=more_host_gib, taken=frozenset(taken))
         return pool.submit(work, config, tuple(names), tuple(devices)).result()
 
 
@@ -224,8 +235,9 @@ class _Table:
         return [replace(device, free_gib=max(0.0, self.free_gib[device.uuid])) for device in devices]
 
 
-def _each_once(order: Sequence[Demand], devices: Sequence[Device], limits: Limits) -> _Table:
-    table = _Table(free_gib={device.uuid: _budget(device, limits) for device in devices}, host_gib=limits.host_gib)
+def _each_once(order: Sequence[Demand], devices: Sequence[Device], limits: Limits, taken: Collection[str]) -> _Table:
+    budgets = {device.uuid: _budget(device, limits) for device in devices}
+    table = _Table(free_gib=budgets, host_gib=limits.host_gib, used=set(taken))
     for demand in order:
         try:
             table.take(demand.name, _first(demand, devices, table, limits))

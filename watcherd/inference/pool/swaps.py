@@ -3,7 +3,8 @@
 A place is given by a model that has had nothing to do for `Terms.idle_s`, at once; and, once the scans of the other
 have waited for as long as that, by one that is busy, between two batches: else a backlog of one could starve another
 for good. Nobody gives a place that it has had for less than `Terms.minimum_s`, so that models do not chase each other,
-and nobody who is to be kept gives it at all.
+and nobody who is to be kept gives it at all. Who has work keeps its place until it has computed some of it, however
+long it takes to be loaded: else two models could take turns at being loaded and nothing would ever be done.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ class Terms:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placed:
     """A model that has a place. ``idle_s``: since it last had anything to do; 0 while it has. ``placed_s``: since it
-    got its place. ``paid``: seconds that were computed for it, divided by its share. ``keep``: it is never to go."""
+    got its place. ``paid``: seconds that were computed for it, divided by its share. ``keep``: it is never to go.
+    ``begun``: it has computed something since then, or has nothing to do."""
 
     name: str
     idle_s: float
     placed_s: float
     paid: float = 0.0
     keep: bool = False
+    begun: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +59,7 @@ def who_goes(
     ``fits``: whether the waiter has room once these have gone. The fewest go, those that have been idle longest first,
     then, of those that are busy, the one that has had most for its share.
     """
-    ready = [each for each in placed if not each.keep and each.placed_s >= terms.minimum_s]
+    ready = [each for each in placed if each.begun and not each.keep and each.placed_s >= terms.minimum_s]
     idle = sorted((each for each in ready if each.idle_s >= terms.idle_s), key=lambda each: -each.idle_s)
     busy = [each for each in ready if each.idle_s < terms.idle_s]
     if waiter.waited_s < terms.idle_s:

@@ -83,7 +83,7 @@ function show(card, scan) {
   card.querySelector(".name").textContent = scan.name;
   card.querySelector(".prompt").textContent = scan.prompt ? `“${scan.prompt}”` : "";
   const now = [element("span", { class: `state ${scan.state}` }, scan.state)];
-  if (scan.job) now.push(" ", element("a", { href: `/job/${scan.job}` }, `job ${scan.job}`));
+  if (scan.job) now.push(" ", element("a", { href: `/job/${scan.job}` }, `job ${scan.job}`), scan.model && scan.model !== "default" ? ` by ${scan.model}` : "");
   card.querySelector(".now").replaceChildren(...now);
   card.querySelector(".why").textContent = [scan.error, scan.advice].filter(Boolean).join(" ");
   if (scan.ended && scan.picture && !card.querySelector("img")) {
@@ -99,7 +99,7 @@ async function follow(batch, cards) {
     await new Promise((done) => setTimeout(done, LOOK_MS));
     try {
       const { scans } = await (await ask(`/try/${batch}`)).json();
-      scans.forEach((scan, place) => show(cards[place], scan));
+      scans.forEach((scan, place) => { cards[place] ??= begin(scan); show(cards[place], scan); });
       told.textContent = "";
       if (scans.every((scan) => scan.ended)) return;
     } catch (error) {

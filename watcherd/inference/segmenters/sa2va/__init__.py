@@ -1,5 +1,6 @@
 """Sa2VA, a language model with eyes and SAM2's hands, composed of transformers' own modules.
 
+families.py     what the language-and-vision parts are built on, and in what they differ
 config.py       which model folders are taken, and why others are not
 checkpoint.py   names, shapes and tensors of a folder; LoRA merged on the way
 trained.py      a training's checkpoint on top of its base, as such tensors
@@ -10,8 +11,12 @@ inspection.py   what a folder or a file is, in words
 renames.py      our names to the checkpoint's
 weights.py      every tensor to its device, every name accounted for
 network.py      the modules, and where they may be cut apart
+internvl.py     those of a family that sees tiles
+qwen_vl.py      those of a family that sees whole pictures in patches
 hiera.py        SAM2's windowed attention, without what nobody reads
 tiling.py, preprocess.py    pictures to the inputs of both vision branches
+eyes.py         the seam between pictures and the language model; seeing tiles
+patches.py      seeing patches
 prompt.py       words to tokens and back
 language.py     a drafted answer checked in one pass, or a generated one
 grounding.py    SAM2 on single pictures

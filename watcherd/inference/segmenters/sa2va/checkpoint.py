@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from watcherd.errors import UnavailableError
 from watcherd.inference import folders
 from watcherd.inference.loading import tensor_samples
+from watcherd.inference.segmenters.sa2va.families import INTERNVL
+from watcherd.inference.segmenters.sa2va.renames import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import torch
+
+    from watcherd.inference.segmenters.sa2va.config import Sa2vaConfig
+    from watcherd.inference.segmenters.sa2va.families import Family
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -57,20 +62,45 @@ class Tensors(Protocol):
         """The tensor, on the CPU; it may be a window onto its file."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spelling:
+    """How a folder's names are read: those of ``family``, in a folder that a training begins with if ``of_base``.
+
+    ``tied``: the language head is the embedding's table, whatever else the folder holds.
+    """
+
+    family: Family = INTERNVL
+    of_base: bool = False
+    tied: bool = False
+
+    def read(self, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+        """``tensors`` by the names of an exported folder."""
+        found = {canonical(name, self.family, of_base=self.of_base): each for name, each in tensors.items()}
+        if self.tied and self.family.embedding in found:
+            found[self.family.head] = found[self.family.embedding]
+        return found
+
+
+def spelling_of(config: Sa2vaConfig) -> Spelling:
+    """That of a Sa2VA's folder."""
+    return Spelling(family=config.built_on, tied=config.tied)
+
+
 class Checkpoint:
     """A folder's safetensors files, under the names that the model has without LoRA wrappers.
 
     Raises `UnavailableError` when a file is missing or unreadable, and `ConfigError` when there is more than one model.
     """
 
-    def __init__(self, folder: Path, lora_ranks: Mapping[str, int]) -> None:
+    def __init__(self, folder: Path, lora_ranks: Mapping[str, int], spelling: Spelling | None = None) -> None:
         self.folder = folder
         self._handles: dict[str, Any] = {}
         folders.refuse_ambiguous(folder, wrapped=True)
         folders.refuse_faulty(folders.weights(folder))
         self._file_of = _files(folder)
         self._raw_shapes = self._read_headers()
-        self.tensors = unwrap(self._raw_shapes, lora_scale(folder, self._raw_shapes, lora_ranks))
+        unwrapped = unwrap(self._raw_shapes, lora_scale(folder, self._raw_shapes, lora_ranks))
+        self.tensors = (spelling or Spelling()).read(unwrapped)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name to shape of every tensor, LoRA's own left out."""
@@ -239,14 +269,14 @@ def listed(names: list[str], limit: int = 12) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def fingerprint(folder: Path) -> str:
-    """A short hash that changes when the model does: 16 hex digits.
+def fingerprint(folder: Path, files: Sequence[str] = ()) -> str:
+    """A short hash that changes when the model does: 16 hex digits. ``files``: others beside the weights that count.
 
     Reads the small files whole, and of each tensor a kilobyte in its middle, because reading 16 GB at every start would
     take longer than loading them.
     """
     digest = hashlib.sha256()
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "adapter_config.json"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "adapter_config.json", *files):
         path = folder / name
         digest.update(path.read_bytes() if path.is_file() else b"-")
     for path in sorted(folder.glob("*.safetensors")):

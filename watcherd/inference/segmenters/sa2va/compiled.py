@@ -30,17 +30,18 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 @torch.inference_mode()
 def compile_encoders(network: Sa2vaNetwork, mark: Mark, **options: Any) -> tuple[str, ...]:
-    """Compile the vision tower and SAM2's encoder, each checked against itself on noise.
+    """Compile the vision tower, if it sees tiles, and SAM2's encoder, each checked against itself on noise.
 
     ``options`` go to torch.compile. Returns the names of the parts that stay compiled; the others run as before.
     """
     _allow_variants()
     vision, sam2 = network.vision, network.sam2.vision_encoder
     kept = []
-    mark("compiling the vision tower", None)
-    # The second number of tiles makes torch compile for any.
-    if _same(vision, vision.encoder.layer, [noise(vision, tiles, TILE) for tiles in (2, 3)], options):
-        kept.append("vision")
+    if network.built_on.sees == "tiles":
+        mark("compiling the vision tower", None)
+        # The second number of tiles makes torch compile for any.
+        if _same(vision, vision.encoder.layer, [noise(vision, tiles, TILE) for tiles in (2, 3)], options):
+            kept.append("vision")
     mark("compiling SAM2's encoder", None)
     full = [noise(sam2, ENCODE_AT_ONCE, GROUNDING_SIDE)]
     if _same(sam2, sam2.backbone.blocks, full, {"dynamic": False, **options}):

@@ -1,7 +1,8 @@
 """Reading a Sa2VA model folder's ``config.json``, and refusing the folders that would give wrong masks.
 
-Supported is the Sa2VA chat family on InternVL2.5 or InternVL3: an InternViT, a Qwen2 or Qwen3 language model, and
-SAM2 with its large Hiera trunk, which the checkpoints hold without describing it.
+Supported are the Sa2VA chat models on InternVL2.5 or InternVL3, an InternViT with a Qwen2 or Qwen3 language model, and
+those on Qwen2.5-VL and Qwen3-VL, which are described as a whole; each with SAM2 with its large Hiera trunk, which the
+checkpoints hold without describing it.
 """
 
 from __future__ import annotations
@@ -12,18 +13,46 @@ from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import ConfigError, UnavailableError
 from watcherd.inference import folders
+from watcherd.inference.segmenters.sa2va import families
+from watcherd.inference.segmenters.sa2va.families import INTERNVL, MERGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SUPPORTED = "Supported are Sa2VA chat models on InternVL2.5 or InternVL3 with Qwen2 or Qwen3 (1B, 2B, 4B, 8B, 14B)."
+    from watcherd.inference.segmenters.sa2va.families import Family
+
+SUPPORTED = (
+    "Supported are Sa2VA chat models on InternVL2.5 or InternVL3 with Qwen2 or Qwen3 (1B, 2B, 4B, 8B, 14B), on "
+    "Qwen2.5-VL (3B, 7B) and on Qwen3-VL (4B)."
+)
 
 LANGUAGE_MODELS = {"Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
 """Upstream class of the language model to the name of the native one."""
 
 TEMPLATES = ("qwen_chat", "internlm2_chat", "phi3_chat")
-"""Prompt templates; what they say stands in `prompt.Template`."""
+"""Prompt templates that a folder on an InternVL may name; what they say stands in `prompt.Template`."""
+
+PATCHED_TEMPLATE = "qwen_vl"
+"""The template of all models that see in patches, whatever their ``config.json`` calls it."""
+
+LANGUAGE_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "attention_bias",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+)
+"""Keys of the language model's configuration that change what it computes."""
 
 TILE = 448
 """Side of the vision tower's input in pixels, whatever the configuration says about dynamic images."""
@@ -54,8 +83,9 @@ LARGE = Hiera()
 class Sa2vaConfig:
     """What is needed to build the model.
 
-    ``vision`` and ``language`` are the keys of ``vision_config`` and ``llm_config`` as they stand in the folder;
-    ``lora_ranks`` says with which rank the vision tower and the language model were wrapped, 0 for not at all.
+    ``vision`` and ``language`` are the keys of ``vision_config`` and of the language model's as they stand in the
+    folder; ``family`` is the native language model of an InternVL's; ``lora_ranks`` says with which rank the vision
+    tower and the language model were wrapped, 0 for not at all. ``tied``: whether the head is the embedding's table.
     """
 
     vision: Mapping[str, Any]
@@ -64,6 +94,12 @@ class Sa2vaConfig:
     template: str = "qwen_chat"
     lora_ranks: Mapping[str, int]
     hiera: Hiera = LARGE
+    built_on: Family = INTERNVL
+    tied: bool = False
+
+    def language_shape(self) -> dict[str, Any]:
+        """Only what shapes the language model: exported configurations carry settings for generation, too."""
+        return {key: self.language[key] for key in LANGUAGE_KEYS if self.language.get(key) is not None}
 
     @property
     def hidden_size(self) -> int:
@@ -117,20 +153,24 @@ def lora_ranks(values: Mapping[str, Any]) -> dict[str, int]:
 def parse(values: Any, folder: Path) -> Sa2vaConfig:
     """Check the contents of a ``config.json``; ``folder`` is named in the errors. Raises `ConfigError`."""
     found = values.get("model_type") if isinstance(values, dict) else None
-    if found == "internvl_chat":
+    base = families.of_base(found)
+    if base:
         raise ConfigError(
-            f"{folder} is an InternVL, which cannot segment by itself.",
+            f"{folder} is {base.article}, which cannot segment by itself.",
             hint="Set checkpoint in [model.sa2va] to the iter_*.pth that was trained on it, or path in [model] to a "
             "Sa2VA.",
         )
     if found != "sa2va_chat":
         raise ConfigError(f"{folder} holds a model of type {found!r}, not 'sa2va_chat'.", hint=SUPPORTED)
-    vision, language = values.get("vision_config"), values.get("llm_config")
-    if not isinstance(vision, dict) or not isinstance(language, dict):
+    built_on = families.of_parts(values)
+    vision = values.get("vision_config")
+    if built_on is None or not isinstance(vision, dict):
         raise ConfigError(
-            f"{folder} holds a Sa2VA without vision_config and llm_config, so it is not built on InternVL.",
-            hint=SUPPORTED,
+            f"{folder} holds a Sa2VA that is built on {_other(values)}, which is not supported yet.", hint=SUPPORTED
         )
+    if built_on.sees == "patches":
+        return _parse_patched(values, vision, built_on, folder)
+    language = values[built_on.described]
     _check_vision(vision, values, folder)
     return Sa2vaConfig(
         vision=vision,
@@ -161,6 +201,54 @@ def template_of(values: Mapping[str, Any], folder: Path) -> str:
         allowed = ", ".join(TEMPLATES)
         raise ConfigError(f"{folder} uses the prompt template {template!r}; supported are {allowed}.", hint=SUPPORTED)
     return template
+
+
+def described(values: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The language model's part of a ``config.json``; before transformers 4.52 a Qwen2.5-VL's stood beside all else."""
+    found = values.get(family.described)
+    if isinstance(found, dict):
+        return found
+    return {key: values[key] for key in (*LANGUAGE_KEYS, "use_sliding_window", "tie_word_embeddings") if key in values}
+
+
+def _parse_patched(values: Mapping[str, Any], vision: dict[str, Any], family: Family, folder: Path) -> Sa2vaConfig:
+    language = described(values, family)
+    missing = [key for key in ("vocab_size", "hidden_size", "num_hidden_layers") if key not in language]
+    if missing:
+        raise ConfigError(f"{folder} does not say {', '.join(missing)} of its language model.", hint=SUPPORTED)
+    if language.get("use_sliding_window"):
+        raise ConfigError(f"{folder} asks for sliding-window attention, which is not supported.", hint=SUPPORTED)
+    expected = {
+        "patch_size": (vision.get("patch_size", family.patch), family.patch),
+        "spatial_merge_size": (vision.get("spatial_merge_size", MERGE), MERGE),
+        "temporal_patch_size": (vision.get("temporal_patch_size", 2), 2),
+        "out_hidden_size": (vision.get("out_hidden_size"), language["hidden_size"]),
+    }
+    for key, (found, wanted) in expected.items():
+        if found != wanted:
+            raise ConfigError(f"{folder} has vision_config.{key} = {found!r}; only {wanted!r} is supported.")
+    return Sa2vaConfig(
+        vision=vision,
+        language=language,
+        family=family.base,
+        template=PATCHED_TEMPLATE,
+        lora_ranks=lora_ranks(values),
+        built_on=family,
+        tied=is_tied(values, family),
+    )
+
+
+def is_tied(values: Mapping[str, Any], family: Family) -> bool:
+    """Whether the language head is the embedding's table; an InternVL's never is, whatever its folder says."""
+    said = described(values, family).get("tie_word_embeddings", values.get("tie_word_embeddings", False))
+    return family.sees == "patches" and bool(said)
+
+
+def _other(values: Mapping[str, Any]) -> str:
+    """What a Sa2VA of no known family says that it is built on."""
+    text = values.get("text_config")
+    said = str(text.get("model_type") or "") if isinstance(text, dict) else ""
+    return said or "something that it does not describe (it has neither llm_config nor text_config)"
 
 
 def _check_vision(vision: dict[str, Any], values: dict[str, Any], folder: Path) -> None:

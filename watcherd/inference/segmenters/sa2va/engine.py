@@ -10,17 +10,19 @@ import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from watcherd.errors import InputError
 from watcherd.inference.segmenters.sa2va.batching import PASS_TOKENS, share
-from watcherd.inference.segmenters.sa2va.config import TILE
+from watcherd.inference.segmenters.sa2va.eyes import Seen, TiledEyes
 from watcherd.inference.segmenters.sa2va.grounding import Features, Grounding, probability
 from watcherd.inference.segmenters.sa2va.language import Answer, Drafts, Language, Turn
 from watcherd.inference.segmenters.sa2va.network import device_of
-from watcherd.inference.segmenters.sa2va.preprocess import GROUNDING_SIDE, for_vision, squashed, tiles_of, upload
+from watcherd.inference.segmenters.sa2va.patches import PatchedEyes
+from watcherd.inference.segmenters.sa2va.preprocess import GROUNDING_SIDE, squashed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,12 +31,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from watcherd.inference.base import Frame
+    from watcherd.inference.segmenters.sa2va.eyes import Eyes
+    from watcherd.inference.segmenters.sa2va.families import Family
     from watcherd.inference.segmenters.sa2va.network import Sa2vaNetwork
     from watcherd.inference.segmenters.sa2va.prompt import Words
     from watcherd.job import Options
-
-TILES_AT_ONCE = 32
-"""Tiles that go through the vision tower together."""
 
 PROMPTS_AT_ONCE = 32
 """``[SEG]`` vectors that go through SAM2's decoder together."""
@@ -71,6 +72,11 @@ class Found:
         return None if maps is None else shape_maps(maps.cpu().numpy())
 
 
+def eyes_of(family: Family) -> Eyes:
+    """How a family looks at pictures."""
+    return TiledEyes() if family.sees == "tiles" else PatchedEyes(family)
+
+
 class Engine:
     """A loaded model. ``pass_tokens`` weighs padding against passes, see `batching.share`."""
 
@@ -79,7 +85,8 @@ class Engine:
     ) -> None:
         self.network = network
         self.words = words
-        self.language = Language(network.language, words.seg, words.ends)
+        self.eyes = eyes_of(network.built_on)
+        self.language = Language(network.language, words.seg, words.ends, normed=network.built_on.normed)
         self.grounding = Grounding(network.sam2)
         self._max_new_tokens = max_new_tokens
         self._pass_tokens = pass_tokens
@@ -88,9 +95,9 @@ class Engine:
     @torch.inference_mode()
     def segment(self, frames: Sequence[Frame]) -> list[Found]:
         """Replies and masks for single pictures."""
-        tiles = self._threads.map(tiles_of, [frame.pixels for frame in frames])
+        prepared = self._threads.map(self.eyes.prepare, [frame.pixels for frame in frames])
         squares = self._threads.map(squashed, [frame.pixels for frame in frames], [GROUNDING_SIDE] * len(frames))
-        asked = self._ask([[one] for one in tiles], [frame.options for frame in frames])
+        asked = self._ask([[one] for one in prepared], [frame.options for frame in frames])
         features = self.grounding.encode(list(squares))
         replies = asked()
         owners = [picture for picture, reply in enumerate(replies) for _ in reply.vectors]
@@ -106,13 +113,13 @@ class Engine:
     @torch.inference_mode()
     def ask(self, frames: Sequence[Frame]) -> list[Reply]:
         """Replies about single pictures, without masks."""
-        return self._ask([[tiles_of(frame.pixels)] for frame in frames], [frame.options for frame in frames])()
+        prepared = [[self.eyes.prepare(frame.pixels)] for frame in frames]
+        return self._ask(prepared, [frame.options for frame in frames])()
 
     @torch.inference_mode()
     def ask_run(self, pictures: Sequence[NDArray[np.uint8]], options: Options) -> Reply:
-        """One reply to the first frames of a run, each of them squashed to one tile."""
-        squares = list(self._threads.map(squashed, pictures, [TILE] * len(pictures)))
-        return self._ask([[square[None] for square in squares]], [options])()[0]
+        """One reply to the first frames of a run."""
+        return self._ask([list(self._threads.map(self.eyes.prepare_frame, pictures))], [options])()[0]
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[NDArray[np.uint8]]) -> Features:
@@ -120,23 +127,15 @@ class Engine:
         squares = self._threads.map(squashed, pictures, [GROUNDING_SIDE] * len(pictures))
         return self.grounding.encode(list(squares))
 
-    def _ask(
-        self, pictures: Sequence[Sequence[NDArray[np.uint8]]], options: Sequence[Options]
-    ) -> Callable[[], list[Reply]]:
-        """Start asking about pictures, each given as blocks of tiles; the result waits for the replies."""
+    def _ask(self, asked: Sequence[Sequence[Any]], options: Sequence[Options]) -> Callable[[], list[Reply]]:
+        """Start asking questions, each about prepared pictures; the result waits for the replies."""
         # The tower is started before any words are looked up: the device should not wait for the tokenizer.
-        visual = self._see([block for blocks in pictures for block in blocks])
-        prompts = [
-            self.words.prompt(option.prompt, [len(block) for block in blocks])
-            for option, blocks in zip(options, pictures, strict=True)
-        ]
+        seen = iter(self.eyes.see(self.network, [picture for pictures in asked for picture in pictures]))
         turns: list[Turn] = []
-        begin = 0
-        for prompt, option, blocks in zip(prompts, options, pictures, strict=True):
-            count = sum(len(block) for block in blocks)
-            tokens = visual[begin : begin + count].flatten(0, 1)
-            turns.append(Turn(prompt=prompt, visual=tokens, draft=self._draft(option)))
-            begin += count
+        for pictures, option in zip(asked, options, strict=True):
+            prompt = self.words.prompt(option.prompt, [self.eyes.block(picture) for picture in pictures])
+            whole = _joined(list(islice(seen, len(pictures))))
+            turns.append(Turn(prompt=prompt, visual=whole.tokens, draft=self._draft(option), deep=whole.deep))
         started = self._start(turns, options)
         return lambda: self._finish(turns, options, started)
 
@@ -145,16 +144,6 @@ class Engine:
         if not draft and option.decode == "forced":
             raise InputError("decode is forced, and there is no draft to force: set draft in [model.sa2va].")
         return draft
-
-    def _see(self, blocks: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
-        """Visual tokens (tiles, 256, D) of all tiles in all blocks."""
-        device, dtype = device_of(self.network.vision), next(self.network.vision.parameters()).dtype
-        tiles = [tile for block in blocks for tile in block]
-        seen = [
-            self.network.see(for_vision(upload(tiles[begin : begin + TILES_AT_ONCE], device), dtype))
-            for begin in range(0, len(tiles), TILES_AT_ONCE)
-        ]
-        return torch.cat(seen)
 
     def _start(self, turns: Sequence[Turn], options: Sequence[Options]) -> list[tuple[list[int], Drafts]]:
         """Begin to read all drafts: groups of turns, and what is being read for each."""
@@ -207,6 +196,14 @@ class Engine:
 def shape_maps(maps: NDArray[np.float32]) -> NDArray[np.float32]:
     """Maps (n, height, width); a single one without its first axis."""
     return maps[0] if len(maps) == 1 else maps
+
+
+def _joined(seen: Sequence[Seen]) -> Seen:
+    """What was seen in all pictures of one question."""
+    if len(seen) == 1:
+        return seen[0]
+    deep = [torch.cat(layers) for layers in zip(*(each.deep for each in seen), strict=True)]
+    return Seen(tokens=torch.cat([each.tokens for each in seen]), deep=tuple(deep))
 
 
 def _parts(vectors: torch.Tensor, size: int) -> list[tuple[int, torch.Tensor]]:

@@ -20,9 +20,9 @@ from watcherd import files
 from watcherd.errors import ConfigError, UnavailableError
 from watcherd.inference.segmenters.sa2va.checkpoint import INDEX, SINGLE
 from watcherd.inference.segmenters.sa2va.network import skeleton
-from watcherd.inference.segmenters.sa2va.prompt import tokenizer_of
+from watcherd.inference.segmenters.sa2va.prompt import SYSTEM, tokenizer_of
 from watcherd.inference.segmenters.sa2va.renames import needed
-from watcherd.inference.segmenters.sa2va.trained import VISION, sha256
+from watcherd.inference.segmenters.sa2va.trained import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,7 +76,7 @@ def export(trained: Trained, out: Path, mark: Mark, *, shard_bytes: int = SHARD_
     """
     _refuse_taken(out)
     mark("reading the checkpoint", None)
-    shapes = needed(skeleton(trained.config).state_dict())
+    shapes = needed(skeleton(trained.config).state_dict(), trained.family)
     tensors = trained.open(shapes)
     trained.words()  # the tokens that masks hang on are there
     entries = _entries(tensors, shapes)
@@ -111,7 +111,7 @@ def _entries(tensors: TrainedTensors, shapes: dict[str, tuple[int, ...]]) -> lis
 
 
 def _keeps_dtype(name: str, tensors: TrainedTensors) -> bool:
-    return name.startswith(VISION) and not tensors.is_trained(name)
+    return name.startswith(tensors.vision) and not tensors.is_trained(name)
 
 
 def _refuse_taken(out: Path) -> None:
@@ -184,7 +184,10 @@ def _bytes_of(tensor: torch.Tensor, entry: _Entry) -> memoryview:
 
 
 def _write_side_files(trained: Trained, part: Path) -> None:
+    _write_family_files(trained, part)
     for name in _COPIED:
+        if name in trained.family.files:
+            continue
         if (trained.folder / name).is_file():
             shutil.copyfile(trained.folder / name, part / name)
     _write_json(part / "config.json", trained.values)
@@ -200,6 +203,18 @@ def _write_side_files(trained: Trained, part: Path) -> None:
     grown = {str(number): {"content": word, **plain} for word, number in ids.items()}
     _write_json(part / "tokenizer_config.json", settings | {"added_tokens_decoder": known | grown})
     _write_json(part / ORIGIN, origin(trained))
+
+
+def _write_family_files(trained: Trained, part: Path) -> None:
+    """Those that say how the model is asked and looks; what a base's chat template says before every turn is left out,
+    as the training did not say it."""
+    for name in trained.family.files:
+        source = trained.folder / name
+        if source.is_file():
+            text = source.read_text(encoding="utf-8", errors="surrogateescape")
+            if trained.base:
+                text = SYSTEM.sub("", text)
+            (part / name).write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def origin(trained: Trained) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The words around the picture, as token ids, and the answer's tokens as words.
 
 A turn is one user message, with no system message before it. The picture stands in it as one run of placeholder
-tokens, which the visual tokens replace.
+tokens, which the visual tokens replace. Models that see in patches count their positions on three axes: a picture's
+tokens stand at its rows and columns, and what comes behind it goes on from the longer side.
 """
 
 from __future__ import annotations
@@ -13,18 +14,75 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from watcherd.errors import InputError, UnavailableError
-from watcherd.inference.segmenters.sa2va.network import TOKENS_PER_TILE
+from watcherd.inference.segmenters.sa2va.config import PATCHED_TEMPLATE
+from watcherd.inference.segmenters.sa2va.internvl import TOKENS_PER_TILE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from tokenizers import Tokenizer
 
+    from watcherd.inference.segmenters.sa2va.config import Sa2vaConfig
+
 IMAGE = "<image>"
-_START, _CONTEXT, _END = "<img>", "<IMG_CONTEXT>", "</img>"
-_NEEDED = (_START, _CONTEXT, _END, "[SEG]")
+SYSTEM = re.compile(
+    r"{% if loop\.first and message\['role'\] != 'system' %}(?P<said><\|im_start\|>[^{}]*?<\|im_end\|>(?:\n|\\n)*)"
+    r"{% endif %}"
+)
+"""The part of a chat template that begins every conversation with a message of its own."""
 _PHRASE = re.compile(r"<p>\s*(?P<name>[^<]+?)\s*</p>\s*$")
+
+Block = int | tuple[int, int]
+"""What stands for a picture in a prompt: how many tiles it is, or rows and columns of its visual tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Marks:
+    """How pictures stand in a turn.
+
+    ``start``, ``context``, ``end``: tokens before, for and behind a picture's visual tokens. ``between``: what parts
+    the frames of a run. ``anywhere``: whether a picture goes where the words have `IMAGE`; else it goes first.
+    ``tokens``: how many visual tokens a block is. ``on_axes``: whether positions are counted on three axes.
+    """
+
+    start: str
+    context: str
+    end: str
+    between: str
+    anywhere: bool
+    tokens: Callable[[Block], int]
+    on_axes: bool
+
+
+def _of_tiles(block: Block) -> int:
+    assert isinstance(block, int)
+    return TOKENS_PER_TILE * block
+
+
+def _of_grid(block: Block) -> int:
+    assert isinstance(block, tuple)
+    return block[0] * block[1]
+
+
+_TILED = Marks(
+    start="<img>",
+    context="<IMG_CONTEXT>",
+    end="</img>",
+    between="\n",
+    anywhere=True,
+    tokens=_of_tiles,
+    on_axes=False,
+)
+_PATCHED = Marks(
+    start="<|vision_start|>",
+    context="<|image_pad|>",
+    end="<|vision_end|>",
+    between="",
+    anywhere=False,
+    tokens=_of_grid,
+    on_axes=True,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,13 +91,14 @@ class Template:
 
     ``turn``: the words around the message. ``tokens``: those of them that must be single tokens. ``stops``: tokens that
     end an answer, besides the tokenizer's own. ``end``: the text that ends an answer, in whatever tokens it is said;
-    empty where a token does.
+    empty where a token does. ``marks``: how pictures stand in the message.
     """
 
     turn: str
     tokens: tuple[str, ...] = ()
     stops: tuple[str, ...] = ()
     end: str = ""
+    marks: Marks = _TILED
 
 
 _IM = Template(
@@ -49,30 +108,39 @@ _IM = Template(
 )
 # Qwen's tokenizer has none of these words: they are text, whose tokens run into what stands beside them.
 _PHI3 = Template(turn="<|user|>\n{text}<|end|>\n<|assistant|>\n", end="<|end|>")
-_BY_NAME = {"qwen_chat": _IM, "internlm2_chat": _IM, "phi3_chat": _PHI3}
-"""Those of `config.TEMPLATES`; without a system message the first two frame a turn in the same way."""
+_QWEN_VL = Template(turn=_IM.turn, tokens=_IM.tokens, stops=("<|im_end|>",), marks=_PATCHED)
+_BY_NAME = {"qwen_chat": _IM, "internlm2_chat": _IM, "phi3_chat": _PHI3, PATCHED_TEMPLATE: _QWEN_VL}
+"""Those of `config.TEMPLATES`, of which the first two frame a turn in the same way without a system message, and that
+of models that see in patches."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """Token ids of one turn, and at which places in them the visual tokens go."""
+    """Token ids of one turn, and at which places in them the visual tokens go.
+
+    ``positions``: of each token on three axes, and of the one that comes next on all; empty where they are 0, 1, 2, ...
+    """
 
     ids: tuple[int, ...]
     visual: tuple[int, ...]
+    positions: tuple[tuple[int, int, int], ...] = ()
 
 
 class Words:
     """The tokenizer of a model folder, and the tokens that mean something to us.
 
-    ``added``: words behind its own. ``template``: how a turn is framed, one of `config.TEMPLATES`.
+    ``added``: words behind its own. ``template``: how a turn is framed, one of `config.TEMPLATES` or
+    `config.PATCHED_TEMPLATE`. ``system``: what stands before the turn.
 
     Raises `UnavailableError` when the folder has no tokenizer, or one in which a needed token is not a single one.
     """
 
-    def __init__(self, folder: Path, added: Sequence[str] = (), template: str = "qwen_chat") -> None:
+    def __init__(self, folder: Path, added: Sequence[str] = (), template: str = "qwen_chat", system: str = "") -> None:
         self._tokenizer = tokenizer_of(folder, added)
         self._template = _BY_NAME[template]
-        needed = (*_NEEDED, *self._template.tokens)
+        self._system = system
+        marks = self._template.marks
+        needed = (marks.start, marks.context, marks.end, "[SEG]", *self._template.tokens)
         known = {token: self._tokenizer.token_to_id(token) for token in needed}
         ids = {token: one for token, one in known.items() if one is not None and self.encode(token) == (one,)}
         broken = [token for token in needed if token not in ids]
@@ -82,7 +150,7 @@ class Words:
                 hint="Take the tokenizer files that were saved with the fine-tuned model, not the base model's.",
             )
         self.seg: int = ids["[SEG]"]
-        self.context: int = ids[_CONTEXT]
+        self.context: int = ids[marks.context]
         self.end = _end_token(folder, self._tokenizer)
         stops = (self._tokenizer.token_to_id(token) for token in self._template.stops)
         self.stops = frozenset({self.end, *(token for token in stops if token is not None)})
@@ -98,26 +166,35 @@ class Words:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text.strip()
 
-    def prompt(self, text: str, blocks: Sequence[int]) -> Prompt:
-        """The turn that asks ``text`` about pictures of ``blocks`` tiles each.
+    def prompt(self, text: str, blocks: Sequence[Block]) -> Prompt:
+        """The turn that asks ``text`` about pictures that become ``blocks``.
 
-        ``text`` may hold ``<image>`` once, where the pictures go; otherwise they go first. Raises `InputError` when it
-        holds it more often, or spells a placeholder of its own.
+        ``text`` may hold ``<image>`` once, where the pictures go; otherwise they go first, and always for models that
+        see in patches. Raises `InputError` when it holds it more often or spells a placeholder of its own, or, for
+        models that see in patches, ``[SEG]``: the reference code takes that for an answer.
         """
         return self._prompts(text, tuple(blocks))
 
-    def _prompt(self, text: str, blocks: tuple[int, ...]) -> Prompt:
+    def _prompt(self, text: str, blocks: tuple[Block, ...]) -> Prompt:
         if text.count(IMAGE) > 1:
             raise InputError(f"The prompt holds {IMAGE} {text.count(IMAGE)} times; it may hold it once: {text!r}.")
-        if IMAGE not in text:
+        marks = self._template.marks
+        if not marks.anywhere:
+            text = IMAGE + text.replace(IMAGE, "")
+        elif IMAGE not in text:
             text = IMAGE + text
-        # One block for all tiles of a picture; the frames of a run have a block each, on lines of their own.
-        pictures = "\n".join(_START + _CONTEXT * (TOKENS_PER_TILE * tiles) + _END for tiles in blocks)
-        ids = self.encode(self._template.turn.format(text=text.replace(IMAGE, pictures)))
+        counts = [marks.tokens(block) for block in blocks]
+        # One block for all tiles of a picture; the frames of a run have a block each.
+        pictures = marks.between.join(marks.start + marks.context * count + marks.end for count in counts)
+        ids = self.encode(self._system + self._template.turn.format(text=text.replace(IMAGE, pictures)))
         visual = tuple(position for position, token in enumerate(ids) if token == self.context)
-        if len(visual) != TOKENS_PER_TILE * sum(blocks):
-            raise InputError(f"The prompt may not spell {_CONTEXT}; say {IMAGE} where the picture goes: {text!r}.")
-        return Prompt(ids=ids, visual=visual)
+        if len(visual) != sum(counts):
+            raise InputError(f"The prompt may not spell {marks.context}; say {IMAGE} where the picture goes: {text!r}.")
+        if not marks.on_axes:
+            return Prompt(ids=ids, visual=visual)
+        if self.seg in ids:
+            raise InputError(f"The prompt may not spell [SEG], which this model takes for an answer: {text!r}.")
+        return Prompt(ids=ids, visual=visual, positions=positions_on_axes(len(ids), visual, blocks))
 
     def draft(self, text: str) -> tuple[int, ...]:
         """Token ids of an expected answer, with what ends it."""
@@ -155,6 +232,59 @@ class Words:
                 labels.append(phrase["name"] if phrase else f"object {len(labels) + 1}")
                 begin = position + 1
         return tuple(labels)
+
+
+def system_of(folder: Path, config: Sa2vaConfig) -> str:
+    """The system message that a folder's chat template puts before every turn, as the reference code has it.
+
+    Only models that see in patches are asked through their chat template. It is looked at and not run: Qwen2.5-VL's own
+    has one such message, which the official export takes out.
+    """
+    if config.template != PATCHED_TEMPLATE:
+        return ""
+    found = SYSTEM.search(chat_template(folder))
+    return found["said"].replace("\\n", "\n") if found else ""
+
+
+def chat_template(folder: Path) -> str:
+    """The text of a folder's chat template; empty where there is none. Raises `UnavailableError`."""
+    plain = folder / "chat_template.jinja"
+    if plain.is_file():
+        return plain.read_text(encoding="utf-8", errors="replace")
+    path = folder / "chat_template.json"
+    if not path.is_file():
+        return ""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnavailableError(f"{path} cannot be read: {error}.", hint="Download it again.") from error
+    return str(said.get("chat_template") or "") if isinstance(said, dict) else ""
+
+
+def positions_on_axes(length: int, visual: Sequence[int], blocks: Sequence[Block]) -> tuple[tuple[int, int, int], ...]:
+    """Positions (time, row, column) of ``length`` tokens, and of the one behind them (M-RoPE of Qwen2-VL).
+
+    Those of each block begin at the place in ``visual`` that is the first of its own.
+    """
+    begins: dict[int, tuple[int, int]] = {}
+    done = 0
+    for block in blocks:
+        assert isinstance(block, tuple)
+        begins[visual[done]] = block
+        done += block[0] * block[1]
+    positions: list[tuple[int, int, int]] = []
+    following = 0
+    while len(positions) < length:
+        rows, columns = begins.get(len(positions), (0, 0))
+        if rows:
+            positions += [
+                (following, following + row, following + column) for row in range(rows) for column in range(columns)
+            ]
+            following += max(rows, columns)
+        else:
+            positions.append((following,) * 3)
+            following += 1
+    return (*positions, (following,) * 3)
 
 
 def tokenizer_of(folder: Path, added: Sequence[str] = ()) -> Tokenizer:

@@ -10,10 +10,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from watcherd.inference.segmenters.sa2va.families import INTERNVL
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import torch
+
+    from watcherd.inference.segmenters.sa2va.families import Family
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,28 +104,50 @@ _THREE_LAYER_NAMES = {"proj_in": "layers.0", "layers.0": "layers.1", "proj_out":
 _DOWNSAMPLER = re.compile(r"(memory_encoder\.mask_downsampler\.)layers\.(\d+)\.(conv|norm)\.")
 
 
-def sources(names: Iterable[str]) -> dict[str, Source]:
+def sources(names: Iterable[str], family: Family = INTERNVL) -> dict[str, Source]:
     """For each of our parameters and persistent buffers, where it comes from. Raises KeyError for an unknown part."""
-    return {name: _source(*name.split(".", maxsplit=1)) for name in names}
+    return {name: _source(*name.split(".", maxsplit=1), family=family) for name in names}
 
 
-def needed(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+def needed(tensors: Mapping[str, torch.Tensor], family: Family = INTERNVL) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that a checkpoint of a network with these parameters and buffers holds."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, origin in sources(tensors).items():
+    for name, origin in sources(tensors, family).items():
         rows, *rest = tensors[name].shape
         shapes |= dict.fromkeys(origin.names, (origin.needs(rows), *rest))
     return shapes
 
 
-def _source(part: str, rest: str) -> Source:
-    return {
-        "vision": _vision,
-        "projector": lambda name: Source(names=(f"mlp1.{name}",)),
-        "language": lambda name: Source(names=(f"language_model.{name}",)),
+def _source(part: str, rest: str, *, family: Family) -> Source:
+    own: dict[str, dict[str, Callable[[str], Source]]] = {
+        "tiles": {
+            "vision": _vision,
+            "projector": lambda name: Source(names=(f"mlp1.{name}",)),
+            "language": lambda name: Source(names=(f"language_model.{name}",)),
+        },
+        "patches": {
+            "vision": lambda name: Source(names=(f"{family.vision}{name}",)),
+            "language": lambda name: Source(names=("model." + re.sub(r"^model\.", "model.language_model.", name),)),
+        },
+    }
+    common: dict[str, Callable[[str], Source]] = {
         "text_hidden_fcs": lambda name: Source(names=(f"text_hidden_fcs.{name}",)),
         "sam2": _sam2,
-    }[part](rest)
+    }
+    return (own[family.sees] | common)[part](rest)
+
+
+def canonical(name: str, family: Family, *, of_base: bool = False) -> str:
+    """A checkpoint's name as an exported folder has it today; ``of_base``: in a folder that a training begins with.
+
+    A Qwen2.5-VL's tower and language model stood one level higher before transformers 4.52, and its published weights
+    are so named.
+    """
+    if family.sees == "tiles" or not (of_base or name.startswith("model.")):
+        return name
+    inner = name if of_base else name.removeprefix("model.")
+    inner = re.sub(r"^visual\.", "model.visual.", inner)
+    return "model." + re.sub(r"^model\.(?!visual\.|language_model\.)", "model.language_model.", inner)
 
 
 def _vision(name: str) -> Source:

@@ -13,13 +13,13 @@ from watcherd.errors import ConfigError, UnavailableError
 from watcherd.inference import checks
 from watcherd.inference.base import Frame, ModelInfo, Pending, Prediction
 from watcherd.inference.segmenters.sa2va import config as configuration
-from watcherd.inference.segmenters.sa2va.checkpoint import Checkpoint, fingerprint
+from watcherd.inference.segmenters.sa2va.checkpoint import Checkpoint, fingerprint, spelling_of
 from watcherd.inference.segmenters.sa2va.compiled import compile_encoders
-from watcherd.inference.segmenters.sa2va.engine import Engine, shape_maps
+from watcherd.inference.segmenters.sa2va.engine import Engine, eyes_of, shape_maps
 from watcherd.inference.segmenters.sa2va.network import NO_SPLIT, skeleton
-from watcherd.inference.segmenters.sa2va.prompt import Words
+from watcherd.inference.segmenters.sa2va.patches import refuse_other_looks
+from watcherd.inference.segmenters.sa2va.prompt import Words, system_of
 from watcherd.inference.segmenters.sa2va.renames import needed, sources
-from watcherd.inference.segmenters.sa2va.tiling import count_tiles
 from watcherd.inference.segmenters.sa2va.trained import Trained
 from watcherd.inference.segmenters.sa2va.video import follow
 from watcherd.inference.segmenters.sa2va.weights import check_names, load
@@ -30,17 +30,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import nn
 
     from watcherd.config import Model
     from watcherd.inference.base import Golden, Mark, Placement
     from watcherd.inference.segmenters.sa2va.checkpoint import Tensors
+    from watcherd.inference.segmenters.sa2va.network import Sa2vaNetwork
 
 VERSION = "native-2"
 """Part of the revision: raised whenever this code may give other masks for the same weights."""
-
-SMALL, MEDIUM = 1, 7
-"""Tiles up to which a frame counts as small and as medium; see `Sa2vaSegmenter.batch_key`."""
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (0, 1))
 """Test-time augmentation: the axes along which each view is mirrored; the first view is the picture itself."""
@@ -65,6 +62,7 @@ class Sa2vaSegmenter:
             )
         self._config = self._trained.config if self._trained else configuration.read(model.path)
         self._folder: Path = model.path  # type: ignore[assignment] # read() has refused None
+        self._eyes = eyes_of(self._config.built_on)
         self._engine: Engine | None = None
         self._dtype = "float32"
 
@@ -81,7 +79,7 @@ class Sa2vaSegmenter:
 
     @cached_property
     def _revision(self) -> str:
-        files = self._trained.revision() if self._trained else fingerprint(self._folder)
+        files = self._trained.revision() if self._trained else fingerprint(self._folder, self._config.built_on.files)
         return f"{files}-{VERSION}"
 
     @cached_property
@@ -92,6 +90,7 @@ class Sa2vaSegmenter:
         """Put the model onto the devices of ``placement``. Raises `UnavailableError` if it cannot be loaded."""
         mark("reading the model folder", None)
         words = self._words()
+        refuse_other_looks(self._folder, self._config.built_on)
         network = skeleton(self._config)
         _check_vocabulary(words, int(self._config.language["vocab_size"]), self._folder)
         if placement.dtype == "float32":
@@ -108,18 +107,21 @@ class Sa2vaSegmenter:
         """Raise what `load` would raise for the model's files, by their headers; no weight is read."""
         network = skeleton(self._config)
         words = self._words()
+        refuse_other_looks(self._folder, self._config.built_on)
         _check_vocabulary(words, int(self._config.language["vocab_size"]), self._folder)
         tensors = network.state_dict()
-        check_names(tensors, sources(tensors), self._tensors(network))
+        check_names(tensors, sources(tensors, network.built_on), self._tensors(network))
 
     def _words(self) -> Words:
-        return self._trained.words() if self._trained else Words(self._folder, template=self._config.template)
+        if self._trained:
+            return self._trained.words()
+        return Words(self._folder, template=self._config.template, system=system_of(self._folder, self._config))
 
-    def _tensors(self, network: nn.Module) -> Tensors:
+    def _tensors(self, network: Sa2vaNetwork) -> Tensors:
         """What ``network`` is filled from; let go of after loading, with the files that it has mapped."""
         if self._trained:
-            return self._trained.open(needed(network.state_dict()))
-        return Checkpoint(self._folder, self._config.lora_ranks)
+            return self._trained.open(needed(network.state_dict(), network.built_on))
+        return Checkpoint(self._folder, self._config.lora_ranks, spelling_of(self._config))
 
     @property
     def engine(self) -> Engine:
@@ -129,11 +131,10 @@ class Sa2vaSegmenter:
         return self._engine
 
     def batch_key(self, frame: Frame) -> Hashable:
-        """Small (one tile), medium or large: a batch's memory goes with its tiles, and within such a class frames of
-        different sizes share passes wherever that is cheaper."""
+        """Small, medium or large: a batch's memory goes with what its pictures become, and within such a class frames
+        of different sizes share passes wherever that is cheaper."""
         height, width = frame.pixels.shape[:2]
-        tiles = count_tiles(width, height)
-        return "small" if tiles <= SMALL else "medium" if tiles <= MEDIUM else "large"
+        return self._eyes.size_class(width, height)
 
     def predict(self, frames: Sequence[Frame]) -> list[Prediction]:
         """One prediction for each frame. Raises `InputError` for a prompt or a draft that cannot be used."""
@@ -197,7 +198,7 @@ class Sa2vaSegmenter:
         """None: a model that somebody fine-tuned has no mask that we know."""
         return None
 
-    def skeleton(self) -> nn.Module:
+    def skeleton(self) -> Sa2vaNetwork:
         """The model's modules with parameters on the meta device."""
         return skeleton(self._config)
 

@@ -1,7 +1,7 @@
 """A training run's checkpoint on top of the model that it began with, as one set of tensors.
 
 The checkpoint (``iter_*.pth``) holds what was trained: LoRA's two factors of each linear layer, and whole tensors that
-replace the base's. All else comes from the base folder, and SAM2 from its own file where the base is an InternVL.
+replace the base's. All else comes from the base folder, and SAM2 from its own file where the base is no Sa2VA.
 Names are brought to those of an exported folder; where nothing fits, the load is refused: left out, a trained tensor
 would be lost in silence.
 """
@@ -16,9 +16,18 @@ from typing import TYPE_CHECKING, Any
 from watcherd.errors import ConfigError, UnavailableError
 from watcherd.inference import folders
 from watcherd.inference.segmenters.sa2va import config as configuration
-from watcherd.inference.segmenters.sa2va import pickled, run_notes
-from watcherd.inference.segmenters.sa2va.checkpoint import Checkpoint, fingerprint, listed, merge, plain_name
-from watcherd.inference.segmenters.sa2va.prompt import Words, tokenizer_of
+from watcherd.inference.segmenters.sa2va import families, pickled, run_notes
+from watcherd.inference.segmenters.sa2va.checkpoint import (
+    Checkpoint,
+    Spelling,
+    fingerprint,
+    listed,
+    merge,
+    plain_name,
+)
+from watcherd.inference.segmenters.sa2va.families import FAMILIES, INTERNVL
+from watcherd.inference.segmenters.sa2va.prompt import Words, system_of, tokenizer_of
+from watcherd.inference.segmenters.sa2va.renames import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,17 +36,13 @@ if TYPE_CHECKING:
     import torch
 
     from watcherd.inference.segmenters.sa2va.config import Sa2vaConfig
+    from watcherd.inference.segmenters.sa2va.families import Family
     from watcherd.inference.segmenters.sa2va.run_notes import Notes
 
 SAM2 = "grounding_encoder.sam2_model."
-VISION = "vision_model."
-TABLES = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
-"""Tensors with a row for each word."""
-
-PARTS = (VISION, "language_model.", "mlp1.", "text_hidden_fcs.", SAM2)
+PARTS = tuple({beginning: None for family in FAMILIES for beginning in (*family.own, SAM2)})
 """With what the names of an exported folder begin."""
 
-_BASE_TYPE = "internvl_chat"
 _HASHED_AT_ONCE = 2**22
 """Bytes that are read at a time to hash a file."""
 
@@ -59,13 +64,15 @@ class Trained:
         folders.refuse_missing_file(checkpoint, "model.sa2va.checkpoint")
         values = configuration.values_of(folder)
         self.folder, self.path, self.sam2 = folder, checkpoint, sam2
-        self.is_internvl = values.get("model_type") == _BASE_TYPE
+        self.base: Family | None = families.of_base(values.get("model_type"))
+        self.family: Family = self.base or families.of_parts(values) or INTERNVL
         self._check_sam2(values)
         content = pickled.read(checkpoint)
         self.notes: Notes = run_notes.read(content.get("meta"))
         self.trained = {name: tuple(tensor.shape) for name, tensor in state_of(content, checkpoint).items()}
         self.base_ranks = configuration.lora_ranks(values)
         self.added = self._new_words()
+        self._base_values = values
         self.values = self._as_exported(values)
         self.config: Sa2vaConfig = configuration.parse(self.values, folder)
 
@@ -90,11 +97,18 @@ class Trained:
 
     def words(self) -> Words:
         """The base's tokenizer with the words that the training added."""
-        return Words(self.folder, self.added, self.config.template)
+        # A training says nothing before its turns, whatever its base's chat template does.
+        system = "" if self.base else system_of(self.folder, self.config)
+        return Words(self.folder, self.added, self.config.template, system)
+
+    def spelling(self) -> Spelling:
+        """How the names of the base's tensors are read."""
+        tied = configuration.is_tied(self._base_values, self.family)
+        return Spelling(family=self.family, of_base=self.base is not None, tied=tied)
 
     def revision(self) -> str:
         """What changes whenever masks may: a hash of the base and SAM2, the iteration, the checkpoint's own hash."""
-        rest = fingerprint(self.folder)
+        rest = fingerprint(self.folder, self.family.files)
         if self.sam2:
             rest = hashlib.sha256(f"{rest}{sha256(self.sam2)}".encode()).hexdigest()[:16]
         iteration = "unknown" if self.notes.iteration is None else str(self.notes.iteration)
@@ -110,16 +124,16 @@ class Trained:
     def _check_sam2(self, values: Mapping[str, Any]) -> None:
         if self.sam2:
             folders.refuse_missing_file(self.sam2, "model.sa2va.sam2")
-        if self.is_internvl and not self.sam2:
+        if self.base and not self.sam2:
             raise ConfigError(
-                f"{self.folder} is an InternVL, which holds no SAM2, and model.sa2va.sam2 is empty.",
+                f"{self.folder} is {self.base.article}, which holds no SAM2, and model.sa2va.sam2 is empty.",
                 hint="Set sam2 in [model.sa2va] to sam2_hiera_large.pt (of SAM2, not 2.1), or take a published Sa2VA's "
                 "folder of the same size as the base if the training began with that one.",
             )
         if self.sam2 and values.get("model_type") == "sa2va_chat":
             raise ConfigError(
                 f"{self.folder} is a Sa2VA, which holds SAM2, and model.sa2va.sam2 = {str(self.sam2)!r} is another.",
-                hint="Take sam2 out of [model.sa2va]; it is for a base that is an InternVL.",
+                hint="Take sam2 out of [model.sa2va]; it is for a base that is no Sa2VA.",
             )
 
     def _new_words(self) -> tuple[str, ...]:
@@ -128,35 +142,41 @@ class Trained:
 
     def _as_exported(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The ``config.json`` that an exported folder has."""
-        if not self.is_internvl and values.get("model_type") != "sa2va_chat":
+        if not self.base and values.get("model_type") != "sa2va_chat":
             raise ConfigError(
                 f"{self.folder} holds a model of type {values.get('model_type')!r}, which is no base of a Sa2VA.",
-                hint=f"The base is an InternVL2.5 or InternVL3, or a Sa2VA. {configuration.SUPPORTED}",
+                hint="The base is an InternVL2.5, an InternVL3, a Qwen2.5-VL or a Qwen3-VL, or a Sa2VA. "
+                f"{configuration.SUPPORTED}",
             )
-        language = values.get("llm_config")
-        if not isinstance(language, dict):
+        language = configuration.described(values, self.family)
+        if "vocab_size" not in language:
             return dict(values)  # whoever parses it says what is missing
-        template = self.notes.template or ("qwen_chat" if self.is_internvl else values.get("template"))
-        configuration.template_of({"template": template}, self.path if self.notes.template else self.folder)
-        rows = language.get("vocab_size")
-        if self.is_internvl or self.added:
+        rows = language["vocab_size"]
+        if self.base or self.added:
             rows = tokenizer_of(self.folder, self.added).get_vocab_size(with_added_tokens=True)
         kept = {key: value for key, value in values.items() if key not in {"_name_or_path", "_commit_hash"}}
         return kept | {
             "model_type": "sa2va_chat",
-            "architectures": ["Sa2VAChatModel"],
-            "auto_map": {
-                "AutoConfig": "configuration_sa2va_chat.Sa2VAChatConfig",
-                "AutoModel": "modeling_sa2va_chat.Sa2VAChatModel",
-                "AutoModelForCausalLM": "modeling_sa2va_chat.Sa2VAChatModel",
-            },
-            "template": template,
+            "architectures": [self.family.architecture],
+            "auto_map": dict(self.family.auto_map),
             "tie_word_embeddings": False,
+            **(self._as_tiled(values, language, rows) if self.family.sees == "tiles" else self._untied(language, rows)),
+        }
+
+    def _as_tiled(self, values: Mapping[str, Any], language: Mapping[str, Any], rows: int) -> dict[str, Any]:
+        template = self.notes.template or ("qwen_chat" if self.base else values.get("template"))
+        configuration.template_of({"template": template}, self.path if self.notes.template else self.folder)
+        return {
+            "template": template,
             "use_backbone_lora": 0,
             "use_llm_lora": 0,
             "hidden_size": language.get("hidden_size"),
-            "llm_config": language | {"vocab_size": rows},
+            self.family.described: {**language, "vocab_size": rows},
         }
+
+    def _untied(self, language: Mapping[str, Any], rows: int) -> dict[str, Any]:
+        own = {"model_type": f"{self.family.base}_text", "vocab_size": rows, "tie_word_embeddings": False}
+        return {self.family.described: {**language, **own}}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -176,16 +196,17 @@ class TrainedTensors:
         self.folder, self._path = origin.folder, origin.path
         self._sam2_path = origin.sam2
         self._needed = needed
-        self._pieces = _pieces(origin.trained, origin.notes, origin.path)
+        self._pieces = _pieces(origin.trained, origin.notes, origin.path, origin.family)
+        self.vision, self._tables = origin.family.vision, origin.family.tables
         self._refuse_homeless()
-        self._base = Checkpoint(origin.folder, origin.base_ranks)
+        self._base = Checkpoint(origin.folder, origin.base_ranks, origin.spelling())
         self._trained = state_of(pickled.read(origin.path), origin.path)
         self._sam2 = _sam2_tensors(origin.sam2, needed) if origin.sam2 else {}
         self._shapes = self._base.shapes() | {name: tuple(each.shape) for name, each in self._sam2.items()}
         self._refuse_misfits(origin)
         self._refuse_holes(origin)
         # Padding of the base's, which the training cut off.
-        untrained = [table for table in TABLES if not self._pieces.get(table, _Piece()).whole]
+        untrained = [table for table in self._tables if not self._pieces.get(table, _Piece()).whole]
         self._cut = {table: needed[table] for table in untrained if self._shapes[table] != needed[table]}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -234,7 +255,7 @@ class TrainedTensors:
             need = self._needed[name]
             found = tuple(self._trained[piece.whole].shape) if piece.whole else self._shapes.get(name)
             if piece.whole and found != need:
-                if name in TABLES and found is not None and found[1:] == need[1:]:
+                if name in self._tables and found is not None and found[1:] == need[1:]:
                     raise _rows(f"{piece.whole} in {self._path}", found[0], need[0], origin)
                 wrong.append(f"{piece.whole} is {found}, expected {need}")
             if piece.down and piece.up:
@@ -254,7 +275,7 @@ class TrainedTensors:
                 f"{self._path} and its base {self.folder} together lack {len(missing)} tensors: {listed(missing)}.",
                 hint="The base must hold all that was not trained: an InternVL with SAM2's file beside it, or a Sa2VA.",
             )
-        for name in TABLES:
+        for name in self._tables:
             if name not in whole and self._shapes[name][0] < self._needed[name][0]:
                 raise _rows(f"{name} in {self.folder}", self._shapes[name][0], self._needed[name][0], origin)
 
@@ -273,10 +294,9 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def exported_name(raw: str) -> str:
+def exported_name(raw: str, family: Family = INTERNVL) -> str:
     """A training's name as an exported folder has it."""
-    name = plain_name(raw.removeprefix("mllm.model."))
-    return _layer_scale(name)
+    return canonical(_layer_scale(plain_name(raw.removeprefix(family.wrapped))), family)
 
 
 def sam2_name(raw: str) -> str:
@@ -299,7 +319,7 @@ def state_of(content: Mapping[Any, Any], path: Path) -> dict[str, torch.Tensor]:
     return pickled.tensors(state, path)
 
 
-def _pieces(raws: Mapping[str, tuple[int, ...]], notes: Notes, path: Path) -> dict[str, _Piece]:
+def _pieces(raws: Mapping[str, tuple[int, ...]], notes: Notes, path: Path, family: Family) -> dict[str, _Piece]:
     """Of which raw tensors each trained one is made, under the exported folder's names.
 
     Raises `UnavailableError` for parts of adapters that are no plain LoRA, for half a pair, and for two raw names that
@@ -312,14 +332,15 @@ def _pieces(raws: Mapping[str, tuple[int, ...]], notes: Notes, path: Path) -> di
             up = raw.replace(".lora_A.default.weight", ".lora_B.default.weight")
             if up != raw and up in raws:
                 pairs |= {raw, up}
-                name = exported_name(raw.partition(".lora_A.")[0]) + ".weight"
+                name = exported_name(raw.partition(".lora_A.")[0], family) + ".weight"
                 piece = pieces.setdefault(name, _Piece())
                 if shape[:1] != raws[up][1:]:
                     raise UnavailableError(f"The halves of LoRA in {path} do not fit: {raw} {shape}, {up} {raws[up]}.")
                 piece.down, piece.up = raw, up
-                piece.scale = notes.scale(name.partition(".")[0], shape[0], path)
+                part = "vision_model" if name.startswith(family.vision) else "language_model"
+                piece.scale = notes.scale(part, shape[0], path)
             continue
-        piece = pieces.setdefault(exported_name(raw), _Piece())
+        piece = pieces.setdefault(exported_name(raw, family), _Piece())
         if piece.whole is not None:
             raise UnavailableError(f"{path} holds one tensor under two names: {piece.whole} and {raw}.")
         piece.whole = raw

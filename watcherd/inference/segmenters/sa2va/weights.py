@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
     from watcherd.inference.base import Mark
     from watcherd.inference.segmenters.sa2va.checkpoint import Tensors
+    from watcherd.inference.segmenters.sa2va.network import Sa2vaNetwork
     from watcherd.inference.segmenters.sa2va.renames import Source
 
 _TRUNK = "grounding_encoder.sam2_model."
 
 
 def load(
-    network: nn.Module, checkpoint: Tensors, device_map: Mapping[str, str], dtype: torch.dtype, mark: Mark
+    network: Sa2vaNetwork, checkpoint: Tensors, device_map: Mapping[str, str], dtype: torch.dtype, mark: Mark
 ) -> None:
     """Fill ``network``, a skeleton, from ``checkpoint``.
 
@@ -31,7 +32,7 @@ def load(
     Raises `UnavailableError` when a name is missing, unexpected or of another shape, before anything is read.
     """
     tensors = network.state_dict()
-    origins = sources(tensors)
+    origins = sources(tensors, network.built_on)
     check_names(tensors, origins, checkpoint)
     check_map(network, device_map)
     parameters = dict(network.named_parameters())

@@ -113,6 +113,76 @@ def coarse(pixels: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX, reducing_gap=2.0))
 
 
+OPEN = 0.68
+"""Share of a frame that is its field, from which on its outline is not looked at: nothing was made out around it."""
+
+BENT = 0.3
+"""Share of a field's border that is no straight side of it, up to which it is a rectangle with its corners cut."""
+
+ROUND = 0.025
+"""Root mean square distance, in radii, of the rest of the border from a circle, up to which it is one: 0.005 for the
+circle of an image intensifier or a camera, 0.022 for eight blades, 0.03 and more for sectors, heads, trunks, hands."""
+
+FILLED = 0.93
+"""Share of its convex hull that a field fills, from which on the rest are vessels and shadows at its border."""
+
+ASKEW = (-9, -6, -3, 0, 3, 6, 9)
+"""Degrees by which blades may be turned. No more: the sides of an ultrasound's sector are straight, too."""
+
+SIDE = 2.5
+"""Pixels of the coarse copy within which a border runs along a side."""
+
+RED = 1.25
+"""Red in terms of green, means over the field, from which on a colour photograph may be one of the fundus: 1.76 is the
+least in CHASE_DB1, 1.2 is common in screenshots of ultrasound."""
+
+
+def is_like(kind: Kind, pixels: Pixels, field: Field) -> bool:
+    """Whether a picture whose origin nobody has told may be of its kind, by outline and colour.
+
+    A detector's or a camera's field is a rectangle, a circle, or cut out of one by straight blades; a trunk, a head, a
+    hand on black, and the sector of an ultrasound are not. Told apart in ``tests/unit/test_vessel_others.py``. What
+    fills its frame is not looked at: a detail of a CT passes.
+
+    ``field``: as `field_of` gives it.
+    """
+    if kind == "fundus":
+        red, green, _ = coarse(pixels)[field].mean(axis=0, dtype=np.float64)
+        if red < RED * green:
+            return False
+    return float(field.mean()) >= OPEN or _is_of_a_device(field)
+
+
+def _is_of_a_device(field: Field) -> bool:
+    """Whether the field's border is a circle where it is not the field's own straight side, also one a little askew."""
+    from skimage.morphology import convex_hull_image
+
+    hull = np.asarray(convex_hull_image(field), dtype=bool)
+    whole = hull if np.count_nonzero(field) >= FILLED * np.count_nonzero(hull) else field
+    border = np.argwhere(whole & ~ndimage.binary_erosion(np.pad(whole, 1))[1:-1, 1:-1]).astype(np.float64)
+    curved = min((_off_the_sides(border, np.deg2rad(turn)) for turn in ASKEW), key=len)
+    return len(curved) <= BENT * len(border) or _away_from_a_circle(curved) <= ROUND
+
+
+def _off_the_sides(points: NDArray[np.float64], turn: float) -> NDArray[np.float64]:
+    """Those of the points (n, 2) that are on no side of the rectangle around them that is turned by so many radians."""
+    turned = points @ np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    inside = np.minimum(turned - turned.min(axis=0), turned.max(axis=0) - turned)
+    return np.asarray(points[(inside > SIDE).all(axis=1)])
+
+
+def _away_from_a_circle(points: NDArray[np.float64]) -> float:
+    """Root mean square distance of points (n, 2) from a circle, in its radii.
+
+    Least squares, linear in its centre and in radius² - centre²: I. Kåsa, IEEE Trans. Instrum. Meas. 25 (1976), 8-14.
+    """
+    known = np.column_stack([2 * points, np.ones(len(points))])
+    (down, right, rest), *_ = np.linalg.lstsq(known, (points**2).sum(axis=1))
+    radius = np.sqrt(rest + down**2 + right**2)
+    away = np.hypot(points[:, 0] - down, points[:, 1] - right) / radius - 1
+    return float(np.sqrt(np.mean(away**2)))
+
+
 def _lit_disc(small: Pixels) -> Field:
     """The convex hull of what is lit: a camera's field is a circle, or one cut off by straight lines."""
     from skimage.morphology import convex_hull_image

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -47,15 +47,24 @@ MARGIN = 0.012
 INVERTED = 2.0
 """Bright vessels are believed in when the inverted frame shows this many times as much vessel as the frame itself."""
 SMALLEST_SIDE = 16
+STRANGE: Final[dict[Kind, str]] = {
+    "xray": "by its outline it may be no angiogram, and the model was made for no other grey pictures",
+    "fundus": "by its outline or colour it may be no photograph of the fundus, and the model was made for no others",
+}
+"""What a record says of pictures for which the model was probably not made."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sight:
-    """What was found out about a frame: its kind, one grey channel (h, w), and its field at the coarse copy's size."""
+    """What was found out about a frame: its kind, one grey channel (h, w), and its field at the coarse copy's size.
+
+    ``is_strange``: nobody has told of what kind it is, and it does not look like either.
+    """
 
     kind: Kind
     grey: NDArray[np.uint8]
     field: NDArray[np.bool_]
+    is_strange: bool
 
     def sizes(self, manner: Manner) -> tuple[tuple[int, int], ...]:
         """(height, width) at the network's input, for each of the manner's sides."""
@@ -81,10 +90,12 @@ def look(frame: Frame) -> Sight:
             f"The frame is only {pixels.shape[1]} x {pixels.shape[0]} pixels.",
             hint=f"The vessel model needs at least {SMALLEST_SIDE} pixels a side.",
         )
-    kind = frame.options.kind
-    if kind == "auto":
-        kind = picture.kind_by(frame.modality) or picture.kind_of(pixels)
-    return Sight(kind=kind, grey=picture.grey_of(pixels, kind), field=picture.field_of(pixels, kind))
+    told = None if frame.options.kind == "auto" else frame.options.kind
+    told = told or picture.kind_by(frame.modality)
+    kind = told or picture.kind_of(pixels)
+    field = picture.field_of(pixels, kind)
+    strange = told is None and picture.is_made_for(frame.modality) and not picture.is_like(kind, pixels, field)
+    return Sight(kind=kind, grey=picture.grey_of(pixels, kind), field=field, is_strange=strange)
 
 
 class VesselSegmenter:
@@ -255,6 +266,8 @@ class VesselSegmenter:
         if not picture.is_made_for(frame.modality):
             known = frame.modality if frame.modality in picture.OTHERS | picture.RADIOGRAPHY else "that its file names"
             note += f"; the model was not made for pictures of the modality {known}"
+        elif sight.is_strange:
+            note += f"; {STRANGE[sight.kind]}"
         return Prediction(probability=probability, mask=mask.astype(np.uint8), labels=("vessel",), note=note)
 
 
