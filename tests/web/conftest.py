@@ -44,9 +44,9 @@ def run_of_frames() -> bytes:
     return buffer.getvalue()
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class World:
-    """A service, its page, and a browser."""
+    """A service, its page, and a browser. No slots: Playwright keeps notes on whoever's method listens to it."""
 
     service: Service
     process: Process
