@@ -71,6 +71,9 @@ def moved(network: Sa2vaNetwork, device_map: Mapping[str, str], *, full_size: bo
     for name, parameter in network.named_parameters():
         put(copy, name, parameter.detach().to(str(place(name, device_map)), copy=True))
     place_buffers(copy, device_map)
+    # Some buffers are random, as SAM2's of positions.
+    for of_copy, buffer in zip(copy.buffers(), network.buffers(), strict=True):
+        of_copy.copy_(buffer)
     return copy
 
 

@@ -71,8 +71,9 @@ KINDS = tuple(f"{fs}-{disks}" for fs in ("ext4", "xfs", "btrfs", "posix") for di
 USUAL = ("ext4-1", "ext4-2", "xfs-1", "xfs-2")
 TELLING = ("ext4-2", "xfs-2", "btrfs-2", "posix-2", "ext4-in", "xfs-in", "posix-in")
 """Those on which a sync that was taken out can be missed: on one disk for all, others make up for most."""
-OPTIONS = {"ext4": "loop,commit=300", "xfs": "loop", "btrfs": "loop,commit=300", "posix": "loop,commit=300"}
-"""Mount options: what can be told to commits by itself so seldom that only what is synced counts."""
+OPTIONS = {"ext4": "loop,commit=300", "xfs": "loop,nouuid", "btrfs": "loop,commit=300", "posix": "loop,commit=300"}
+"""Mount options: what can be told to commits by itself so seldom that only what is synced counts. XFS refuses a clone
+while its original, or another clone, is still mounted for a process that is about to end."""
 MAKE = {
     "ext4": ("mkfs.ext4", "-q"),
     "xfs": ("mkfs.xfs", "-q"),
@@ -429,8 +430,14 @@ def _shared_out(cuts: int, kinds: int) -> list[int]:
 
 
 def _live(life: Round, cuts: int, found: Found, *, start: bool) -> None:
-    for cut in life.cut(cuts):
-        life.look(cut, found, start=start)
+    """Raises `MissingError` before there was any cut; later it is the trial that fails, and not the machine."""
+    try:
+        for cut in life.cut(cuts):
+            life.look(cut, found, start=start)
+    except MissingError as error:
+        if not found.cuts:
+            raise
+        raise RuntimeError(f"The trial broke off: {error}") from error
 
 
 KINDS_OF_TROUBLE = ("lost", "half-written", "double", "unfinished")

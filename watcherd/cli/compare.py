@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 PICTURED = 10
 """Scans of the largest differences that are drawn."""
 
+LONGEST_NAME = 16
+"""Letters of a model's name that the legend of a picture has room for."""
+
 SHOWN = 20
 """Scans in the table; all of them are in the JSON."""
 
@@ -195,7 +198,8 @@ def _draw(connection: Connection, settings: Config, compared: Compared, folder: 
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("[0-9]*-*.jpg"):
         old.unlink()
-    legend = {"agreed": "both", "invented": f"only {compared.names[0]}", "missed": f"only {compared.names[1]}"}
+    own, other = (name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…" for name in compared.names)
+    legend = {"agreed": "both", "invented": f"only {own}", "missed": f"only {other}"}
     drawn = []
     for number, one in enumerate((each for each in compared.apart[:PICTURED] if each.dice < 1), start=1):
         key = str(one.jobs[0])

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -21,6 +21,8 @@ from watcherd.errors import UsageError
 from watcherd.job import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from watcherd.evaluation.frame_figures import Tolerance
     from watcherd.evaluation.judging import Options
     from watcherd.evaluation.pairing import Existing, Made, Pairs, Wanted
@@ -172,14 +174,16 @@ def _of_jobs(asked: Asked) -> Existing:
     assert asked.jobs is not None
     outbox = load_config(asked.config).outbox.path
     found = Existing(made={}, files={}, images={}, problems=[])
+    chosen: dict[str, Mapping[str, Any]] = {}
     with open_history(asked.config) as connection:
         wanted = _filter(asked.jobs, asked.profile)
         while records := history.jobs(connection, wanted):
             for record in records:
                 key = stem_of(record["source"])
                 if key in found.made:
-                    found.problems.append(f"Job {record['id']}, {record['source']}, is older than another: left out.")
+                    found.problems.append(_left_out(record, chosen[key]))
                     continue
+                chosen[key] = record
                 made = mask_of(record, outbox)
                 found.made[key] = made if isinstance(made, Made) else Made(error=made)
                 found.files[key] = Path(record["source"])
@@ -189,6 +193,16 @@ def _of_jobs(asked: Asked) -> Existing:
         of = belonging(list(found.files), list(scans)).pairs
         found.images.update({key: scans[name] for key, name in of.items()})
     return found
+
+
+def _left_out(record: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+    which = f"Job {record['id']}, {record['source']},"
+    if record["model_name"] == chosen["model_name"]:
+        return f"{which} is older than another: left out."
+    return (
+        f"{which} is of the model {record['model_name']}, and job {chosen['id']} of {chosen['model_name']} counts: "
+        f"left out. Choose with --jobs 'model {record['model_name']}'."
+    )
 
 
 def _filter(text: str, profile: str | None) -> Filter:

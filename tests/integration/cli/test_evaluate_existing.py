@@ -481,6 +481,20 @@ def test_past_jobs_are_judged_by_what_lies_in_the_outbox(
     assert 12 == len(evaluate("--jobs", "name 'retina/*' until 2027-01-01", "--json").json["scans"])
 
 
+def test_of_two_models_jobs_for_a_scan_it_is_said_which_counts_and_how_to_choose(
+    history: Path, evaluate: Callable[..., Said]
+) -> None:
+    with closing(sqlite3.connect(history.parent / "state" / "watcherd.db")) as connection, connection:
+        connection.execute("UPDATE job SET options = json_set(options, '$.model', 'trial') WHERE id = 1")
+    found = evaluate("--jobs", "", "--json").json
+    (said,) = (problem for problem in found["problems"] if problem.startswith("Job 1,"))
+    assert "is of the model trial, and job 2 of default counts: left out. Choose with --jobs 'model trial'." in said
+    assert [f"retina/{NAMES[0]}.png"] == [
+        one["name"] for one in evaluate("--jobs", "model trial", "--json").json["scans"]
+    ]
+    assert 12 == len(evaluate("--jobs", "model default", "--json").json["scans"])
+
+
 def test_a_mask_that_was_changed_or_is_gone_is_not_judged_as_the_models(
     history: Path, evaluate: Callable[..., Said]
 ) -> None:
