@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import end_to_end, latency, own_cost, report
+from benchmarks import end_to_end, latency, own_cost, report, web
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +49,8 @@ def chapters() -> Chapters:
         "syscalls": lambda: own_cost.system_calls(300),
         "queue": lambda: own_cost.queueing(5, 6_000),
         "history": lambda: own_cost.history([0, 10_000, 1_000_000]),
+        "page": lambda: web.first_pages([1000, 1_000_000], 20),
+        "watchers": lambda: web.watchers(10, 200, 50),
         "latency": lambda: latency.latency(5, 80, 1000),
         "size": lambda: latency.scan_sizes(5, [256, 1024, 2048, 4096]),
         "frames": lambda: latency.run_lengths(5, [1, 8, 32]),
@@ -69,6 +71,8 @@ def quick() -> Chapters:
         "syscalls": lambda: own_cost.system_calls(100),
         "queue": lambda: own_cost.queueing(2, 2000),
         "history": lambda: own_cost.history([0, 10_000]),
+        "page": lambda: web.first_pages([1000, 10_000], 3),
+        "watchers": lambda: web.watchers(2, 100, 10),
         "latency": lambda: latency.latency(2, 50, 200),
         "size": lambda: latency.scan_sizes(2, [256, 1024, 2048]),
         "frames": lambda: latency.run_lengths(2, [1, 8]),

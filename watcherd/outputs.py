@@ -49,7 +49,7 @@ class Extra:
 
     ``name``: in brackets behind watcherd, in pyproject.toml too. ``module``: as it is imported. ``library``: as people
     call it. ``output``: the kind of output that needs it, if one does. ``constrained``: it is installed with watcherd's
-    constraints only, or pip replaces what others need.
+    constraints only, or pip replaces what others need. ``beside``: other modules that it brings.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Extra:
     library: str
     output: str | None = None
     constrained: bool = False
+    beside: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -68,13 +69,19 @@ class Extra:
 VIDEO = Extra(name="video", module="av", library="PyAV", output="video")
 SEG = Extra(name="seg", module="highdicom", library="highdicom", output="dicom-seg")
 PLOTS = Extra(name="plots", module="matplotlib", library="matplotlib")
-EXTRAS = (VIDEO, SEG, PLOTS)
+WEB = Extra(
+    name="web",
+    module="starlette",
+    library="Starlette and uvicorn",
+    beside=("uvicorn", "jinja2", "python_multipart", "sse_starlette"),
+)
+EXTRAS = (VIDEO, SEG, PLOTS, WEB)
 """Those for outputs and commands: small ones, which stand beside anything."""
 
 NNUNET = Extra(name="nnunet", module="nnunetv2", library="nnU-Net v2 (nnunetv2)", constrained=True)
 """That of the segmenter nnunet. It asks for libraries that need a build fitting that of torch."""
 
-EXTRA_BY_MODULE = {extra.module: extra for extra in (*EXTRAS, NNUNET)}
+EXTRA_BY_MODULE = {module: extra for extra in (*EXTRAS, NNUNET) for module in (extra.module, *extra.beside)}
 """Module to its row."""
 
 EXTRA_BY_OUTPUT = {extra.output: extra for extra in EXTRAS if extra.output is not None}

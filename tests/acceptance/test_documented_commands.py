@@ -42,6 +42,7 @@ NOT_RUN = {
     r"make \w": "a target of the Makefile, which the test below looks for",
     r"(\S*/)?python -m benchmarks": "measures for minutes",
     r"watcherd stop": "ends the service that the others need: tests/acceptance/test_steering.py",
+    r"watcherd web$": "goes on until somebody ends it: tests/integration/web/test_server.py",
     r"watcherd top": "needs a terminal: tests/integration/cli/test_top.py",
     r"watcherd status --watch": "needs a terminal: tests/integration/cli/test_status.py",
     r"watcherd logs .*--follow": "goes on until somebody ends it: tests/integration/cli/test_logs.py",
@@ -88,12 +89,13 @@ DEPENDS = {
     "watcherd plan --model models/sa2va-8b": (0, 69),
     "watcherd show 17 --open": (0, 64, 69),
     'watcherd evaluate --jobs "since 7d" --masks chase/masks --out last-week': (65,),
+    "watcherd evaluate --accepted --jobs '' --out of-reviews": (65,),
     "watcherd compare coronary coronary-new": (64,),
     "watcherd compare coronary coronary-new --since 30d --profile trial --pictures differences": (64,),
     "watcherd compare coronary coronary-new --folder trial/monday --limit 0 --json": (64,),
 }
 """Commands whose answer is about this very machine (it fits or not, there is a display or not, no job is of a scan that
-somebody has drawn, it has no such models), and its exit codes."""
+somebody has drawn, nobody has accepted a mask, it has no such models), and its exit codes."""
 
 BEFORE = {
     r"watcherd retry": "watcherd pause; watcherd cancel 17 18 19",

@@ -140,6 +140,8 @@ def test_install_service_puts_up_a_ready_service(box: Box) -> None:
         "/etc/systemd/system/watcherd-prune.service",
         "/etc/systemd/system/watcherd-prune.service.d/10-watcherd.conf",
         "/etc/systemd/system/watcherd-prune.timer",
+        "/etc/systemd/system/watcherd-web.service",
+        "/etc/systemd/system/watcherd-web.service.d/10-watcherd.conf",
         "/etc/systemd/system/watcherd.slice",
         "/etc/sysusers.d/watcherd.conf",
         "/etc/tmpfiles.d/watcherd.conf",

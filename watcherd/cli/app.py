@@ -24,6 +24,7 @@ from watcherd.cli.logs import logs
 from watcherd.cli.outbox import outbox_app
 from watcherd.cli.plan import plan
 from watcherd.cli.report import report
+from watcherd.cli.review import review, reviews
 from watcherd.cli.run import run as serve
 from watcherd.cli.show import show
 from watcherd.cli.status import status
@@ -31,6 +32,7 @@ from watcherd.cli.steer import cancel, pause, prioritise, prune, reload, resume,
 from watcherd.cli.stop import stop
 from watcherd.cli.submit import submit
 from watcherd.cli.top import top
+from watcherd.cli.web import web
 from watcherd.errors import UnavailableError, WatcherdError
 from watcherd.outputs import EXTRA_BY_MODULE
 
@@ -64,8 +66,8 @@ def _options(
 
 
 app.command("run")(serve)
-LOOKING = (demo, status, top, jobs, show, ask, logs, report, doctor, plan, evaluate, compare)
-STEERING = (submit, retry, cancel, prioritise, pause, resume, reload, stop, prune)
+LOOKING = (demo, status, top, jobs, show, ask, logs, report, doctor, plan, evaluate, compare, reviews, web)
+STEERING = (submit, retry, cancel, prioritise, review, pause, resume, reload, stop, prune)
 for command in (*LOOKING, *STEERING):
     app.command()(command)
 app.command("inspect-model")(inspect_model)

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from watcherd.cli.common import ConfigOption, JsonOption, for_spreadsheets, open_history, print_json, print_table
+from watcherd.cli.common import ConfigOption, JsonOption, open_history, print_json, print_table
 from watcherd.errors import UsageError
+from watcherd.status.units import for_spreadsheets
 from watcherd.store.questions import QUESTIONS, Question, answer
 
 

@@ -25,8 +25,6 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""Beginnings of text that spreadsheets take for a formula, the full-width forms too."""
 WIDE = 110
 """Columns of a terminal that has room for every column of a table."""
 NARROW = 70
@@ -53,11 +51,6 @@ def open_history(path: Path | None) -> Iterator[Any]:
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def for_spreadsheets(value: object) -> object:
-    """A cell of a CSV: text that a spreadsheet would take for a formula begins with an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
 
 
 def print_table(

@@ -27,8 +27,12 @@ if TYPE_CHECKING:
     from watcherd.evaluation.pairing import Pairs, Wanted
 
 
+ACCEPTED = "accepted"
+"""Folder below ``--out`` of the masks that were accepted."""
+
+
 def evaluate(
-    masks: Annotated[Path, typer.Option(help="Folder of drawn masks, called as their scans.")],
+    masks: Annotated[Path | None, typer.Option(help="Folder of drawn masks, called as their scans.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of scans.")] = None,
     fov: Annotated[Path | None, typer.Option(help="Folder of fields of view: what lies outside is not judged.")] = None,
     suffix: Annotated[
@@ -49,6 +53,9 @@ def evaluate(
     by: Annotated[str, typer.Option(help="The figure by which the sweep looks for the best threshold.")] = "dice",
     write: Annotated[bool, typer.Option("--write", help="Put that threshold into the configuration.")] = False,
     tolerance: Annotated[str, typer.Option(help="How far outlines may be apart for NSD: 2px, 0.5mm.")] = "2px",
+    accepted: Annotated[
+        bool, typer.Option("--accepted", help="In place of --masks: the masks that people have accepted.")
+    ] = False,
     inverted: Annotated[bool, typer.Option("--inverted", help="In the drawn masks black is the vessel.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the masks that are made, in --out.")] = False,
     profile: Annotated[str | None, typer.Option(help="The profile whose settings count.")] = None,
@@ -66,6 +73,8 @@ def evaluate(
         )
     if by not in summaries.SWEPT:
         raise UsageError(f"--by {by} is no figure of a threshold.", hint=f"There are {', '.join(summaries.SWEPT)}.")
+    if (masks is None) != accepted:
+        raise UsageError("Which masks are the truth?", hint="Give --masks, a folder, or --accepted.")
     asked = sources.Asked(
         images=images,
         predictions=predictions,
@@ -78,9 +87,11 @@ def evaluate(
         tolerance=_tolerance(tolerance),
         inverted=True if inverted else None,
         config=config,
-        wanted=_wanted(masks, fov, suffix, group, either_way=predictions is not None),
+        wanted=_wanted(masks or out / ACCEPTED, fov, suffix, group, either_way=predictions is not None),
     )
     asked.check()
+    if accepted:
+        _gather_accepted(config, out / ACCEPTED)
     if keep and (taken := [path for kind in sources.KEPT.values() if (path := out / kind).exists()]):
         raise UsageError(
             f"{taken[0]} exists already: --keep overwrites nothing.", hint="Give another folder with --out."
@@ -107,6 +118,22 @@ def evaluate(
         operating.put_in_place(asked, choice)
     if report.failed:
         raise typer.Exit(InputError.exit_code)
+
+
+def _gather_accepted(config: Path | None, folder: Path) -> None:
+    """Copy the masks that people have accepted into ``folder``. Raises `UsageError` where there is something already,
+    and `InputError` when there are none."""
+    from watcherd.cli.common import load_config, open_history
+    from watcherd.cli.review import copy_masks
+
+    if folder.exists():
+        raise UsageError(f"{folder} exists already: it is not written over.", hint="Give another folder with --out.")
+    with open_history(config) as connection:
+        problems = list(copy_masks(connection, load_config(config), folder))
+    for problem in problems:
+        typer.echo(f"watcherd: {problem}", err=True)
+    if not folder.exists():
+        raise InputError("Nobody has accepted a mask that is still there.", hint="watcherd review ID --accept")
 
 
 def _wanted(masks: Path, fov: Path | None, suffix: str | None, group: str | None, *, either_way: bool) -> Wanted:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from watcherd.cli.common import for_spreadsheets, print_json, print_table
+from watcherd.cli.common import print_json, print_table
+from watcherd.status.units import for_spreadsheets
 
 if TYPE_CHECKING:
     from datetime import datetime

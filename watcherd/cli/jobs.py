@@ -19,7 +19,6 @@ from watcherd.cli.common import (
     WIDE,
     ConfigOption,
     JsonOption,
-    for_spreadsheets,
     open_history,
     print_json,
     print_table,
@@ -27,7 +26,7 @@ from watcherd.cli.common import (
 from watcherd.errors import UsageError
 from watcherd.job import DEFAULT_MODEL, ErrorClass, State
 from watcherd.status.screen import state_text
-from watcherd.status.units import AMBER, duration, local, size, took, when
+from watcherd.status.units import AMBER, duration, for_spreadsheets, local, size, took, when
 from watcherd.store import Filter, history
 
 ORDERS = (

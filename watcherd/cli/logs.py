@@ -120,6 +120,12 @@ def _choose(settings: Config, job_id: int) -> FromJournal | FromHistory:
     return FromHistory(settings, job_id, why)
 
 
+def lines_about(settings: Config, job_id: int) -> tuple[str, Sequence[Line]]:
+    """Where lines about a job come from, in words, and the lines."""
+    source = _choose(settings, job_id)
+    return source.what, source.lines()
+
+
 def journal_matches(job_id: int, runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """What journalctl is to look for: numbers of jobs are every service's own, so the processes say whose it is.
 

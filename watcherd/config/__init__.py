@@ -28,6 +28,7 @@ from watcherd.config.tables import (
     Section,
     Semantic,
     StateFolder,
+    Web,
 )
 from watcherd.config.toml_file import build, find, load
 
@@ -57,6 +58,7 @@ __all__ = [
     "Section",
     "Semantic",
     "StateFolder",
+    "Web",
     "as_named",
     "build",
     "find",

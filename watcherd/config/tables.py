@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -30,6 +31,10 @@ IGNORED_NAMES = (
 
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}"
 """What a model may be called: a part of a path, of a variable's name and of a metric's label alike."""
+
+
+SHORTEST_PASSWORD = 12
+"""Characters of a password for the page, at least."""
 
 
 def plain_name(name: str) -> str:
@@ -364,6 +369,76 @@ class Hooks(Section):
         return value
 
 
+class Web(Section):
+    """The page that `watcherd web` shows (docs/web.md); the service itself has no part in it."""
+
+    address: str = "127.0.0.1"
+    """Where it listens. One that other machines reach needs a password or a proxy."""
+    port: Annotated[int, Field(gt=0, lt=65536)] = 8470
+    password: SecretStr = SecretStr("")
+    """For logging in; empty: a token that is made at first use."""
+    hosts: tuple[str, ...] = ()
+    """Names by which browsers may call it, besides the address and localhost."""
+    proxy_header: str = ""
+    """In which a proxy in front says who has logged in there; empty: there is none."""
+    proxies: tuple[str, ...] = ("127.0.0.1",)
+    """Addresses of that proxy: from nowhere else does its header count."""
+    upload_mib: Positive = 512
+    """Of all files that are dropped into the page at once."""
+    cache_mib: Positive = 512
+    """Of pictures that were made for the page, in the state folder; the ones that nobody looks at go first."""
+    hide_names: bool = False
+    """Jobs' numbers in place of names, as ``privacy.names`` = hidden does for everything."""
+
+    @field_validator("address")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        try:
+            ip_address(value)
+        except ValueError as error:
+            raise ValueError('an IP address of this machine, "127.0.0.1" for itself alone') from error
+        return value
+
+    @field_validator("password")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and len(value.get_secret_value()) < SHORTEST_PASSWORD:
+            raise ValueError(f'{SHORTEST_PASSWORD} characters or more; "" for a token that is made')
+        return value
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
+                raise ValueError('names alone, without http:// and port: ["scans.example.org"]')
+        return tuple(name.lower() for name in value)
+
+    @field_validator("proxy_header")
+    @classmethod
+    def _is_a_header(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[A-Za-z0-9-]+", value):
+            raise ValueError('the name of a header, "X-Remote-User"; "" for none')
+        return value
+
+    @field_validator("proxies")
+    @classmethod
+    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(str(ip_address(one)) for one in value)
+        except ValueError as error:
+            raise ValueError('IP addresses: ["127.0.0.1"]') from error
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if not ip_address(self.address).is_loopback and not self.password.get_secret_value() and not self.proxy_header:
+            raise ValueError(
+                f"address = {self.address!r} can be reached from other machines: that needs web.password, or "
+                "web.proxy_header for a proxy that asks who comes"
+            )
+        return self
+
+
 class Profile(Section):
     """Settings for the scans under one folder of the inbox; what is left out is as for all."""
 
@@ -414,6 +489,7 @@ class Config(BaseSettings):
     retention: Retention = Retention()
     metrics: Metrics = Metrics()
     hooks: Hooks = Hooks()
+    web: Web = Web()
     profiles: dict[str, Profile] = {}
 
     @classmethod

@@ -66,7 +66,7 @@ def made_before(names: Names, folder: Path) -> bool:
 def installed() -> list[str]:
     """The units of the services that install-service put on this machine."""
     found = (path.parent.name.removesuffix(".d") for path in units.UNITS.glob("watcherd*.service.d/10-watcherd.conf"))
-    return sorted(unit for unit in found if not unit.startswith("watcherd-prune"))
+    return sorted(unit for unit in found if not unit.startswith(("watcherd-prune", "watcherd-web")))
 
 
 # ------------------------------------------------------------------------------------------------------------ checks
@@ -171,7 +171,7 @@ def cannot_write(user: str, folder: Path) -> bool:
 
 def take_down(names: Names) -> tuple[list[Path], list[Path]]:
     """Stop and disable the service and remove its files; returns those removed, and copies kept of edited ones."""
-    systemctl("disable", "--now", names.unit, names.timer, check=False)
+    systemctl("disable", "--now", names.unit, names.timer, names.web, check=False)
     systemctl("stop", names.prune, check=False)
     removed, kept = [], []
     for path in (*names.drop_ins, names.tmpfiles, names.sysusers, *_not_shared(names)):
@@ -186,7 +186,7 @@ def take_down(names: Names) -> tuple[list[Path], list[Path]]:
         if path.parent.is_dir() and not any(path.parent.iterdir()):
             path.parent.rmdir()
     systemctl("daemon-reload")
-    systemctl("reset-failed", names.unit, names.prune, check=False)
+    systemctl("reset-failed", names.unit, names.prune, names.web, check=False)
     return removed, kept
 
 

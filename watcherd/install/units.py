@@ -46,6 +46,11 @@ class Names:
         return self.prune.replace(".service", ".timer")
 
     @property
+    def web(self) -> str:
+        """The page's unit, which is not started by itself."""
+        return f"watcherd-web@{self.instance}.service" if self.instance else "watcherd-web.service"
+
+    @property
     def config(self) -> Path:
         return CONFIGURATION / f"{self.instance or 'config'}.toml"
 
@@ -67,14 +72,14 @@ class Names:
         return Path("/etc/sysusers.d", f"{self.stem}.conf")
 
     @property
-    def drop_ins(self) -> tuple[Path, Path]:
+    def drop_ins(self) -> tuple[Path, ...]:
         """The lines that belong to this machine alone; where the first stands, the service is installed."""
-        return drop_in(self.unit), drop_in(self.prune)
+        return drop_in(self.unit), drop_in(self.prune), drop_in(self.web)
 
     @property
     def units(self) -> tuple[Path, ...]:
         """The units' files; those of instances are templates, which all instances share."""
-        return tuple(UNITS / re.sub(r"@[^.]+\.", "@.", name) for name in (self.unit, self.prune, self.timer))
+        return tuple(UNITS / re.sub(r"@[^.]+\.", "@.", name) for name in (self.unit, self.prune, self.timer, self.web))
 
 
 SLICE = UNITS / "watcherd.slice"
@@ -113,7 +118,7 @@ def render(service: Service, shipped: Path) -> dict[Path, str]:
     """Every file for ``service`` but its configuration, by path. ``shipped``: the folder ``systemd`` of the package."""
     names = service.names
     files = {path: _adapted(_read(shipped / path.name), service) for path in (*names.units, SLICE)}
-    files |= {drop_in(unit): local_lines(service, unit) for unit in (names.unit, names.prune)}
+    files |= {drop_in(unit): local_lines(service, unit) for unit in (names.unit, names.prune, names.web)}
     if service.made_folders:
         files[names.tmpfiles] = tmpfiles(service)
     if service.makes_user:

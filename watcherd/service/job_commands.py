@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import UsageError
 from watcherd.intake.refetch import Refetch
-from watcherd.service import evaluated
+from watcherd.service import evaluated, reviewed
 from watcherd.service.prune import prune
 from watcherd.service.repair import repair
-from watcherd.state.mailbox import EVALUATED, PAUSED_SINCE
+from watcherd.state.mailbox import EVALUATED, PAUSED_SINCE, REVIEWED
 from watcherd.state.run import meant_by
 from watcherd.store import Database, aside, identity, runs
 from watcherd.store import queue as jobs
@@ -65,6 +65,8 @@ class JobCommands:
             return f"pruned: {prune(self._settings.now, self._database, self._spool, trust_clock=trusted)}"
         if command.verb == EVALUATED:
             return evaluated.record(self._database, command.arguments, now)
+        if command.verb == REVIEWED:
+            return reviewed.record(self._database, ids, command.arguments, now)
         if command.verb == "repair":
             return repair(str(command.arguments.get("what")), self._settings.now, self._database, now)
         raise UsageError(f"There is no command {command.verb!r}.", hint="The daemon may be of another version.")

@@ -27,6 +27,8 @@ PAUSED_SINCE = "paused_since"
 """The setting that keeps a person's pause, with its time: it outlives the daemon."""
 
 
+REVIEWED = "review"
+"""The verb that brings what somebody says of a mask."""
 EVALUATED = "evaluated"
 """The verb that brings an evaluation. Its arguments become rows of their own, and are not kept a second time."""
 

@@ -32,8 +32,10 @@ SMALL_SHARE = 0.02
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def gather(settings: Config, *, now: datetime | None = None) -> dict[str, Any]:
+def gather(settings: Config, *, now: datetime | None = None, count_today: bool = True) -> dict[str, Any]:
     """Everything about this moment, as JSON would have it.
+
+    ``count_today``: how many jobs ended since midnight, which takes a look at each of them.
 
     Raises `StoreError` without a readable history and `UnavailableError` when the state folder may not be read.
     """
@@ -48,7 +50,7 @@ def gather(settings: Config, *, now: datetime | None = None) -> dict[str, Any]:
             "daemon": daemon,
             "paused_since": runs.setting(connection, PAUSED_SINCE),
             "jobs": {state.value: count for state, count in counts.items()},
-            "today": overview.today(connection),
+            "today": overview.today(connection) if count_today else {},
             "arrivals": history.fates(connection),
             "queue": overview.queue(connection, now=now),
             "queued_by_model": overview.queued_by_model(connection),

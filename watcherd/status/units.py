@@ -21,6 +21,13 @@ STATE_COLOURS = {
     "queued": AMBER,
     "cancelled": "dim",
 }
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""Beginnings of text that spreadsheets take for a formula, the full-width forms too."""
+
+
+def for_spreadsheets(value: object) -> object:
+    """A cell of a CSV: text that a spreadsheet would take for a formula begins with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
 
 
 def local(stamp: str | None) -> str:

@@ -31,6 +31,8 @@ Reading (any process)::
     set_setting, setting
 `evaluations`
     add
+`reviews`
+    judgeable, put, of_jobs, every
 `unreadable`
     found, mend, options
 `history`

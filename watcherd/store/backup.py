@@ -181,6 +181,7 @@ def _remove(connection: Connection, jobs: Sequence[int]) -> None:
     for statement in (
         "DELETE FROM output WHERE job_id = :id",
         "DELETE FROM measure WHERE job_id = :id",
+        "DELETE FROM review WHERE job_id = :id",
         "DELETE FROM attribute WHERE job_id = :id",
         "DELETE FROM attempt_device WHERE attempt_id IN (SELECT id FROM attempt WHERE job_id = :id)",
         "DELETE FROM attempt WHERE job_id = :id",

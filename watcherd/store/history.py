@@ -49,7 +49,8 @@ class Filter:
     ``model``: its name in the configuration. ``name``: of a dropped file, any of the job's; a part of it, or with ``*``
     or ``?`` a pattern for all of it, with or without its folders. ``since``, ``until``: by creation.
     ``sort``: ``newest``, ``oldest``, ``finished`` (what has ended, the latest first), ``name``, or a column of the
-    view, the largest first.
+    view, the largest first. ``before``: only jobs with a lower number, for the next page of the newest. ``verdict``:
+    only those of which somebody said this.
     """
 
     states: Sequence[State] = ()
@@ -63,6 +64,8 @@ class Filter:
     sort: Sort = "newest"
     limit: int | None = 50
     offset: int = 0
+    before: int | None = None
+    verdict: str | None = None
 
 
 _ORDERS = {"newest": "id DESC", "oldest": "id", "finished": "finished_at DESC, id DESC", "name": "source, id"}
@@ -92,6 +95,12 @@ def _conditions(wanted: Filter) -> tuple[str, dict[str, Any]]:
         either = " OR ".join(f"path_text LIKE :name{i} ESCAPE '\\'" for i in range(len(patterns)))
         terms.append(f"id IN (SELECT job_id FROM arrival WHERE {either})")
         values |= {f"name{i}": pattern for i, pattern in enumerate(patterns)}
+    if wanted.verdict is not None:
+        terms.append("id IN (SELECT job_id FROM review WHERE verdict = :verdict)")
+        values["verdict"] = wanted.verdict
+    if wanted.before is not None:
+        terms.append("id < :before")
+        values["before"] = wanted.before
     if wanted.sort == "finished":
         terms.append("finished_at IS NOT NULL")
     for column, value in (

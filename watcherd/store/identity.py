@@ -83,6 +83,7 @@ JOIN = (
     "UPDATE output SET job_id = :into WHERE job_id = :job_id",
     "UPDATE hook SET job_id = :into WHERE job_id = :job_id",
     "DELETE FROM measure WHERE job_id = :job_id",
+    "DELETE FROM review WHERE job_id = :job_id",
     "DELETE FROM attribute WHERE job_id = :job_id",
     "UPDATE job SET priority = max(priority, :priority) WHERE id = :into AND state = 'queued'",
     "DELETE FROM job WHERE id = :job_id AND state = 'queued'",

@@ -30,7 +30,7 @@ from watcherd.store.records import Delivery, Disposal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-HEAD = "0011"
+HEAD = "0012"
 """The newest migration. Kept here so that opening an up-to-date database need not import alembic."""
 
 Outcome = ("succeeded", "retry", "failed", "quarantined", "released", "interrupted")
@@ -40,6 +40,9 @@ LengthUnit = ("px", "mm")
 
 JudgedMasks = ("images", "predictions", "jobs")
 """Whose masks an evaluation judged: made of scans for it, files in a folder, results of past jobs."""
+
+Verdicts = ("accepted", "rejected")
+"""What people say of masks that they have looked at."""
 
 OutputState = ("intended", "delivered", "removed")
 
@@ -423,6 +426,18 @@ evaluation_scan = _table(
     _one_of("unit", LengthUnit),
     _words("figures"),
     sqlite_with_rowid=False,
+)
+
+review = _table(
+    "review",
+    Column("job_id", Integer, ForeignKey("job.id"), primary_key=True, autoincrement=False),
+    # Whose mask was looked at. No foreign key, as in output.
+    _whole("attempt_id", null=True),
+    _one_of("verdict", Verdicts),
+    _words("note"),
+    _words("reviewer"),
+    _time("at"),
+    Index("review_verdict", "verdict", "job_id"),
 )
 
 command = _table(

@@ -147,6 +147,13 @@ VIEWS: dict[str, str] = {
         CREATE VIEW evaluation_scans AS SELECT
             s.evaluation_id, s.name, {_OF_SCAN}, s.unit, s.group_name, e.model, e.threshold, e.at
         FROM evaluation_scan AS s JOIN evaluation AS e ON e.id = s.evaluation_id""",
+    "reviews": """
+        CREATE VIEW reviews AS SELECT
+            r.job_id, r.verdict, job.source, r.note, r.reviewer, r.at,
+            (r.attempt_id IS NOT job.attempt_id OR job.state <> 'succeeded') AS outdated,
+            job.profile, job.model_name, job.segmenter, job.model, job.model_revision, job.threshold,
+            job.mask_fraction, job.state, r.attempt_id
+        FROM review AS r JOIN job ON job.id = r.job_id""",
     "unfinished": f"""
         CREATE VIEW unfinished AS {_UNFINISHED}""",
 }

@@ -16,10 +16,10 @@ from rich.console import Console
 
 from tests.integration.store.test_history import DEVICE, PROMISED
 from tests.terminal import on_a_terminal
-from watcherd.cli.common import for_spreadsheets
 from watcherd.cli.evaluate_results import _write_csv
 from watcherd.cli.jobs import _print_csv, job_table
 from watcherd.evaluation.figures import Judged, Score
+from watcherd.status.units import for_spreadsheets
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -159,6 +159,7 @@ def test_every_view_answers(filled: Connection, view: str) -> None:
         == {
             "jobs": 5,
             "measures": 0,
+            "reviews": 0,
             "queue": 2,
             "failures": 1,
             "today": 0,

@@ -127,6 +127,7 @@ def test_the_template_is_the_unit_with_folders_of_its_own() -> None:
         ("watcherd.service", "watcherd@.service"),
         ("watcherd-prune.service", "watcherd-prune@.service"),
         ("watcherd-prune.timer", "watcherd-prune@.timer"),
+        ("watcherd-web.service", "watcherd-web@.service"),
     ):
         expected = "\n".join(settings_of((SHIPPED / plain).read_text()))
         for pattern, replacement in (
@@ -135,6 +136,7 @@ def test_the_template_is_the_unit_with_folders_of_its_own() -> None:
             (r"(State|Cache|Runtime|Logs)Directory=watcherd", r"\1Directory=watcherd-%i"),
             (r"(Description=watcherd):", r"\1 %i:"),
             (r"backups of watcherd", "backups of watcherd %i"),
+            (r"target watcherd\.service", "target watcherd@%i.service"),
         ):
             expected = re.sub(pattern, replacement, expected)
         assert expected.splitlines() == settings_of((SHIPPED / instances).read_text())
@@ -146,6 +148,22 @@ def test_pruning_is_as_confined_as_the_service() -> None:
     hardening = lines[lines.index("ProtectSystem=strict") : lines.index("[Install]")]
     prune = settings_of((SHIPPED / "watcherd-prune.service").read_text())
     assert hardening == prune[prune.index("ProtectSystem=strict") :]
+
+
+def test_the_page_is_as_confined_as_the_service_but_for_the_network() -> None:
+    """And it has no GPU, and may limit its workers' memory."""
+    lines = settings_of((SHIPPED / "watcherd.service").read_text())
+    service = set(lines[lines.index("ProtectSystem=strict") : lines.index("[Install]")])
+    web = settings_of((SHIPPED / "watcherd-web.service").read_text())
+    page = set(web[web.index("ProtectSystem=strict") : web.index("[Install]")])
+    assert service - page == {
+        "DeviceAllow=char-nvidia* rw",
+        "SystemCallFilter=set_mempolicy mbind sched_setaffinity sched_setscheduler setpriority",
+        "PrivateNetwork=yes",
+        "RestrictAddressFamilies=AF_UNIX AF_NETLINK",
+    }
+    assert "IPAddressDeny=any" in page
+    assert "IPAddressAllow=localhost" in page
 
 
 def test_every_line_of_hardening_has_its_reason() -> None:
@@ -186,7 +204,8 @@ def test_the_shipped_units_expose_little(name: str) -> None:
     answer = subprocess.run(command, capture_output=True, text=True)
     found = re.search(r"exposure level for .*: ([\d.]+)", answer.stdout)
     assert found, answer.stdout + answer.stderr
-    assert float(found[1]) <= (1.0 if name == "watcherd-storescp.service" else 0.6)
+    listens = {"watcherd-storescp.service": 1.0, "watcherd-web.service": 1.1, "watcherd-web@.service": 1.1}
+    assert float(found[1]) <= listens.get(name, 0.6)
 
 
 def test_the_sysusers_and_tmpfiles_are_those_that_are_rendered() -> None:
