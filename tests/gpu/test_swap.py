@@ -116,6 +116,7 @@ def test_a_swap_of_a_model_of_full_size_and_a_kill_in_the_middle_of_one(
     service.finished(8, LONG)  # the second: the large one comes back
     _, second = replicas(service, "large")
     ((_, _, left),) = replicas(service, "default")
+    assert left is not None, "the small model stayed beside the large one: SPARE_GIB is too much for this card"
     load, swap = seconds(second[0], second[1]), seconds(left, second[1])
     first_load = seconds(*replicas(service, "large")[0][:2])
 

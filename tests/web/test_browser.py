@@ -91,7 +91,7 @@ def test_a_scan_is_dropped_looked_at_accepted_and_found(world: World, bundled: P
     phone.goto(f"{world.base}/job/{job}")
     viewer(phone)
     assert not_wider_than_its_window(phone)
-    for address in ("/", "/history", "/failures", "/try"):
+    for address in ("/", "/history", "/failures", "/report", "/try"):
         phone.goto(world.base + address)
         assert not_wider_than_its_window(phone), address
 
@@ -253,7 +253,16 @@ def test_axe_finds_nothing_serious(world: World, scheme: str) -> None:
     tile = page.locator(".tile", has_text="for axe.png")
     expect(tile).to_be_visible()
     job = str(tile.get_attribute("href"))
-    for address in ("/", "/history", "/failures", "/try", job, f"{job}/compare/{job.rpartition('/')[2]}", "/nothing"):
+    for address in (
+        "/",
+        "/history",
+        "/failures",
+        "/report",
+        "/try",
+        job,
+        f"{job}/compare/{job.rpartition('/')[2]}",
+        "/nothing",
+    ):
         page.goto(world.base + address)
         page.evaluate(source)
         found = page.evaluate("axe.run()")["violations"]

@@ -25,13 +25,22 @@ Figures = Mapping[str, Any]
 
 def page(figures: Figures, *, inbox: Path, made_at: datetime) -> str:
     """The whole page. ``made_at``: now, in the zone in which times are shown."""
-    span = Span(start=_here(figures["since"], made_at), end=made_at)
-    body = "\n".join(_sections(figures, span) if _is_anything(figures) else [_empty(span)])
+    span, body = _span(figures, made_at), sections(figures, made_at=made_at)
     header = [
         f"<p>{_moment(span.start)} to {_moment(span.end)}, times in {escape(made_at.tzname() or 'local time')}</p>",
         f'<p class="quiet">{escape(str(inbox))}</p>',
     ]
     return document("watcherd report", body, header, also=f"{_day(span.start)} to {_day(span.end)}")
+
+
+def sections(figures: Figures, *, made_at: datetime) -> str:
+    """What stands on it, for another page that has `watcherd.report.style.PARTS`."""
+    span = _span(figures, made_at)
+    return "\n".join(_sections(figures, span) if _is_anything(figures) else [_empty(span)])
+
+
+def _span(figures: Figures, made_at: datetime) -> Span:
+    return Span(start=_here(figures["since"], made_at), end=made_at)
 
 
 def _is_anything(figures: Figures) -> bool:

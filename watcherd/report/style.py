@@ -6,32 +6,25 @@ dark they are lighter.
 
 from __future__ import annotations
 
-STYLE = """
+SERIES = """
 :root {
-  --ground: #f6f7f9; --card: #ffffff; --ink: #1b2330; --quiet: #5d6878; --rule: #e3e7ec; --axis: #aab3bf;
   --c0: #0072b2; --c1: #d55e00; --c2: #009e73;
   --c3: #b0588f; --c4: #c28a00; --c5: #3b9fd1; --c6: #7a6a53; --c7: #777777;
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --ground: #12161c; --card: #1a2028; --ink: #e6eaf0; --quiet: #98a4b3; --rule: #2a323d; --axis: #5a6675;
     --c0: #4aa8e0; --c1: #f28b46; --c2: #3cc79e;
     --c3: #dd93c1; --c4: #ecbb4a; --c5: #9bd3f0; --c6: #bda98c; --c7: #a9b0b8;
   }
 }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
-header, main { max-width: 1060px; margin: 0 auto; padding: 0 20px; }
-header { padding-top: 32px; padding-bottom: 12px; }
-main { padding-bottom: 48px; }
-h1 { margin: 0 0 4px; font-size: 26px; letter-spacing: -0.01em; }
-h2 { margin: 0 0 8px; font-size: 18px; }
-h3 { margin: 18px 0 4px; font-size: 14px; color: var(--quiet); font-weight: 600; }
-p { margin: 0 0 8px; }
-header p { margin: 0; }
-.quiet, header p { color: var(--quiet); }
-code { font: 13px ui-monospace, "DejaVu Sans Mono", monospace; }
+""" + "\n".join(
+    f".s{place} {{ fill: var(--c{place}); stroke: none; background: var(--c{place}); }} "
+    f".line.s{place} {{ stroke: var(--c{place}); }}"
+    for place in range(8)
+)
+"""Colours of series, for whatever page they stand on."""
+
+PARTS = """
 section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px;
   padding: 18px 20px; margin: 16px 0; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 12px; margin: 16px 0; }
@@ -68,13 +61,35 @@ svg .x { text-anchor: middle; }
 g:hover .hit { fill: var(--rule); }
 .line { fill: none !important; stroke-width: 1.8; stroke-linejoin: round; }
 .dot { fill-opacity: 0.6; stroke: none !important; }
-@media (max-width: 640px) {
-  header, main { padding-left: 10px; padding-right: 10px; }
-  .tiles { grid-template-columns: 1fr 1fr; }
-}
-@media print { body { background: none; } section, .tiles div { break-inside: avoid; } }
-""" + "\n".join(
-    f".s{place} {{ fill: var(--c{place}); stroke: none; background: var(--c{place}); }} "
-    f".line.s{place} {{ stroke: var(--c{place}); }}"
-    for place in range(8)
-)
+@media (max-width: 640px) { .tiles { grid-template-columns: 1fr 1fr; } }
+@media print { section, .tiles div { break-inside: avoid; } }
+"""
+"""Sections, tables, tiles and charts. They need ``--card``, ``--ink``, ``--quiet``, ``--rule`` and ``--axis``."""
+
+STYLE = f"""
+:root {{
+  --ground: #f6f7f9; --card: #ffffff; --ink: #1b2330; --quiet: #5d6878; --rule: #e3e7ec; --axis: #aab3bf;
+}}
+@media (prefers-color-scheme: dark) {{
+  :root {{
+    --ground: #12161c; --card: #1a2028; --ink: #e6eaf0; --quiet: #98a4b3; --rule: #2a323d; --axis: #5a6675;
+  }}
+}}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0; background: var(--ground); color: var(--ink);
+  font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }}
+header, main {{ max-width: 1060px; margin: 0 auto; padding: 0 20px; }}
+header {{ padding-top: 32px; padding-bottom: 12px; }}
+main {{ padding-bottom: 48px; }}
+h1 {{ margin: 0 0 4px; font-size: 26px; letter-spacing: -0.01em; }}
+h2 {{ margin: 0 0 8px; font-size: 18px; }}
+h3 {{ margin: 18px 0 4px; font-size: 14px; color: var(--quiet); font-weight: 600; }}
+p {{ margin: 0 0 8px; }}
+header p {{ margin: 0; }}
+.quiet, header p {{ color: var(--quiet); }}
+code {{ font: 13px ui-monospace, "DejaVu Sans Mono", monospace; }}
+{PARTS}@media (max-width: 640px) {{ header, main {{ padding-left: 10px; padding-right: 10px; }} }}
+@media print {{ body {{ background: none; }} }}
+{SERIES}
+"""
+"""Of a whole page."""

@@ -17,6 +17,7 @@ from watcherd.web.guard import Guard, RefusedError
 from watcherd.web.now import Now
 from watcherd.web.past import Past
 from watcherd.web.poller import Poller
+from watcherd.web.report import Report
 from watcherd.web.scans import Scans
 from watcherd.web.site import Site, no_such_page, static
 
@@ -44,6 +45,7 @@ def application(site: Site) -> ASGIApp:
     """All of it, for an ASGI server. Makes the site's poller."""
     now, past, scans, doorway = Now(site), Past(site), Scans(site), Doorway(site)
     tried, export = uploads.Uploads(site), Export(site)
+    report = Report(site)
     site.poller = Poller(now.look)
 
     def own(request: Request) -> Response:
@@ -58,6 +60,8 @@ def application(site: Site) -> ASGIApp:
         Route("/history", past.page, methods=["GET"]),
         Route("/history", past.search, methods=["POST"]),
         Route("/failures", past.failures),
+        Route("/report", report.page),
+        Route("/report.css", report.style),
         Route("/reviews.csv", export.csv),
         Route("/reviews.json", export.json),
         Route(uploads.PATH, tried.page, methods=["GET"]),

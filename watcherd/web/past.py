@@ -50,7 +50,7 @@ class Past:
 
     def failures(self, request: Request) -> Response:
         """Failures by class and words."""
-        days = _one_of(request.query_params.get("days", "7"), DAYS)
+        days = one_of(request.query_params.get("days", "7"), DAYS)
         now = datetime.now(UTC)
         since = (now - timedelta(days=days)).replace(minute=0, second=0, microsecond=0)
         with reader(self._site.settings.state.database) as connection:
@@ -130,7 +130,8 @@ def _number(said: str) -> int | None:
     return int(said)
 
 
-def _one_of(said: str, allowed: tuple[int, ...]) -> int:
+def one_of(said: str, allowed: tuple[int, ...]) -> int:
+    """A number of those that may be asked for. Raises `RefusedError` for another."""
     found: dict[str, int] = {str(one): one for one in allowed}
     if said not in found:
         raise RefusedError(400, "That cannot be asked for.", f"Days: {', '.join(found)}.")

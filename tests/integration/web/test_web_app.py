@@ -19,8 +19,16 @@ from watcherd.web.guard import HEADERS, POLICY
 if TYPE_CHECKING:
     from tests.integration.web.conftest import Page
 
-PAGES = ("/", "/history", "/failures", "/try", "/reviews.csv", "/reviews.json", "/job/1", "/job/1/record")
-REFUSED = ("/nothing", "/job/99", "/job/99999999999999999999", "/job/1/layer/scan/7", "/try/gone", "/failures?days=x")
+PAGES = ("/", "/history", "/failures", "/report", "/try", "/reviews.csv", "/reviews.json", "/job/1", "/job/1/record")
+REFUSED = (
+    "/nothing",
+    "/job/99",
+    "/job/99999999999999999999",
+    "/job/1/layer/scan/7",
+    "/try/gone",
+    "/failures?days=x",
+    "/report?days=8",
+)
 
 
 def guarded(answer: object) -> None:
@@ -269,6 +277,33 @@ def test_failures_are_grouped_with_what_to_do(page: Page) -> None:
     assert f"/job/{page.jobs['refused.png']}" in text
 
 
+def test_the_report_is_there_with_its_charts(page: Page) -> None:
+    """As `watcherd report` makes it, within the strict policy: nothing in it has a style of its own."""
+    answer = page.client.get("/report?days=1")
+    guarded(answer)
+    for words in ("Throughput", "Failures", "<svg", "jobs ended", 'href="/report.css"'):
+        assert words in answer.text
+    assert "style=" not in answer.text
+    assert "<style" not in answer.text
+    style = page.client.get("/report.css")
+    assert "text/css; charset=utf-8" == style.headers["content-type"]
+    assert ".line.s0" in style.text
+
+
+def test_a_report_is_made_once_a_minute(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of another length is made for itself."""
+    from watcherd.web import report
+
+    made: list[object] = []
+    real = report.gather
+    monkeypatch.setattr(report, "gather", lambda *each: made.append(each) or real(*each))
+    for _ in range(3):
+        assert 200 == page.client.get("/report?days=30").status_code
+    assert 1 == len(made)
+    page.client.get("/report?days=365")
+    assert 2 == len(made)
+
+
 def test_layers_are_the_scan_the_mask_and_its_map(page: Page) -> None:
     import numpy as np
     from PIL import Image
@@ -334,7 +369,7 @@ def test_hidden_names_are_nowhere(page: Page, way: str) -> None:
     client.cookies.update(dict(page.client.cookies))
     job, failed = page.jobs["a.png"], page.jobs["refused.png"]
     site.doors.steer("review", {"jobs": [job], "verdict": "accepted", "note": "", "reviewer": ""})
-    addresses = ["/", "/history", "/failures", "/reviews.csv", "/reviews.json"]
+    addresses = ["/", "/history", "/failures", "/report", "/reviews.csv", "/reviews.json"]
     addresses += [f"/job/{number}{rest}" for number in (job, failed) for rest in ("", "/record")]
     for address in addresses:
         text = client.get(address).text
