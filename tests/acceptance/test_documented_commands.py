@@ -90,6 +90,7 @@ DEPENDS = {
     "watcherd show 17 --open": (0, 64, 69),
     'watcherd evaluate --jobs "since 7d" --masks chase/masks --out last-week': (65,),
     "watcherd evaluate --accepted --jobs '' --out of-reviews": (65,),
+    "watcherd compare MODEL OTHER                 # how much two models agree on the same scans": (64,),
     "watcherd compare coronary coronary-new": (64,),
     "watcherd compare coronary coronary-new --since 30d --profile trial --pictures differences": (64,),
     "watcherd compare coronary coronary-new --folder trial/monday --limit 0 --json": (64,),

@@ -17,7 +17,7 @@ from watcherd.inbox.values import Candidate
 from watcherd.intake.intake import Intake
 from watcherd.intake.look import Sweep
 from watcherd.job import DEFAULT_MODEL, Options
-from watcherd.store import NewArrival, PathSignature
+from watcherd.store.records import ForModel
 from watcherd.values import Signature
 
 if TYPE_CHECKING:
@@ -51,20 +51,15 @@ def telling(tmp_path: Path) -> Telling:
     return made
 
 
-def arrival(name: bytes, options: Options) -> NewArrival:
-    signature = PathSignature(name, 1, 1, 1, 1)
-    return NewArrival(signature=signature, sha256="0", spool_name="0", options=options, seen_at=NOW)
-
-
 def test_frames_are_held_back_and_other_scans_are_not(telling: Telling) -> None:
     """Only where runs are wanted, and only files that are named as frames."""
     into_queue = telling.intake._into_queue
-    held_back = partial(into_queue._held_back, lane=into_queue._lanes.get(DEFAULT_MODEL))
+    held_back = partial(into_queue._for_a_model, now=NOW, joins=into_queue._lanes.get(DEFAULT_MODEL))
     wanted = Options(group_frames=True)
-    held = held_back(arrival(b"a_frame_1.png", wanted))
+    held = held_back(wanted, b"a_frame_1.png")
     assert ("a_frame_1.png", NOW + timedelta(seconds=5)) == (held.options.frame, held.not_before)
-    for other in (arrival(b"a_1.png", wanted), arrival(b"a_frame_1.png", Options())):
-        assert other == held_back(other)
+    for options, name in ((wanted, b"a_1.png"), (Options(), b"a_frame_1.png")):
+        assert ForModel(options=options) == held_back(options, name)
 
 
 def test_a_run_waits_for_a_sweep_where_events_do_not_tell_of_new_files(telling: Telling) -> None:

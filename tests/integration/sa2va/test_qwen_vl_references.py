@@ -35,7 +35,8 @@ class Recorded:
         self.model = getattr(transformers, f"{FAMILIES[family]}ForConditionalGeneration")(said).eval()
         state = self.model.state_dict()
         self.model.load_state_dict({name: values(name, tuple(each.shape), SEED) for name, each in state.items()})
-        self.arrays = np.load(FOLDER / f"{family}.npz")
+        with np.load(FOLDER / f"{family}.npz") as recorded:
+            self.arrays = dict(recorded)
         self.before: list[torch.Tensor] = []
         norm = self.model.model.language_model.norm
         norm.register_forward_pre_hook(lambda _module, inputs: self.before.append(inputs[0]))
