@@ -34,8 +34,38 @@ IDLE_SECONDS = 20
 """Seconds that a connection stays open between two requests."""
 
 
+HEAD_SECONDS = 20.0
+"""Seconds in which a request's first lines must have come."""
+
+
 class Protocol(H11Protocol):
-    """uvicorn's, with our headers on what it refuses by itself: a request that is none."""
+    """uvicorn's, with our headers on what it refuses by itself, a request that is none; and with an end for those whose
+    first lines never come whole."""
+
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_a_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._has_its_head()
+        elif self._head is None:
+            self._wait_for_a_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._has_its_head()
+        super().connection_lost(exc)
+
+    def _wait_for_a_head(self) -> None:
+        self._head = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _has_its_head(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
 
     def send_400_response(self, msg: str) -> None:
         headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
