@@ -11,6 +11,7 @@ import math
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -129,6 +130,11 @@ class WallClock:
         self._seen = steady()
         self._ahead = wall() - self._seen
 
+    @property
+    def ahead(self) -> float:
+        """Seconds by which it was ahead of the steady one at the last look."""
+        return self._ahead
+
     def set_by(self) -> Step | None:
         """The step by which it was set since the last look, if it was."""
         ahead, seen = self._ahead, self._seen
@@ -136,3 +142,22 @@ class WallClock:
         self._ahead = self._wall() - self._seen
         step = self._ahead - ahead
         return Step(seconds=step, before=seen + self._ahead) if abs(step) >= STEP_SECONDS else None
+
+
+class WaitsClock:
+    """The wall clock by which waits are judged: the one that was, until those that are written down have been set with
+    the one that is. The main thread sees to that; all ask."""
+
+    def __init__(self, *, wall: Callable[[], float] = time.time, steady: Callable[[], float] = _since_boot) -> None:
+        self._wall = wall
+        self._steady = steady
+        self._ahead = wall() - steady()
+
+    def now(self) -> datetime:
+        """What it shows."""
+        wall, before = self._wall(), self._steady() + self._ahead
+        return datetime.fromtimestamp(wall if abs(wall - before) < STEP_SECONDS else before, UTC)
+
+    def waits_are_set(self, ahead: float) -> None:
+        """All are of the clock that was so far ahead of the steady one (`WallClock.ahead`)."""
+        self._ahead = ahead

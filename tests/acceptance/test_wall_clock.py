@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHIM = Path(__file__).with_name("wall_clock.c")
-WAIT = timedelta(seconds=30 * 1.2)
-"""Before the second attempt, at most (`watcherd.retry`)."""
+WAIT = timedelta(minutes=2 * 1.2)
+"""Before the third attempt, at most (`watcherd.retry`)."""
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from watcherd.store import queue as jobs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from watcherd.flights import Flight, Flights
     from watcherd.inbox.expected import Expected
@@ -113,7 +113,7 @@ class Claims:
         looked: dict[str, bool] = {}
 
         def work(connection: Connection) -> tuple[list[ClaimedJob], datetime | None]:
-            now = datetime.now(UTC)
+            now = self._run.waits_clock.now()
             due = []
             looked.clear()
             for in_use, limit, hold in wanted:

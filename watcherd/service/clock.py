@@ -55,15 +55,19 @@ class ClockFollower:
             self._owed.append(step)
             self._expected.clock_was_set(step.seconds)
         self._see_whether_moved()
-        if not self._owed or self._moving is not None:
+        if self._moving is not None:
+            return
+        if not self._owed:
+            self._run.waits_clock.waits_are_set(self._clock.ahead)
             return
         steps, self._owed = self._owed, []
-        longest = longest_wait(self._run.config)
+        longest, ahead = longest_wait(self._run.config), self._clock.ahead
 
         def work(connection: Connection) -> None:
             now = datetime.now(UTC)
             move_all(connection, steps, now)
             waits.bound(connection, now=now, longest=longest)
+            self._run.waits_clock.waits_are_set(ahead)  # here, where claims are made too: none comes in between
 
         moving = self._run.database.submit(work)
         moving.add_done_callback(lambda done: None if _failed(done) else self._queued())

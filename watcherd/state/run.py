@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from watcherd.store import ModelIdentity
+from watcherd.wall_clock import WaitsClock
 
 if TYPE_CHECKING:
     import threading
@@ -56,6 +57,7 @@ class Run:
     set_aside: SetAside
     new_files_first: NewFilesFirst
     stopping: threading.Event
+    waits_clock: WaitsClock = field(default_factory=WaitsClock)
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
