@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.figure import Figure
 from benchmarks.gpu_limits import on_gpu, seconds_of
-from benchmarks.gpu_sa2va import ASK, GIB, maps, pictures
+from benchmarks.gpu_sa2va import ASK, GIB, maps, pictures, random_network
 from tests import qwen_vl_tiny as tiny
 from tests.sa2va_folder import DATA
 from watcherd.inference.segmenters.sa2va import config as configuration
@@ -50,17 +50,8 @@ def words() -> Words:
 
 def build(device: str, *, full_size: bool = True) -> Sa2vaNetwork:
     """The network with random weights, made on ``device``, in bfloat16 on a GPU; it says the draft to everything."""
-    network = skeleton(network_config(full_size=full_size))
     dtype = torch.bfloat16 if on_gpu(device) else torch.float32
-    torch.manual_seed(0)
-    for name, parameter in network.named_parameters():
-        value = torch.empty(parameter.shape, device=device, dtype=dtype)
-        if parameter.ndim == 1:
-            value.fill_(0.0 if name.endswith("bias") else 1.0)
-        else:
-            value.normal_(std=0.02)
-        put(network, name, value)
-    place_buffers(network, {"": device})
+    network = random_network(network_config(full_size=full_size), device, dtype)
     _teach(network)
     return network
 

@@ -75,6 +75,13 @@ def by_batch(device: str, runs: int, batches: Sequence[int], *, full_size: bool)
 
 def build(config: configuration.Sa2vaConfig, words: Words, device: str, dtype: torch.dtype) -> Sa2vaNetwork:
     """The network with random weights on ``device``, which says the draft."""
+    network = random_network(config, device, dtype)
+    _teach(network, words)
+    return network
+
+
+def random_network(config: configuration.Sa2vaConfig, device: str, dtype: torch.dtype) -> Sa2vaNetwork:
+    """The same with weights that say nothing."""
     network = skeleton(config)
     torch.manual_seed(0)
     for name, parameter in network.named_parameters():
@@ -85,7 +92,6 @@ def build(config: configuration.Sa2vaConfig, words: Words, device: str, dtype: t
             value.normal_(std=0.02)
         put(network, name, value)
     place_buffers(network, {"": device})
-    _teach(network, words)
     return network
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.integration.cli.conftest import Said
 from tests.integration.store.helpers import MODEL, NOW, failure, scan, staged, start_run
 from watcherd.cli.app import run
 from watcherd.job import Options
@@ -48,18 +48,6 @@ def band(first: int, last: int) -> np.ndarray:
     mask = np.zeros(SIZE, np.uint8)
     mask[first:last] = 255
     return mask
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
 
 
 class History:

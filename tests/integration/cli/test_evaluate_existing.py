@@ -13,7 +13,7 @@ import sqlite3
 import sys
 from base64 import b64encode
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ import tifffile
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from tests.integration.cli.conftest import Said
 from tests.integration.store.helpers import claim_one, enqueue, intents, later, scan, staged, start_run
 from watcherd.cli.app import run
 from watcherd.errors import UnavailableError, UsageError
@@ -39,18 +40,6 @@ if TYPE_CHECKING:
 
 SIZE = (64, 80)
 NAMES = [f"p{patient}_{frame}" for patient in range(6) for frame in range(2)]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
 
 
 Evaluate = "Callable[..., Said]"

@@ -6,7 +6,17 @@ import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from tests.integration.store.helpers import MODEL, enqueue, scan, start_run, succeed
+from tests.integration.store.helpers import (
+    MODEL,
+    NOW,
+    claim_one,
+    enqueue,
+    failure,
+    later_decision,
+    scan,
+    start_run,
+    succeed,
+)
 from tests.runs import a_run
 from watcherd.flights import Flights
 from watcherd.inbox.expected import Expected
@@ -15,7 +25,8 @@ from watcherd.job import Options
 from watcherd.pipeline.belts import Belts
 from watcherd.pipeline.claim import Claims
 from watcherd.pipeline.places import Places
-from watcherd.store import Database, ModelIdentity
+from watcherd.store import Database, ModelIdentity, queue
+from watcherd.wall_clock import WaitsClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,10 +55,16 @@ def lane_of(model: ModelIdentity, name: str = "default") -> Lane[ModelIdentity]:
     return lane
 
 
-def claims(database: Database, model: ModelIdentity, scratch: Path, *others: Lane[ModelIdentity]) -> Claims:
+def claims(
+    database: Database,
+    model: ModelIdentity,
+    scratch: Path,
+    *others: Lane[ModelIdentity],
+    waits_clock: WaitsClock | None = None,
+) -> Claims:
     places = Places(scratch=scratch, spool_path=lambda sha256: scratch / sha256, bring_back=lambda _job_id: False)
     return Claims(
-        a_run(database=database),
+        a_run(database=database, waits_clock=waits_clock),
         Lanes(lane_of(model), *others),
         Expected(),
         places,
@@ -155,3 +172,19 @@ def test_a_model_whose_replicas_go_while_somebody_claims_is_left_out(tmp_path: P
         mine._lanes.carried = lambda: lanes  # type: ignore[method-assign]
         assert ["b.png"] == [flight.job.source for flight in mine.claim()]
         assert mine.replicas_have_room()
+
+
+def test_nothing_that_waits_is_due_because_somebody_has_set_the_clock_forward(tmp_path: Path) -> None:
+    """Until the waits are set with it: a try in half a minute would come at once."""
+    wall, steady = NOW.timestamp(), 1000.0
+    clock = WaitsClock(wall=lambda: wall, steady=lambda: steady)
+    with Database.open(tmp_path / "watcherd.db") as database:
+        run_id = database.write(start_run)
+        database.write(lambda c: enqueue(c, run_id, scan("a.png", 1)))
+        retry = later_decision(30)
+        database.write(lambda c: queue.retry_later(c, claim_one(c, run_id), failure(), retry, now=NOW))
+        mine = claims(database, MODEL, tmp_path, waits_clock=clock)
+        wall += 86_400
+        assert [] == mine.claim()
+        clock.waits_are_set(wall - steady)
+        assert ["a.png"] == [flight.job.source for flight in mine.claim()]
