@@ -154,9 +154,12 @@ def _heads(
 
 def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """(turns, tokens, heads * width)."""
-    causal = mask is None and query.shape[2] > 1
+    if mask is not None:
+        # With a mask the quick kernels take no keys that heads share.
+        times = query.shape[1] // key.shape[1]
+        key, value = (part.repeat_interleave(times, dim=1) for part in (key, value))
     attended = functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=True
+        query, key, value, attn_mask=mask, is_causal=mask is None and query.shape[2] > 1, enable_gqa=mask is None
     )
     return attended.transpose(1, 2).flatten(2)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ import torch
 from watcherd.errors import InputError
 from watcherd.inference.segmenters.sa2va.batching import PASS_TOKENS, share
 from watcherd.inference.segmenters.sa2va.eyes import Seen, TiledEyes
+from watcherd.inference.segmenters.sa2va.graphs import Graphs, Question
 from watcherd.inference.segmenters.sa2va.grounding import Features, Grounding, probability
-from watcherd.inference.segmenters.sa2va.language import Answer, Drafts, Language, Turn
+from watcherd.inference.segmenters.sa2va.language import Answer, Drafts, Language, Turn, fed_segs
 from watcherd.inference.segmenters.sa2va.network import device_of
 from watcherd.inference.segmenters.sa2va.patches import PatchedEyes
 from watcherd.inference.segmenters.sa2va.preprocess import GROUNDING_SIDE, squashed
@@ -105,6 +106,7 @@ class Engine:
         self.grounding = Grounding(network.sam2)
         self._max_new_tokens = max_new_tokens
         self._pass_tokens = pass_tokens
+        self._graphs = Graphs.of(self)
         self._threads = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="resize")
 
     def segment(self, frames: Sequence[Frame]) -> list[Found]:
@@ -116,7 +118,41 @@ class Engine:
     @torch.inference_mode()
     def launch(self, frames: Sequence[Frame]) -> Launched:
         """Start all of `segment`, as if the model said every draft itself; nobody waits for a device, unless there is
-        a frame without a draft."""
+        a frame without a draft. What is found is to be read before the next launch, or copied by then."""
+        return (self._launch_lone(*frames) if len(frames) == 1 else None) or self._launch_batch(frames)
+
+    def _launch_lone(self, frame: Frame) -> Launched | None:
+        """A single picture by a recording, where there is one."""
+        draft = self._draft(frame.options)
+        height, width = frame.pixels.shape[:2]
+        if (
+            self._graphs is None
+            or not fed_segs(draft, self.words.seg)
+            or self.eyes.size_class(width, height) != "small"
+        ):
+            return None
+        prompt = self.words.prompt(frame.options.prompt, [1])
+        check, grey = frame.options.decode == "verify", frame.pixels.ndim == 2
+        recording = self._graphs.find(Question(prompt=prompt, draft=draft, check=check, grey=grey))
+        if recording is None:
+            return None
+        square = self._threads.submit(squashed, frame.pixels, GROUNDING_SIDE)
+        recording.replay(self.eyes.prepare(frame.pixels), square.result)
+        drafts = recording.drafts
+        (answer,) = drafts.guesses()
+        found = [Found(reply=self._reply(answer, _way(drafts), recording.vectors), logits=recording.logits)]
+        if drafts.said is None:
+            return Launched(found=found, done=lambda: True, settle=dict)
+        copies = to_host([drafts.said])
+
+        def settle() -> dict[int, Found]:
+            if drafts.answers(copies.result()[0].tolist()) != [None]:
+                return {}
+            return dict(enumerate(self.segment([_to_generate(frame)])))
+
+        return Launched(found=found, done=copies.done, settle=settle)
+
+    def _launch_batch(self, frames: Sequence[Frame]) -> Launched:
         prepared = self._threads.map(self.eyes.prepare, [frame.pixels for frame in frames])
         squares = self._threads.map(squashed, [frame.pixels for frame in frames], [GROUNDING_SIDE] * len(frames))
         options = [frame.options for frame in frames]
@@ -257,15 +293,18 @@ class Engine:
         projection = self.network.text_hidden_fcs
         vectors = projection(torch.cat([answer.states for answer, _ in answers]).to(device_of(projection)))
         return [
-            Reply(
-                ids=answer.ids,
-                text=self.words.decode(answer.ids),
-                labels=self.words.labels(answer.ids[:-1]),
-                decode=decode,
-                vectors=part,
-            )
+            self._reply(answer, decode, part)
             for (answer, decode), part in zip(answers, vectors.split(counts), strict=True)
         ]
+
+    def _reply(self, answer: Answer, decode: str, vectors: torch.Tensor) -> Reply:
+        return Reply(
+            ids=answer.ids,
+            text=self.words.decode(answer.ids),
+            labels=self.words.labels(answer.ids[:-1]),
+            decode=decode,
+            vectors=vectors,
+        )
 
 
 def _guesses(reads: Sequence[tuple[list[int], Drafts]]) -> dict[int, tuple[Answer, str]]:
@@ -275,6 +314,11 @@ def _guesses(reads: Sequence[tuple[list[int], Drafts]]) -> dict[int, tuple[Answe
         for numbers, drafts in reads
         for number, answer in zip(numbers, drafts.guesses(), strict=True)
     }
+
+
+def _to_generate(frame: Frame) -> Frame:
+    """The same frame, about which the model is to speak freely."""
+    return replace(frame, options=replace(frame.options, decode="generate"))
 
 
 def _way(drafts: Drafts) -> str:

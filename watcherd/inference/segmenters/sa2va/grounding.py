@@ -44,6 +44,14 @@ class Features:
         index = pinned(torch.tensor(chosen, dtype=torch.long), there).to(there, non_blocking=True)
         return Features(fine=self.fine[index], middle=self.middle[index], coarse=self.coarse[index])
 
+    def repeated(self, count: int) -> Features:
+        """The features of a single picture ``count`` times."""
+        return Features(
+            fine=self.fine.expand(count, -1, -1, -1),
+            middle=self.middle.expand(count, -1, -1, -1),
+            coarse=self.coarse.expand(count, -1, -1, -1),
+        )
+
     @staticmethod
     def join(parts: Sequence[Features]) -> Features:
         """The features of several batches as one."""

@@ -241,6 +241,12 @@ class Language:
         deep = Deep(places=places.visual, layers=tuple(layers)) if layers else None
         return self._pass(embedded, rotation, cache=cache, deep=deep)
 
+    def lying(self, turns: Sequence[Turn]) -> tuple[object, ...]:
+        """What `read` finds on the devices for these turns, to be held as long as it is to lie where it does."""
+        places = self._places_of(turns, [turn.draft for turn in turns])
+        embedded = self._embed(turns, places)
+        return places, self._plain_rotation(embedded.shape[1], embedded.device, embedded.dtype)
+
     def _places_of(self, turns: Sequence[Turn], drafts: Sequence[tuple[int, ...]]) -> Places:
         asked = tuple((turn.prompt, draft) for turn, draft in zip(turns, drafts, strict=True))
         return self._places(asked, self._seg)

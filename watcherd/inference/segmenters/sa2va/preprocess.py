@@ -50,15 +50,19 @@ def squashed(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 def stacked(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> torch.Tensor:
     """Pictures of one size on ``device`` as bytes, (n, height, width) where all are grey, else with a last axis of
     three."""
+    return staged(pictures, device).to(device, non_blocking=True)
+
+
+def staged(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> torch.Tensor:
+    """The same on the host, where ``device`` can read it by itself."""
     if len({picture.ndim for picture in pictures}) > 1:
         pictures = [colour(picture) for picture in pictures]
-    if device.type == "cuda":
-        # Written by NumPy: torch's own copy wakes threads that then look for more work for as long as a batch takes.
-        host = torch.empty((len(pictures), *pictures[0].shape), dtype=torch.uint8, pin_memory=True)
-        np.stack(pictures, out=host.numpy())
-    else:
-        host = torch.from_numpy(np.stack(pictures))
-    return host.to(device, non_blocking=True)
+    if device.type != "cuda":
+        return torch.from_numpy(np.stack(pictures))
+    # Written by NumPy: torch's own copy wakes threads that then look for more work for as long as a batch takes.
+    host = torch.empty((len(pictures), *pictures[0].shape), dtype=torch.uint8, pin_memory=True)
+    np.stack(pictures, out=host.numpy())
+    return host
 
 
 def as_rgb(pictures: torch.Tensor) -> torch.Tensor:
