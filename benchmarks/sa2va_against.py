@@ -217,6 +217,8 @@ def compare(wanted: argparse.Namespace, folder: Path) -> None:
         for other in [each for each in (base, "float32") if each in ways and each != name]:
             print(f"changed, {name} against {other}: {changed(maps[name], maps[other])}", flush=True)
     print("\n".join(summary(measured(timed, wanted.rounds, wanted.batch, wanted.batches, wanted.lone), base)))
+    if "fp8" in timed:
+        show("fp8 within 10.5 GiB, batch 1", timed["fp8"].ask("within", 10.5))
     for name, way in timed.items():
         show(f"threads {name}", way.ask("threads", wanted.batch, wanted.batches))
         show(f"busy {name}", way.ask("busy", wanted.batch, 6))

@@ -273,6 +273,14 @@ class OwnDtype(Protocol):
 
 
 @runtime_checkable
+class OwnSizes(Protocol):
+    """A `Placeable` model whose tensors have other sizes on devices at some run dtypes."""
+
+    def skeleton_at(self, dtype: str) -> nn.Module:
+        """`Placeable.skeleton`, with tensors of the sizes that they have on devices at the run dtype of this name."""
+
+
+@runtime_checkable
 class Placeable(Protocol):
     """A segmenter whose model can be planned and split: it can show its modules without weights."""
 

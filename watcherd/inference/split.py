@@ -73,7 +73,7 @@ def infer(model: ModelSizes, budgets: Mapping[int, int] | Mapping[int | str, int
                 model.module,
                 max_memory=dict(budgets),
                 no_split_module_classes=list(model.no_split),
-                dtype=model.dtype,
+                dtype=torch_dtype(model.dtype),
             )
         )
     finally:

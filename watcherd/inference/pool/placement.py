@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from watcherd.errors import UnavailableError
-from watcherd.inference.base import OwnDtype, Placeable, Placement
+from watcherd.inference.base import OwnDtype, OwnSizes, Placeable, Placement
 from watcherd.inference.machine.devices import GIB, Device
 from watcherd.inference.machine.grouping import Card, gather
 from watcherd.inference.split import ModelSizes, Split, infer, measured, split_over
@@ -151,7 +151,8 @@ def need_of(
     reserve = reserve_gib or config.devices.reserve_gib or _reserve(config, segmenter, dtype, devices)
     model = None
     if isinstance(segmenter, Placeable):
-        model = ModelSizes(segmenter.skeleton(), dtype=dtype, no_split=segmenter.no_split())
+        skeleton = segmenter.skeleton_at(dtype) if isinstance(segmenter, OwnSizes) else segmenter.skeleton()
+        model = ModelSizes(skeleton, dtype=dtype, no_split=segmenter.no_split())
     return model, dtype, reserve
 
 

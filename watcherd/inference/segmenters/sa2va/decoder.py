@@ -6,12 +6,14 @@ modules stay whole beside that: their weights are parts of the larger ones.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from watcherd.inference.segmenters.sa2va.fp8 import Rounded, product
 from watcherd.inference.segmenters.sa2va.network import device_of
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ Rotation = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines of the positions, (1 or turns, tokens, width of a head)."""
 Product = tuple[torch.Tensor, torch.Tensor | None]
 """Weight and bias of a linear layer."""
+Wide = Product | Rounded
+"""The same of an MLP, which may be rounded to eight bits."""
 
 
 class Layer(Protocol):
@@ -73,8 +77,8 @@ class Weights(NamedTuple):
     heads: tuple[torch.Tensor, ...]
     out: Product
     behind: torch.Tensor
-    gate_up: Product
-    down: Product
+    gate_up: Wide
+    down: Wide
 
 
 class Sizes(NamedTuple):
@@ -110,8 +114,12 @@ class LeanLayer:
             heads=tuple(getattr(attention, name).weight for name in ("q_norm", "k_norm") if hasattr(attention, name)),
             out=(attention.o_proj.weight, attention.o_proj.bias),
             behind=layer.post_attention_layernorm.weight,
-            gate_up=side_by_side([mlp.gate_proj, mlp.up_proj]),
-            down=(mlp.down_proj.weight, mlp.down_proj.bias),
+            gate_up=side_by_side_rounded([mlp.gate_proj, mlp.up_proj])
+            if hasattr(mlp.down_proj, "scales")
+            else side_by_side([mlp.gate_proj, mlp.up_proj]),
+            down=Rounded(mlp.down_proj.weight, mlp.down_proj.scales)
+            if hasattr(mlp.down_proj, "scales")
+            else (mlp.down_proj.weight, mlp.down_proj.bias),
         )
 
     def __call__(
@@ -123,6 +131,13 @@ class LeanLayer:
         if cache is not None:
             key, value = cache.update(key, value, self._index)
         return _behind(hidden, _attended(query, key, value, mask), self._weights, self._sizes)
+
+    def at_full_width(self, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> LeanLayer:
+        """The same layer with these weights of its MLP."""
+        other = copy(self)
+        other.read = read
+        other._weights = self._weights._replace(gate_up=(torch.cat([gate, up]), None), down=(down, None))
+        return other
 
     def run(self, way: Callable[..., torch.Tensor], hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         """This layer by one ``way`` of `read`."""
@@ -168,8 +183,12 @@ def _behind(hidden: torch.Tensor, attended: torch.Tensor, weights: Weights, size
     """The rest of a layer, behind its attention."""
     hidden = hidden + functional.linear(attended, *weights.out)
     normed = functional.rms_norm(hidden, hidden.shape[-1:], weights.behind, sizes.eps)
-    gate, up = functional.linear(normed, *weights.gate_up).chunk(2, dim=-1)
-    return hidden + functional.linear(functional.silu(gate) * up, *weights.down)
+    gate, up = _wide(normed, weights.gate_up).chunk(2, dim=-1)
+    return hidden + _wide(functional.silu(gate) * up, weights.down)
+
+
+def _wide(rows: torch.Tensor, weight: Wide) -> torch.Tensor:
+    return product(rows, weight) if isinstance(weight, Rounded) else functional.linear(rows, *weight)
 
 
 def turned(heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
@@ -203,3 +222,13 @@ def side_by_side(linears: Sequence[Any]) -> Product:
     for linear, part in zip(linears, bias.split(sizes), strict=True):
         linear.bias = nn.Parameter(part, requires_grad=False)
     return weight, bias
+
+
+def side_by_side_rounded(linears: Sequence[Any]) -> Rounded:
+    """The same for layers whose weights are rounded."""
+    sizes = [linear.out_features for linear in linears]
+    # torch puts bytes behind one another, but not these values.
+    weight = torch.cat([linear.weight.view(torch.uint8) for linear in linears]).view(linears[0].weight.dtype)
+    for linear, part in zip(linears, weight.split(sizes), strict=True):
+        linear.weight = nn.Parameter(part, requires_grad=False)
+    return Rounded(weight, torch.cat([linear.scales for linear in linears]))

@@ -12,7 +12,9 @@ import torch
 from watcherd.errors import ConfigError, UnavailableError
 from watcherd.inference import checks
 from watcherd.inference.base import Frame, ModelInfo, Pending, Prediction
+from watcherd.inference.loading import torch_dtype
 from watcherd.inference.segmenters.sa2va import config as configuration
+from watcherd.inference.segmenters.sa2va import fp8
 from watcherd.inference.segmenters.sa2va.checkpoint import Checkpoint, fingerprint, spelling_of
 from watcherd.inference.segmenters.sa2va.compiled import compile_encoders
 from watcherd.inference.segmenters.sa2va.engine import Engine, eyes_of, shape_maps
@@ -22,7 +24,7 @@ from watcherd.inference.segmenters.sa2va.prompt import Words, system_of
 from watcherd.inference.segmenters.sa2va.renames import needed, sources
 from watcherd.inference.segmenters.sa2va.trained import Trained
 from watcherd.inference.segmenters.sa2va.video import follow
-from watcherd.inference.segmenters.sa2va.weights import check_names, load
+from watcherd.inference.segmenters.sa2va.weights import check_names, load, whole_layers
 from watcherd.inference.transfer import to_host
 
 if TYPE_CHECKING:
@@ -96,10 +98,19 @@ class Sa2vaSegmenter:
         if placement.dtype == "float32":
             # Convolutions would otherwise run in TF32 on a GPU, with 10 bits of mantissa.
             torch.backends.cudnn.allow_tf32 = False
-        load(network, self._tensors(network), placement.device_map, getattr(torch, placement.dtype), mark)
+        eight_bits = placement.dtype == fp8.NAME
+        device_map = placement.device_map
+        if eight_bits:
+            fp8.refuse(placement, network.built_on)
+            device_map = fp8.with_table_on_host(device_map)
+        tensors = self._tensors(network)
+        load(network, tensors, device_map, torch_dtype(placement.dtype), mark, eight_bits=eight_bits)
         checks.after_load(network, fresh=self.skeleton)
         self._dtype = placement.dtype
         engine = Engine(network, words, max_new_tokens=self._model.sa2va.max_new_tokens)
+        if eight_bits:
+            mark("comparing with bfloat16, block by block", None)
+            engine.compare_with(whole_layers(engine, tensors), checks.golden_picture(), fp8.judge)
         if self._model.compile and network.sam2.device.type == "cuda":
             compile_encoders(network, mark, engine.language.layers)
         self._engine = engine
@@ -219,6 +230,13 @@ class Sa2vaSegmenter:
         """The model's modules with parameters on the meta device."""
         return skeleton(self._config)
 
+    def skeleton_at(self, dtype: str) -> Sa2vaNetwork:
+        """The same, with tensors of the sizes that they have on cards."""
+        network = self.skeleton().to(torch_dtype(dtype))
+        if dtype == fp8.NAME:
+            fp8.shrink(network)
+        return network
+
     def no_split(self) -> tuple[str, ...]:
         """Class names of the parts that stay on one device."""
         return NO_SPLIT
@@ -227,7 +245,7 @@ class Sa2vaSegmenter:
         """Activations of one device at eight billion parameters in bfloat16.
 
         Measured 2.5 for sixteen frames of one tile; frames of thirteen tiles reach the bound that
-        `batching.PASS_LIMIT` sets.
+        `batching.PASS_LIMIT` sets. One frame needed 0.24, and the graphs of lone ones `graphs.GRAPHS_GIB`.
         """
         return min(1.5 + 0.25 * batch_size, 6.0)
 
