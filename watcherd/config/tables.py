@@ -239,7 +239,8 @@ class Devices(Section):
     load_seconds: Seconds = 1800.0
     """A replica that loads longer than this is killed."""
     batch_seconds: Seconds = 300.0
-    """A batch that computes longer than this is killed, with its stack in the log."""
+    """A replica that says nothing for so long while it computes a batch is killed, with its stack in the log; where its
+    batches were quicker, after 20 times the longest of them, but not before 10 s."""
 
 
 class Limits(Section):
