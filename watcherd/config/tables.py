@@ -253,7 +253,7 @@ class Limits(Section):
     worker_memory_mib: Positive = 2048
     """Memory of one imaging worker (address space)."""
     workers: Literal["auto"] | Positive = "auto"
-    """Imaging workers; auto: as many as cores, 2 to 16."""
+    """Imaging workers; auto: as many as cores, 2 to 16, and three quarters of more cores, up to 64."""
     min_free_mib: Annotated[int, Field(ge=0)] = 256
     """Intake pauses while the state folder or the outbox has less room than this."""
     stop_seconds: Seconds = 60.0

@@ -50,8 +50,9 @@ class WorkItem:
     ``decoded``: the ``.npy`` of its frames. ``target``: where results go, with ``-mask.npy`` and
     ``-probability.npy`` appended. ``run``: neighbours in a batch with the same one are the frames of one run, in
     order, or the channels of one case. ``note``: what the record says besides what the model has to say. ``modality``:
-    as `Frame` has it. ``size``: width and height in pixels. ``volume``: the file's own numbers, for a model that takes volumes. ``channel``: the number in
-    the name of a file that is one channel of a case; None for one that is the whole.
+    as `Frame` has it. ``size``: width and height in pixels. ``volume``: the file's own numbers, for a model that takes
+    volumes. ``channel``: the number in the name of a file that is one channel of a case; None for one that is the
+    whole.
     """
 
     job_id: int
