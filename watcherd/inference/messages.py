@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from watcherd.errors import JobError, NoMaskError
 from watcherd.job import DEFAULT_MODEL, ErrorClass, Options
+from watcherd.values import quickly_pickled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,7 @@ class ReplicaSpec:
     threads: int = 0
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkItem:
     """One scan for a replica.
@@ -68,6 +70,7 @@ class WorkItem:
     channel: int | None = None
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segmented:
     """A scan's masks are computed: ``mask`` is uint8 (frames, height, width) of label values,
@@ -116,6 +119,7 @@ class NotSegmented:
         return cls(job_id=job_id, error_class=error.error_class, error=error.message, hint=error.hint, answer=answer)
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Marked:
     """A sign of life from the thread that owns the devices: its stage, the fraction done, the jobs at hand."""
