@@ -10,6 +10,7 @@ import tifffile
 
 from watcherd.errors import InputError
 from watcherd.imaging.readers.calibration import grid_of_pages, told_by_tags
+from watcherd.imaging.readers.jpeg_inside import check_jpeg_pages
 from watcherd.imaging.readers.scan import Pixels, Told, over_black, turned
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class TifffileScan:
         self._path = path
         # a file, not a path: tifffile would look for a name where there may be none, as for a member of a zip
         self._handle = path.open("rb")
+        self._whole: set[int] = set()
         try:
             self._file = tifffile.TiffFile(self._handle)
             self._open()
@@ -100,10 +102,19 @@ class TifffileScan:
             self._limits.check_size(page.imagewidth, page.imagelength)
             self._check_memory(page)
             values = _unpacked(page)
+            self._check_inside(index, page)
         if page.imagedepth != 1 or values.dtype.kind not in "iubf":
             raise InputError("The TIFF holds volumes or complex numbers, no pictures.", hint="Save it as plain pages.")
         tag = page.tags.get(ORIENTATION)
         return turned(_bright_is_high(page, _channels_last(page, values)), int(tag.value) if tag else 1)
+
+    def _check_inside(self, index: int, page: tifffile.TiffPage) -> None:
+        """Raises `InputError` where a JPEG's decoder has filled what is missing; each page is asked once."""
+        if index in self._whole:
+            return
+        places = zip(page.dataoffsets, page.databytecounts, strict=False)
+        check_jpeg_pages(self._handle.fileno(), int(page.compression), places, page.jpegtables or b"")
+        self._whole.add(index)
 
     @property
     def size(self) -> tuple[int, int]:
