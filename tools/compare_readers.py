@@ -30,6 +30,7 @@ from watcherd.formats.dicom import without_pictures
 from watcherd.formats.sniff import HEAD, describe, image_format
 from watcherd.imaging import decode as decoding
 from watcherd.imaging.decode import DecodeLimits, decode
+from watcherd.imaging.readers.scan import over_black, turned
 from watcherd.imaging.worker import start_worker
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ ALIKE = 0.99
 """Correlation from which two pictures show the same."""
 
 
-VERDICTS = ("equal", "alike", "inverted", "another size", "differs")
+VERDICTS = ("equal", "alike", "over black", "turned", "inverted", "another size", "differs")
 """What `verdict` says, the best first: of several readers that counts."""
 
 
@@ -107,8 +108,16 @@ def theirs(path: Path, target: Path | None) -> dict[str, str]:
 def _opencv(path: Path) -> NDArray[Any] | None:
     import cv2
 
-    done, pages = cv2.imreadmulti(str(path), 0, 1, flags=cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
-    return np.asarray(pages[0][..., ::-1] if pages[0].ndim == 3 else pages[0]) if done and pages else None
+    # as it is stored, where that has transparency; else turned by EXIF, as ours
+    for flags in (cv2.IMREAD_UNCHANGED, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR):
+        done, pages = cv2.imreadmulti(str(path), 0, 1, flags=flags)
+        if done and pages and (pages[0].shape[2:] == (4,) or flags != cv2.IMREAD_UNCHANGED):
+            return np.asarray(pages[0] if pages[0].ndim == 2 else _red_first(pages[0]))
+    return None
+
+
+def _red_first(pixels: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([pixels[..., 2::-1], pixels[..., 3:]], axis=2)
 
 
 def _simpleitk(path: Path) -> NDArray[Any]:
@@ -129,7 +138,27 @@ def _nibabel(path: Path) -> NDArray[Any]:
 
 
 def verdict(mine: NDArray[Any], other: NDArray[Any]) -> str:
-    """One of `VERDICTS`; ``alike``: in other units."""
+    """One of `VERDICTS`. ``alike``: in other units; ``over black``, ``turned``: alike once theirs is laid over black
+    and turned by its orientation, as ours is."""
+    told = _plain_verdict(mine, other)
+    if told in ("equal", "alike"):
+        return told
+    laid = _laid(other)
+    if _plain_verdict(mine, laid) in ("equal", "alike"):
+        return "over black"
+    turns = (turned(laid, orientation) for orientation in range(2, 9))
+    return "turned" if any(_plain_verdict(mine, one) in ("equal", "alike") for one in turns) else told
+
+
+def _laid(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Without alpha, where there is any."""
+    if pixels.ndim != 3 or pixels.shape[2] not in (2, 4):
+        return pixels
+    colours = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
+    return over_black(colours, pixels[..., -1])
+
+
+def _plain_verdict(mine: NDArray[Any], other: NDArray[Any]) -> str:
     a, b = (_grey(pixels) for pixels in (mine, other))
     if a.shape != b.shape:
         return "another size"

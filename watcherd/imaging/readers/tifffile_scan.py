@@ -14,6 +14,7 @@ from watcherd.imaging.readers.jpeg_inside import check_jpeg_pages
 from watcherd.imaging.readers.scan import Pixels, Told, over_black, turned
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -25,6 +26,8 @@ ORIENTATION, ACROSS, DOWN, UNIT = 274, 282, 283, 296
 
 MULTIPLIED = 1
 """ExtraSamples: alpha with which the colours have been multiplied."""
+
+DAMAGED = "It is damaged. Open it with another program, and save the picture anew."
 
 ALPHA = (MULTIPLIED, 2)
 """ExtraSamples: alpha of any kind."""
@@ -52,7 +55,7 @@ class TifffileScan:
             raise
 
     def _open(self) -> None:
-        pages = [page.aspage() for page in self._file.pages]
+        pages = [page.aspage() for page in within(self._file.pages, self._limits)]
         self._pages = [page for page in pages if not page.is_reduced and not page.is_mask]
         if not self._pages:
             raise InputError("The TIFF holds no picture.", hint="Export the scan again.")
@@ -128,6 +131,22 @@ class TifffileScan:
 
     def close(self) -> None:
         self._handle.close()
+
+
+def within(
+    pages: Iterable[tifffile.TiffPage | tifffile.TiffFrame], limits: DecodeLimits
+) -> Iterator[tifffile.TiffPage | tifffile.TiffFrame]:
+    """The pages, as far as limits allow: a chain of pages that leads back into itself has no end.
+
+    Raises `InputError` behind as many as may be frames and as many again, and for a page that comes twice.
+    """
+    seen: set[int] = set()
+    for page in pages:
+        if page.offset in seen:
+            raise InputError("The TIFF's pages refer to each other in a ring.", hint=DAMAGED)
+        seen.add(page.offset)
+        limits.check_frames(-(-len(seen) // 2))  # beside each frame a smaller copy of it may stand
+        yield page
 
 
 def _density(page: tifffile.TiffPage, number: int) -> float | None:
