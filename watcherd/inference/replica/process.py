@@ -43,6 +43,11 @@ def main(spec: ReplicaSpec, connection: Connection[Any, Any]) -> None:
         faulthandler.register(signal.SIGUSR1, stack, all_threads=True)
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(spec.visible)
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+        # What torch compiles is kept with what else a start need not find out again.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(spec.cache / "compiled"))
+        if spec.visible:
+            # Threads of OpenMP that have nothing to do should not look for it: beside a GPU they take whole cores.
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             worker = _Worker(spec, connection)
             worker.load()
