@@ -12,7 +12,7 @@ from watcherd.config import speaking_of
 from watcherd.errors import ConfigError, WatcherdError
 from watcherd.inference.machine import devices
 from watcherd.inference.pool.interface import Phase
-from watcherd.inference.pool.sharing import Demand, Limits, Refused, Shared, share_apart, share_out
+from watcherd.inference.pool.sharing import Demand, Limits, Refused, Shared, holds, share_apart, share_out
 from watcherd.inference.segmenters import refuse_unknown
 from watcherd.logs import get_logger
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from watcherd.config import Config, Model
     from watcherd.inference.pool.interface import ReplicaStatus
+    from watcherd.inference.pool.placement import Plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,14 +96,25 @@ def _on_devices(config: Config, names: Sequence[str], held: Held) -> Shared:
         return Shared(plans={}, refused=dict.fromkeys(names, why))
 
 
-def fits_when_free(config: Config, name: str, freed: Mapping[str, float], held: Held) -> bool:
-    """Whether a model has room once others have gone that were promised so much of each device (as in `Held`)."""
+def when_free(config: Config, name: str, freed: Mapping[str, float], held: Held) -> Plan | None:
+    """Where a model goes once others have gone that were promised so much of each device (as in `Held`); None where
+    that is not enough for it."""
     try:
         found = _within_limits(config, devices.inventory(config.devices.use), held, freed)
         more = freed.get("", 0.0) - held.to_come.get("", 0.0)
-        return name in share_apart(config, [name], found, more_host_gib=more, taken=_taken(held)).plans
+        return share_apart(config, [name], found, more_host_gib=more, taken=_taken(held)).plans.get(name)
     except (WatcherdError, BrokenExecutor):
+        return None
+
+
+def is_free(config: Config, plan: Plan, held: Held) -> bool:
+    """Whether the devices of a plan have what it takes of them now. Nothing is planned for that."""
+    try:
+        found = _within_limits(config, devices.inventory(config.devices.use), held)
+    except WatcherdError:
         return False
+    free = {each.uuid: each.free_gib for each in found}
+    return all(free.get(device, 0.0) >= gib for device, gib in holds(plan).items() if device)
 
 
 def _taken(held: Held) -> frozenset[str]:
