@@ -104,6 +104,6 @@ def test_a_sidecar_can_neither_ask_for_it_nor_lose_it(taking: Taking) -> None:
     with taking.database.reader() as connection:
         rows = connection.exec_driver_sql("SELECT source, options FROM job ORDER BY source").fetchall()
     fine, wrong = (Options.from_json(row.options) for row in rows)
-    assert (0.25, 1, "") == (fine.threshold, fine.pictures, fine.refused)
+    assert (0.25, 2, "") == (fine.threshold, fine.pictures, fine.refused)
     assert 0 == wrong.pictures
     assert "there is no such key" in wrong.refused

@@ -104,7 +104,7 @@ def _is_odd_bmp(head: bytes) -> bool:
 
 
 def _is_rare_jpeg(head: bytes) -> bool:
-    """Whether a JPEG is one that Pillow does not know, of more than 8 bits or JPEG-LS, as far as its beginning tells."""
+    """Whether a JPEG is one that Pillow does not know, of more than 8 bits or JPEG-LS, as far as its head tells."""
     place = 2
     while place + 5 <= len(head) and head[place] == 0xFF:
         kind = head[place + 1]
