@@ -11,6 +11,7 @@ import pytest
 from tests.runs import a_run
 from watcherd.config import Config, Model
 from watcherd.errors import ConfigError, UnavailableError
+from watcherd.inference.pool.interface import Phase, ReplicaStatus
 from watcherd.inference.pool.lanes import Lanes
 from watcherd.inference.pool.placement import Plan as OneModelsPlan
 from watcherd.inference.pool.placement import PlannedReplica
@@ -18,6 +19,7 @@ from watcherd.inference.pool.sharing import Refused, Shared
 from watcherd.service import fleet as module
 from watcherd.service.ending import Ending
 from watcherd.service.fleet import Fleet, lane_for
+from watcherd.service.placing import Held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +45,7 @@ class Pretended:
         self.lane.carried_by(self)
 
     def status(self) -> list[Any]:
-        return [SimpleNamespace(number=number) for number in self.numbers]
+        return [ReplicaStatus(number=number, phase=Phase.STARTING, devices=("card",)) for number in self.numbers]
 
     def progressing(self) -> bool:
         return True
@@ -60,8 +62,9 @@ class Scene:
         self.refused: dict[str, Refused] = {}
         self.asked: list[list[str]] = []
         self.fit_alone: set[str] = set()
-        self.freed: list[tuple[str, dict[str, float]]] = []
-        self.held: list[dict[str, float]] = []
+        self.planned: list[tuple[str, dict[str, float], list[str]]] = []
+        self.frees = [True]
+        self.held: list[Held] = []
         self.folder = folder
         self.ending = Ending()
         self.lanes: Any = Lanes(*(lane_for(name, table) for name, table in config.model_tables.items()))
@@ -69,13 +72,16 @@ class Scene:
         self.run = a_run(config)
         self.fleet = Fleet(self.run, self.lanes, stations, self.ending)
 
-    def fits(self, _config: Config, name: str, freed: Any, _held: Any) -> bool:
-        self.freed.append((name, dict(freed)))
-        return name in self.fit_alone
+    def when_free(self, _config: Config, name: str, freed: Any, _held: Any) -> OneModelsPlan | None:
+        self.planned.append((name, dict(freed), [each.lane.name for each in Pretended.made if not each.stopped]))
+        return PLAN if name in self.fit_alone else None
 
-    def placed(self, _config: Config, names: Sequence[str], held: Any) -> Shared:
+    def is_free(self, _config: Config, _plan: Any, _held: Any) -> bool:
+        return self.frees.pop(0)
+
+    def placed(self, _config: Config, names: Sequence[str], held: Held) -> Shared:
         self.asked.append(list(names))
-        self.held.append(dict(held))
+        self.held.append(held)
         plans = {name: PLAN for name in names if name not in self.refused}
         return Shared(plans=plans, refused={name: self.refused[name] for name in names if name in self.refused})
 
@@ -102,7 +108,8 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scen
     def make(config: Config) -> Scene:
         found = Scene(tmp_path, config)
         monkeypatch.setattr(module, "placed", found.placed)
-        monkeypatch.setattr(module, "fits_when_free", found.fits)
+        monkeypatch.setattr(module, "when_free", found.when_free)
+        monkeypatch.setattr(module, "is_free", found.is_free)
         return found
 
     return make
@@ -192,8 +199,9 @@ def test_who_is_placed_later_is_placed_beside_what_the_others_hold(
     found.start()
     found.refused = {}
     found.fleet._reconcile(three())
-    assert [{}, {"card": 6.0}] == found.held
-    assert {"card": 3.0} == found.fleet._held({"default", "new"})
+    loading = {"card": 6.0}
+    assert [Held(), Held(promised=loading, to_come=loading)] == found.held
+    assert Held(promised={"card": 3.0}, to_come={"card": 9.0}) == found.fleet._held({"default", "new"})
 
 
 def test_one_that_was_told_to_go_cannot_end_the_service_any_more(scene: Callable[..., Scene]) -> None:
@@ -234,17 +242,38 @@ def test_one_that_finds_no_room_beside_the_others_waits_for_theirs(scene: Callab
     assert "There is no room for it beside default, retina, new: it does not fit" == reasons["fourth"].message
 
 
-def test_a_swap_ends_one_and_begins_the_other_and_the_first_waits_with_the_reason(scene: Callable[..., Scene]) -> None:
+def test_a_swap_ends_one_and_begins_the_other_and_the_first_waits_with_the_reason(
+    scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the other goes is found out before the first ends, and the driver gets the moment that it needs."""
+    monkeypatch.setattr(module, "holds", lambda _plan: {"card": 3.0})
+    monkeypatch.setattr(module, "RELEASE_LOOK_SECONDS", 0.0)
     found = scene(three())
     found.refused = {"new": replace(FULL, fits_alone=True)}
     found.start()
     goes = found.of("retina")
-    found.refused = {"retina": replace(FULL, fits_alone=True)}
+    found.refused, found.fit_alone, found.frees = {"retina": replace(FULL, fits_alone=True)}, {"new"}, [False, True]
+    found.planned.clear()
     found.fleet._swap("new", ("retina",))
     assert goes.stopped
     assert not found.lanes.get("retina").is_carried
     assert found.lanes.get("new").is_carried
     assert {"default": "loading", "retina": "waiting", "new": "loading"} == states(found)
+    assert ("new", {"card": 3.0}, ["default", "retina"]) == found.planned[0]
+    assert [["retina"]] == found.asked[1:]
+    assert [] == found.frees
+
+
+@pytest.mark.parametrize("plans", [False, True])
+def test_where_what_was_planned_is_not_free_in_time_it_is_planned_anew(
+    scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch, plans: bool
+) -> None:
+    monkeypatch.setattr(module, "RELEASE_SECONDS", -1.0)
+    found = scene(three())
+    found.refused = {"new": replace(FULL, fits_alone=True)}
+    found.start()
+    found.refused, found.fit_alone, found.frees = {}, {"new"} if plans else set(), [False]
+    found.fleet._swap("new", ("retina",))
     assert [["new"], ["retina"]] == found.asked[1:]
 
 
