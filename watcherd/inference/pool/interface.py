@@ -27,12 +27,13 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplicaStatus:
-    """One replica as it is now: a value that its thread replaces as a whole. ``name``: of its model. Times are of
-    `time.monotonic`."""
+    """One replica as it is now: a value that its thread replaces as a whole. ``name``: of its model. ``node``: the
+    machine that it is on; empty: this one. Times are of `time.monotonic`."""
 
     number: int
     name: str = DEFAULT_MODEL
     phase: Phase
+    node: str = ""
     devices: tuple[str, ...]
     pid: int | None = None
     stage: str = ""
