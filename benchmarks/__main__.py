@@ -102,6 +102,7 @@ def gpu(device: str) -> Chapters:
         "gpu-sam3": lambda: _module("gpu_sam3").by_batch(device, 5, [1, 4, 16], full_size=True, frames=32),
         "gpu-semantic-scripts": lambda: end_to_end.semantic("SegFormer-B5's size", 5, 5, None, device=device),
         "gpu-sa2va-scripts": lambda: end_to_end.full_sa2va(5, 5, device),
+        "cards": lambda: _module("cards").cards(device, _cards_scale(3, 160, 2000, 600), full_size=True),
     }
 
 
@@ -116,7 +117,12 @@ def quick_gpu(device: str) -> Chapters:
         "gpu-qwen-vl": lambda: _module("gpu_qwen_vl").by_batch(device, 2, [1, 2], full_size=False),
         "gpu-sam3": lambda: _module("gpu_sam3").by_batch(device, 2, [1, 2], full_size=False, frames=4),
         "gpu-semantic-scripts": lambda: end_to_end.semantic("tiny semantic", 2, 0.5, tiny, device=device),
+        "cards": lambda: _module("cards").cards(device, _cards_scale(2, 10, 20, 40), full_size=False),
     }
+
+
+def _cards_scale(runs: int, slow: int, quick: int, shaken: int) -> Any:
+    return _module("cards").Scale(runs=runs, slow=slow, quick=quick, shaken=shaken)
 
 
 def _module(name: str) -> Any:

@@ -23,7 +23,7 @@ from watcherd.inference.pool.lanes import Lane
 from watcherd.inference.pool.sharing import Refused, holds
 from watcherd.linux.threads import NamedThread
 from watcherd.logs import get_logger
-from watcherd.service.placing import fits_when_free, placed
+from watcherd.service.placing import Held, fits_when_free, placed, to_come
 from watcherd.service.replicas import Replicas
 from watcherd.service.seats import AGAIN_SECONDS, Seat, Seats
 from watcherd.service.swapping import Swapping
@@ -180,13 +180,17 @@ class Fleet:
             freed.update(seats[each].holds)
         return fits_when_free(self._run.config, name, freed, self._held({name, *gone}))
 
-    def _held(self, but: Collection[str]) -> Mapping[str, float]:
-        """GiB that models with replicas hold of each device, leaving some out."""
-        held: Counter[str] = Counter()
+    def _held(self, but: Collection[str]) -> Held:
+        """What models with replicas were promised, leaving some out; what is still to come of it, of all of them."""
+        promised: Counter[str] = Counter()
+        coming: Counter[str] = Counter()
         for name, seat in self._seats.now().items():
-            if seat.replicas is not None and name not in but:
-                held.update(seat.holds)
-        return held
+            if seat.replicas is None:
+                continue
+            coming.update(to_come(seat.holds, seat.replicas.status()))
+            if name not in but:
+                promised.update(seat.holds)
+        return Held(promised=promised, to_come=coming)
 
     def _swap(self, waiter: str, going: Sequence[str]) -> None:
         """One gets a place, others give it; these come back if there is room for them still."""

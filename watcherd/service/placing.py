@@ -3,27 +3,71 @@
 from __future__ import annotations
 
 from concurrent.futures import BrokenExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import psutil
 
 from watcherd.config import speaking_of
 from watcherd.errors import ConfigError, WatcherdError
 from watcherd.inference.machine import devices
+from watcherd.inference.pool.interface import Phase
 from watcherd.inference.pool.sharing import Demand, Limits, Refused, Shared, share_apart, share_out
 from watcherd.inference.segmenters import refuse_unknown
 from watcherd.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from watcherd.config import Config, Model
+    from watcherd.inference.pool.interface import ReplicaStatus
 
 
-def placed(config: Config, names: Sequence[str], held: Mapping[str, float]) -> Shared:
-    """These models on what is free now of the devices that the configuration lets us use.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """GiB of each device, by its UUID, and of the host, by an empty name, that models with replicas were promised.
 
-    ``held``: GiB that other models of ours hold already of each device (by UUID; of the host: by an empty name).
+    ``promised``: to those beside which another is to go. ``to_come``: of what all were promised, as much as their
+    processes have not taken yet: nobody else counts it, so it looks free (see `to_come`).
     """
+
+    promised: Mapping[str, float] = field(default_factory=dict)
+    to_come: Mapping[str, float] = field(default_factory=dict)
+
+
+def to_come(promised: Mapping[str, float], replicas: Sequence[ReplicaStatus]) -> dict[str, float]:
+    """GiB of each device that one model's replicas were promised, and that their processes have not taken yet."""
+    return {
+        device: max(0.0, gib - sum(_taken_gib(each, device) for each in replicas if _is_on(each, device)))
+        for device, gib in promised.items()
+    }
+
+
+def _is_on(replica: ReplicaStatus, device: str) -> bool:
+    return device in replica.devices if device else "cpu" in replica.devices
+
+
+def _taken_gib(replica: ReplicaStatus, device: str) -> float:
+    """Where nobody says what a process holds, one that has loaded its model and tried it has what it needs."""
+    if replica.phase is Phase.STOPPED:
+        return float("inf")  # it will not take any more
+    measured = None
+    if replica.pid is not None:
+        measured = devices.process_mib(device, replica.pid) if device else _resident_mib(replica.pid)
+    if measured is not None:
+        return measured * devices.MIB / devices.GIB
+    return float("inf") if replica.phase in (Phase.IDLE, Phase.BUSY) else 0.0
+
+
+def _resident_mib(pid: int) -> float | None:
+    try:
+        return float(psutil.Process(pid).memory_info().rss / devices.MIB)
+    except psutil.Error:  # it has just ended
+        return None
+
+
+def placed(config: Config, names: Sequence[str], held: Held) -> Shared:
+    """These models on what is free now of the devices that the configuration lets us use, beside others of ours."""
     refused, able = {}, []
     for name in names:
         try:
@@ -37,13 +81,13 @@ def placed(config: Config, names: Sequence[str], held: Mapping[str, float]) -> S
     return replace(shared, refused={**refused, **shared.refused})
 
 
-def _on_devices(config: Config, names: Sequence[str], held: Mapping[str, float]) -> Shared:
+def _on_devices(config: Config, names: Sequence[str], held: Held) -> Shared:
     log = get_logger()
     try:
         found = devices.inventory(
             config.devices.use, warn=lambda sentence: log.warning("gpu_left_out", reason=sentence)
         )
-        return _share(config, names, _within_limits(config, found, held), _taken(held))
+        return _share(config, names, _within_limits(config, found, held), held)
     except WatcherdError as error:
         return Shared(plans={}, refused=dict.fromkeys(names, Refused.of(error)))
     except BrokenExecutor as error:
@@ -51,37 +95,39 @@ def _on_devices(config: Config, names: Sequence[str], held: Mapping[str, float])
         return Shared(plans={}, refused=dict.fromkeys(names, why))
 
 
-def fits_when_free(config: Config, name: str, freed: Mapping[str, float], held: Mapping[str, float]) -> bool:
-    """Whether a model has room once so many GiB of each device are free, while others hold what they hold; both as
-    ``held`` of `placed`."""
+def fits_when_free(config: Config, name: str, freed: Mapping[str, float], held: Held) -> bool:
+    """Whether a model has room once others have gone that were promised so much of each device (as in `Held`)."""
     try:
-        found = [
-            replace(each, free_gib=min(each.total_gib, each.free_gib + freed.get(each.uuid, 0.0)))
-            for each in devices.inventory(config.devices.use)
-        ]
-        found = _within_limits(config, found, held)
-        return name in share_apart(config, [name], found, more_host_gib=freed.get("", 0.0), taken=_taken(held)).plans
+        found = _within_limits(config, devices.inventory(config.devices.use), held, freed)
+        more = freed.get("", 0.0) - held.to_come.get("", 0.0)
+        return name in share_apart(config, [name], found, more_host_gib=more, taken=_taken(held)).plans
     except (WatcherdError, BrokenExecutor):
         return False
 
 
-def _taken(held: Mapping[str, float]) -> frozenset[str]:
-    return frozenset(filter(None, held))
+def _taken(held: Held) -> frozenset[str]:
+    return frozenset(filter(None, held.promised))
 
 
-def _within_limits(config: Config, found: Sequence[devices.Device], held: Mapping[str, float]) -> list[devices.Device]:
-    """The devices with what `devices.max_memory_gib` leaves of them: it is for all our models together."""
+def _within_limits(
+    config: Config, found: Sequence[devices.Device], held: Held, freed: Mapping[str, float] | None = None
+) -> list[devices.Device]:
+    """The devices with what is free of them and promised to nobody, and with ``freed`` beside it; of that, what
+    `devices.max_memory_gib` leaves: it is for all our models together."""
     most = config.devices.max_memory_gib or float("inf")
-    return [replace(each, free_gib=min(each.free_gib, max(0.0, most - held.get(each.uuid, 0.0)))) for each in found]
+
+    def free(each: devices.Device) -> float:
+        ours = each.free_gib - held.to_come.get(each.uuid, 0.0) + (freed or {}).get(each.uuid, 0.0)
+        return max(0.0, min(each.total_gib, ours, most - held.promised.get(each.uuid, 0.0)))
+
+    return [replace(each, free_gib=free(each)) for each in found]
 
 
-def _share(
-    config: Config, names: Sequence[str], found: Sequence[devices.Device], taken: Collection[str] = ()
-) -> Shared:
+def _share(config: Config, names: Sequence[str], found: Sequence[devices.Device], held: Held) -> Shared:
     """Where these models go; without a GPU and without a folder there is nothing that torch has to be imported for."""
     tables = [config.model_called(name) for name in names]
     if found or any(table.path is not None for table in tables):
-        return share_apart(config, names, found, taken=taken)
+        return share_apart(config, names, found, more_host_gib=-held.to_come.get("", 0.0), taken=_taken(held))
     demands = [
         Demand(
             name=name,

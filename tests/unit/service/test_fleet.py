@@ -11,6 +11,7 @@ import pytest
 from tests.runs import a_run
 from watcherd.config import Config, Model
 from watcherd.errors import ConfigError, UnavailableError
+from watcherd.inference.pool.interface import Phase, ReplicaStatus
 from watcherd.inference.pool.lanes import Lanes
 from watcherd.inference.pool.placement import Plan as OneModelsPlan
 from watcherd.inference.pool.placement import PlannedReplica
@@ -18,6 +19,7 @@ from watcherd.inference.pool.sharing import Refused, Shared
 from watcherd.service import fleet as module
 from watcherd.service.ending import Ending
 from watcherd.service.fleet import Fleet, lane_for
+from watcherd.service.placing import Held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +45,7 @@ class Pretended:
         self.lane.carried_by(self)
 
     def status(self) -> list[Any]:
-        return [SimpleNamespace(number=number) for number in self.numbers]
+        return [ReplicaStatus(number=number, phase=Phase.STARTING, devices=("card",)) for number in self.numbers]
 
     def progressing(self) -> bool:
         return True
@@ -61,7 +63,7 @@ class Scene:
         self.asked: list[list[str]] = []
         self.fit_alone: set[str] = set()
         self.freed: list[tuple[str, dict[str, float]]] = []
-        self.held: list[dict[str, float]] = []
+        self.held: list[Held] = []
         self.folder = folder
         self.ending = Ending()
         self.lanes: Any = Lanes(*(lane_for(name, table) for name, table in config.model_tables.items()))
@@ -73,9 +75,9 @@ class Scene:
         self.freed.append((name, dict(freed)))
         return name in self.fit_alone
 
-    def placed(self, _config: Config, names: Sequence[str], held: Any) -> Shared:
+    def placed(self, _config: Config, names: Sequence[str], held: Held) -> Shared:
         self.asked.append(list(names))
-        self.held.append(dict(held))
+        self.held.append(held)
         plans = {name: PLAN for name in names if name not in self.refused}
         return Shared(plans=plans, refused={name: self.refused[name] for name in names if name in self.refused})
 
@@ -192,8 +194,9 @@ def test_who_is_placed_later_is_placed_beside_what_the_others_hold(
     found.start()
     found.refused = {}
     found.fleet._reconcile(three())
-    assert [{}, {"card": 6.0}] == found.held
-    assert {"card": 3.0} == found.fleet._held({"default", "new"})
+    loading = {"card": 6.0}
+    assert [Held(), Held(promised=loading, to_come=loading)] == found.held
+    assert Held(promised={"card": 3.0}, to_come={"card": 9.0}) == found.fleet._held({"default", "new"})
 
 
 def test_one_that_was_told_to_go_cannot_end_the_service_any_more(scene: Callable[..., Scene]) -> None:

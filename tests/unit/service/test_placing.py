@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from watcherd.config import Config, Devices, Model
 from watcherd.errors import ConfigError
 from watcherd.inference.machine.devices import Device, parse_inventory
+from watcherd.inference.pool.interface import Phase, ReplicaStatus
 from watcherd.inference.pool.sharing import Demand, Limits, share_out
 from watcherd.service import placing
+from watcherd.service.placing import Held, to_come
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 WRONG = Model(segmenter="semantic", path=Path("/nowhere"))
 
 
 def test_a_missing_folder_is_the_reason_of_its_own_model() -> None:
-    found = placing.placed(Config(models={"a": Model(segmenter="none"), "b": WRONG}), ["a", "b"], {})
+    found = placing.placed(Config(models={"a": Model(segmenter="none"), "b": WRONG}), ["a", "b"], Held())
     assert ["a"] == list(found.plans)
     assert "models.b.path = '/nowhere'" in found.refused["b"].message
     assert ConfigError.exit_code == found.refused["b"].exit_code
@@ -29,7 +35,7 @@ def test_what_is_wrong_with_the_devices_is_everybodys_reason(monkeypatch: pytest
         raise ConfigError("devices.use = 99: there is no such GPU")
 
     monkeypatch.setattr(placing.devices, "inventory", refuse)
-    found = placing.placed(Config(model=Model(segmenter="none")), ["default"], {})
+    found = placing.placed(Config(model=Model(segmenter="none")), ["default"], Held())
     assert "no such GPU" in found.refused["default"].message
 
 
@@ -38,7 +44,7 @@ def test_a_planning_process_that_dies_is_a_reason_too(monkeypatch: pytest.Monkey
         raise BrokenExecutor("killed")
 
     monkeypatch.setattr(placing, "_share", die)
-    found = placing.placed(Config(model=Model(segmenter="none")), ["default"], {})
+    found = placing.placed(Config(model=Model(segmenter="none")), ["default"], Held())
     assert "has died: killed" in found.refused["default"].message
 
 
@@ -72,8 +78,72 @@ def test_a_model_that_comes_later_knows_what_the_others_hold(
     monkeypatch.setattr(placing.devices, "inventory", lambda *_, **__: parse_inventory("2x24GiB"))
     monkeypatch.setattr(placing, "share_apart", share)
     config = Config(model=Model(segmenter="none"), devices=Devices(max_memory_gib=most))
-    found = placing.placed(config, ["default"], held)
+    found = placing.placed(config, ["default"], Held(promised=held))
     replicas = found.plans["default"].replicas if goes else ()
     assert goes == [device.index for replica in replicas for device in replica.devices]
-    assert bool(goes) == placing.fits_when_free(config, "default", {}, held)
+    assert bool(goes) == placing.fits_when_free(config, "default", {}, Held(promised=held))
     assert [[20.0 - held.get("planned-0", 0.0), 20.0] if most else [24.0, 24.0]] * 2 == asked
+
+
+def replica(phase: Phase, *, pid: int = 7, device: str = "planned-0") -> ReplicaStatus:
+    return ReplicaStatus(number=0, phase=phase, devices=(device,), pid=pid)
+
+
+@pytest.mark.parametrize(
+    ("phase", "measured", "left"),
+    [
+        (Phase.STARTING, None, 16.0),  # it has not begun to take anything
+        (Phase.STARTING, 6.0, 10.0),
+        (Phase.IDLE, 12.0, 4.0),  # what a large batch will need
+        (Phase.BUSY, 18.0, 0.0),
+        (Phase.IDLE, None, 0.0),  # the driver does not show the processes of this container
+        (Phase.DOWN, None, 16.0),  # it will be back
+        (Phase.STOPPED, None, 0.0),
+    ],
+)
+def test_what_a_model_was_promised_and_has_not_taken_yet_is_still_to_come(
+    monkeypatch: pytest.MonkeyPatch, phase: Phase, measured: float | None, left: float
+) -> None:
+    mib = None if measured is None else measured * 1024
+    monkeypatch.setattr(placing.devices, "process_mib", lambda _device, _pid: mib)
+    assert {"planned-0": left, "planned-1": 4.0} == to_come({"planned-0": 16.0, "planned-1": 4.0}, [replica(phase)])
+
+
+def test_of_the_hosts_memory_the_kernel_says_what_a_process_has_taken() -> None:
+    (left,) = to_come({"": 1000.0}, [replica(Phase.IDLE, pid=os.getpid(), device="cpu")]).values()
+    assert 990 < left < 1000
+
+
+def test_memory_that_another_model_was_promised_is_not_given_away_before_it_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While one model is loaded the driver counts what it will need as free."""
+    asked: list[float] = []
+
+    def share(_config: Any, _names: Any, found: Sequence[Device], **_: Any) -> Any:
+        asked.append(found[0].free_gib)
+        return share_out([Demand(name="default", sizes=None, dtype="float32", reserve_gib=0.0)], found, Limits())
+
+    monkeypatch.setattr(placing.devices, "inventory", lambda *_, **__: parse_inventory("1x24GiB"))
+    monkeypatch.setattr(placing, "share_apart", share)
+    config, loading = Config(model=Model(segmenter="none")), Held(to_come={"planned-0": 16.0})
+    placing.placed(config, ["default"], loading)
+    placing.fits_when_free(config, "default", {"planned-0": 3.0}, loading)
+    assert [8.0, 11.0] == asked
+
+
+def test_host_memory_that_another_model_was_promised_is_not_given_away_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def share(*_: Any, more_host_gib: float, **__: Any) -> Any:
+        asked.append(more_host_gib)
+        return share_out([Demand(name="default", sizes=None, dtype="float32", reserve_gib=0.0)], (), Limits())
+
+    monkeypatch.setattr(placing.devices, "inventory", lambda *_, **__: ())
+    monkeypatch.setattr(placing, "share_apart", share)
+    config = Config(model=Model(segmenter="semantic", path=Path("/nowhere")))
+    monkeypatch.setattr(placing, "refuse_unknown", lambda _: None)
+    loading = Held(to_come={"": 5.0})
+    placing.placed(config, ["default"], loading)
+    placing.fits_when_free(config, "default", {"": 2.0}, loading)
+    assert [-5.0, -3.0] == asked
