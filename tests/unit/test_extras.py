@@ -74,7 +74,7 @@ def test_nnunet_stands_apart() -> None:
 
 
 def test_ray_stands_apart() -> None:
-    """It is not installed where the tests run; its version is fixed all the same, and so are those of what it brings."""
+    """It is not installed where the tests run; its version is fixed, and so are those of what it brings."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert CLUSTER.name in APART
     assert ["ray"] == [re.split("[<>=]", need)[0] for need in table[CLUSTER.name]]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psutil
 
 from watcherd.config import speaking_of
 from watcherd.errors import ConfigError, WatcherdError
+from watcherd.inference.cluster.nodes import on
 from watcherd.inference.machine import devices
 from watcherd.inference.pool.interface import Phase
-from watcherd.inference.pool.sharing import Demand, Limits, Refused, Shared, share_apart, share_out
+from watcherd.inference.pool.sharing import Demand, Limits, Refused, Shared, host_key, share_apart, share_out
 from watcherd.inference.segmenters import refuse_unknown
 from watcherd.logs import get_logger
 
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from watcherd.config import Config, Model
+    from watcherd.inference.cluster.nodes import Node
     from watcherd.inference.pool.interface import ReplicaStatus
+    from watcherd.inference.pool.placement import Plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +48,7 @@ def to_come(promised: Mapping[str, float], replicas: Sequence[ReplicaStatus]) ->
 
 
 def _is_on(replica: ReplicaStatus, device: str) -> bool:
-    return device in replica.devices if device else "cpu" in replica.devices
+    return device in replica.devices if device else "cpu" in replica.devices and not replica.node
 
 
 def _taken_gib(replica: ReplicaStatus, device: str) -> float:
@@ -52,7 +56,7 @@ def _taken_gib(replica: ReplicaStatus, device: str) -> float:
     if replica.phase is Phase.STOPPED:
         return float("inf")  # it will not take any more
     measured = None
-    if replica.pid is not None:
+    if replica.pid is not None and not replica.node:
         measured = devices.process_mib(device, replica.pid) if device else _resident_mib(replica.pid)
     if measured is not None:
         return measured * devices.MIB / devices.GIB
@@ -66,8 +70,36 @@ def _resident_mib(pid: int) -> float | None:
         return None
 
 
-def placed(config: Config, names: Sequence[str], held: Held) -> Shared:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Places:
+    """Where models may go: this machine (``local``), and these others. ``why_none``: why there is none of all that."""
+
+    local: bool = True
+    nodes: tuple[Node, ...] = ()
+    why_none: str = ""
+
+    def devices(self, config: Config) -> tuple[devices.Device, ...]:
+        """All their GPUs. Raises `WatcherdError` when this machine's do not answer."""
+        log = get_logger()
+        warn = partial(log.warning, "gpu_left_out")
+        here = devices.inventory(config.devices.use, warn=lambda sentence: warn(reason=sentence)) if self.local else ()
+        return (*here, *(card for node in self.nodes for card in on(node)))
+
+
+HERE = Places()
+"""This machine alone."""
+
+
+def placed(config: Config, names: Sequence[str], held: Held, places: Places = HERE) -> Shared:
     """These models on what is free now of the devices that the configuration lets us use, beside others of ours."""
+    if not places.local and not places.nodes:
+        why = Refused(
+            message=f"No machine of the cluster is there yet: {places.why_none}.",
+            hint="watcherd plan --cluster shows its machines. The work begins when one comes.",
+            for_room=True,
+            waits=True,
+        )
+        return Shared(plans={}, refused=dict.fromkeys(names, why))
     refused, able = {}, []
     for name in names:
         try:
@@ -77,17 +109,20 @@ def placed(config: Config, names: Sequence[str], held: Held) -> Shared:
             refused[name] = Refused.of(error)
         else:
             able.append(name)
-    shared = _on_devices(config, able, held) if able else Shared(plans={})
+    shared = _on_devices(config, able, held, places) if able else Shared(plans={})
     return replace(shared, refused={**refused, **shared.refused})
 
 
-def _on_devices(config: Config, names: Sequence[str], held: Held) -> Shared:
-    log = get_logger()
+def _on_devices(config: Config, names: Sequence[str], held: Held, places: Places) -> Shared:
     try:
-        found = devices.inventory(
-            config.devices.use, warn=lambda sentence: log.warning("gpu_left_out", reason=sentence)
-        )
-        return _share(config, names, _within_limits(config, found, held), held)
+        found = places.devices(config)
+        if not places.nodes:
+            return _share(config, names, _within_limits(config, found, held), held)
+        as_many = config.model_copy(update={"devices": config.devices.model_copy(update={"replicas": "auto"})})
+        shared = _share(as_many if found else config, names, _within_limits(config, found, held), held)
+        if not found:
+            shared = replace(shared, plans={name: _on_hosts(plan, places) for name, plan in shared.plans.items()})
+        return _at_most(shared, config) if found else shared
     except WatcherdError as error:
         return Shared(plans={}, refused=dict.fromkeys(names, Refused.of(error)))
     except BrokenExecutor as error:
@@ -95,10 +130,38 @@ def _on_devices(config: Config, names: Sequence[str], held: Held) -> Shared:
         return Shared(plans={}, refused=dict.fromkeys(names, why))
 
 
-def fits_when_free(config: Config, name: str, freed: Mapping[str, float], held: Held) -> bool:
+def _on_hosts(plan: Plan, places: Places) -> Plan:
+    """Replicas on processors: on each machine as many as on this one, where its memory has room for them."""
+    need = sum((each.weights_gib or 0.0) + each.reserve_gib for each in plan.replicas)
+    able = [node for node in places.nodes if node.cpu and node.host_free_gib >= need]
+    there = [replace(each, host=node.name) for node in able for each in plan.replicas]
+    return replace(plan, replicas=(*(plan.replicas if places.local else ()), *there))
+
+
+def _at_most(shared: Shared, config: Config) -> Shared:
+    """In a cluster, where machines come and go, devices.replicas is how many there are at most."""
+    most = config.devices.replicas
+    if most == "auto":
+        return shared
+    return replace(
+        shared,
+        plans={name: replace(plan, replicas=plan.replicas[:most]) for name, plan in shared.plans.items()},
+    )
+
+
+def unused(places: Places, promised: Mapping[str, float]) -> Places:
+    """What of the other machines carries nothing of ours."""
+    free = (
+        replace(node, cards=tuple(card for card in node.cards if card.uuid not in promised)) for node in places.nodes
+    )
+    able = (node for node in free if node.cards or (node.cpu and host_key(node.name) not in promised))
+    return replace(places, local=False, nodes=tuple(able))
+
+
+def fits_when_free(config: Config, name: str, freed: Mapping[str, float], held: Held, places: Places = HERE) -> bool:
     """Whether a model has room once others have gone that were promised so much of each device (as in `Held`)."""
     try:
-        found = _within_limits(config, devices.inventory(config.devices.use), held, freed)
+        found = _within_limits(config, places.devices(config), held, freed)
         more = freed.get("", 0.0) - held.to_come.get("", 0.0)
         return name in share_apart(config, [name], found, more_host_gib=more, taken=_taken(held)).plans
     except (WatcherdError, BrokenExecutor):

@@ -160,10 +160,11 @@ class ClusterCarrier:
         channel = self._channel
         if channel is None:
             raise self._lost()
+        sources: list[Any] = [channel] if bell is None else [channel, bell]
         while not channel.waiting:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                ready, _, _ = select.select([channel, *filter(None, [bell])], [], [], left)
+                ready, _, _ = select.select(sources, [], [], left)
                 if not ready:
                     raise SilentError
                 if channel in ready:

@@ -208,7 +208,7 @@ class Host:
         files = {}
         for message in messages:
             if isinstance(message, Segmented):
-                files[message.job_id] = (_taken(message.mask), message.probability and _taken(message.probability))
+                files[message.job_id] = _files_of(message)
             if isinstance(message, Segmented | NotSegmented):
                 self._forget(message.job_id)
         return Answer(messages=tuple(messages), files=files)
@@ -248,6 +248,10 @@ class Host:
             item.decoded.unlink(missing_ok=True)
             if item.volume is not None:
                 item.volume.path.unlink(missing_ok=True)
+
+
+def _files_of(outcome: Segmented) -> tuple[Content, Content | None]:
+    return _taken(outcome.mask), None if outcome.probability is None else _taken(outcome.probability)
 
 
 def _taken(path: Path) -> Content:

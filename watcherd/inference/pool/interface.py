@@ -11,7 +11,7 @@ from watcherd.job import DEFAULT_MODEL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from watcherd.inference.messages import LoadFailed, Outcome, Ready, WorkItem
+    from watcherd.inference.messages import LoadFailed, Outcome, Ready, ReplicaSpec, WorkItem
 
 
 class Phase(StrEnum):
@@ -78,6 +78,7 @@ class Pool(Protocol):
     """What the pipeline and the service need of the replicas, be they one or many. Any thread may call it."""
 
     def start(self) -> None: ...
+    def grow(self, specs: Sequence[ReplicaSpec]) -> None: ...
     def has_room(self) -> bool: ...
     def capacity(self) -> int: ...
     def submit(self, items: Sequence[WorkItem]) -> None: ...
