@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from watcherd.inference.messages import FromReplica, ReplicaSpec, WorkItem
 
 
+LISTEN_SECONDS = 0.5
+"""Seconds between two looks whether the bridge is to stop."""
+
+
 class Remote(Protocol):
     """A replica's process on a node. One thread calls `receive`, another one all the rest."""
 
@@ -65,15 +69,16 @@ class Engine(Protocol):
 
 
 def serve(listener: socket.socket, engine: Engine, stop: threading.Event) -> None:
-    """Take connections until ``stop`` is set, each in a thread of its own."""
-    listener.settimeout(0.5)
-    while not stop.is_set():
-        try:
-            connection, _ = listener.accept()
-        except TimeoutError:
-            continue
-        session = Session(wire.Channel(connection, trusting=True), engine)
-        NamedThread(target=session.run, name="session", daemon=True).start()
+    """Take connections until ``stop`` is set, each in a thread of its own; then close the listener."""
+    listener.settimeout(LISTEN_SECONDS)
+    with listener:
+        while not stop.is_set():
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                continue
+            session = Session(wire.Channel(connection, trusting=True), engine)
+            NamedThread(target=session.run, name="session", daemon=True).start()
 
 
 class Session:

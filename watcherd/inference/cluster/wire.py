@@ -198,7 +198,7 @@ def connect(path: Path) -> Channel:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         connection.settimeout(SEND_SECONDS)
-        with _short(path) as name:
+        with short(path) as name:
             connection.connect(name)
     except OSError:
         connection.close()
@@ -210,7 +210,7 @@ def listen(path: Path) -> socket.socket:
     """The bridge's socket, which only this user may open; one that a dead bridge left is replaced."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     path.unlink(missing_ok=True)
-    with _short(path) as name:
+    with short(path) as name:
         before = os.umask(0o177)
         try:
             listener.bind(name)
@@ -221,7 +221,7 @@ def listen(path: Path) -> socket.socket:
 
 
 @contextmanager
-def _short(path: Path) -> Iterator[str]:
+def short(path: Path) -> Iterator[str]:
     """A name for a socket's path, which may have 107 bytes at most: through its folder's descriptor (proc(5))."""
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

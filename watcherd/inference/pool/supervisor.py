@@ -228,6 +228,8 @@ class Member:
         self._become(jobs=jobs)
 
     def _batch_ended(self) -> None:
+        if left := len(self._under_way[0].waiting):
+            raise Ended(f"it ended a batch without an answer for {left} of its scans", lost=True)
         now = self._terms.clock()
         self._quick = now - self._under_way.popleft().taken_up < QUICK_SECONDS
         if self._under_way:
