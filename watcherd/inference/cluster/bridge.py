@@ -51,8 +51,9 @@ class Remote(Protocol):
     def ask_for_stack(self) -> None:
         """Have it write down what its threads are doing; a while is waited for an answer."""
 
-    def bury(self) -> str:
-        """End it now, wait for a while until it is gone, and return what it wrote of its stack. Raises nothing."""
+    def bury(self) -> str | None:
+        """End it now, wait for a while until it is gone, and return what it wrote of its stack; None when its machine
+        did not answer. Raises nothing."""
 
     def end(self) -> None:
         """End it in good order, or as `bury` does. Raises nothing."""
@@ -132,14 +133,14 @@ class Session:
             in_order = self._obey(remote)
         finally:
             self._over.set()
-            stack = ""
+            stack: str | None = ""
             if in_order:
                 remote.end()
             else:
                 stack = remote.bury()
             log.info("bridge_ended", replica=start.spec.number, node=start.spec.node, pid=remote.pid)
             with contextlib.suppress(OSError):
-                self._channel.send(wire.Gone(stack=stack))
+                self._channel.send(wire.Gone(stack=stack or "", lost=stack is None))
 
     def _obey(self, remote: Remote) -> bool:
         """Do what the main process says, until the replica is to end; whether in good order."""

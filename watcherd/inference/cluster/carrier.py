@@ -43,13 +43,14 @@ class ClusterCarrier:
         self._ship = ship
         self._channel: wire.Channel | None = None
         self._runs = False
+        self._unreachable = False
         self._stack = ""
 
     def start(self) -> int:
         """Have the bridge start a process there. Raises `NoRoomError` while the bridge, the node or room on it is
         missing, or the model is being copied."""
         self._close()
-        self._stack = ""
+        self._stack, self._unreachable = "", False
         try:
             self._channel = wire.connect(self._bridge)
             self._channel.send(wire.Start(spec=self._spec, ship=self._ship))
@@ -124,13 +125,18 @@ class ClusterCarrier:
             while not isinstance(message := self._next(deadline), wire.Gone):
                 if isinstance(message, wire.Over):
                     self._stack = message.stack or self._stack
-            self._stack = message.stack or self._stack
+            self._stack, self._unreachable = message.stack or self._stack, message.lost
         except SilentError:
+            self._unreachable = True
             if seconds is not None:
                 return
         except Ended:
-            pass
+            self._unreachable = True
         self._close()
+
+    def unreachable(self) -> bool:
+        """Whether the node did not say that the process is gone."""
+        return self._unreachable
 
     def wait_released(self, stop: Event) -> None:
         """Nothing to do: the bridge has said that all is gone when the memory was free."""

@@ -39,7 +39,7 @@ START_SECONDS = 45.0
 """Seconds for an actor to be placed and its process to be started."""
 WAIT_SECONDS = 1.0
 """Seconds that `Remote.receive` waits at most."""
-BURY_SECONDS = 15.0
+BURY_SECONDS = 12.0
 """Seconds for a process on a node to be gone and its memory free."""
 STACK_SECONDS = 1.0
 
@@ -197,6 +197,9 @@ class Ray:
         if found[0].node.refused:
             raise NoRoomError(f"the machine {spec.node} is refused: {found[0].node.refused}")
         born = found[0].node.born
+        there = {card.uuid for card in found[0].node.cards}
+        if missing := [uuid for uuid in spec.visible if uuid not in there]:
+            raise NoRoomError(f"the machine {spec.node} has no card {missing[0]} any more")
         if ship:
             spec = self._shipper.there(spec, found[0].agent, born)
         owned = {f"{CARD}{uuid}": 1 for uuid in spec.visible}
@@ -265,11 +268,11 @@ class Actor:
         """See `bridge.Remote`."""
         self._ask(self._handle.ask_for_stack, STACK_SECONDS)
 
-    def bury(self) -> str:
+    def bury(self) -> str | None:
         """See `bridge.Remote`."""
-        stack = self._ask(self._handle.bury, BURY_SECONDS)
+        stack: str | None = self._ask(self._handle.bury, BURY_SECONDS)
         kill(self._handle)
-        return stack or ""
+        return stack
 
     def end(self) -> None:
         """See `bridge.Remote`."""

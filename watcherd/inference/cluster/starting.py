@@ -30,6 +30,8 @@ PROCESSES = 60
 """Ports for a node's processes: its agent, one for each replica, and the bridge."""
 STORE_MIB = 512
 """Of memory for frames and masks on their way, on each node."""
+HEAD_SECONDS = 15
+"""Seconds after which a node gives up a head that is away, and begins to look for a new one."""
 HEALTH = {"initial_delay_ms": 5000, "period_ms": 1000, "timeout_ms": 3000, "failure_threshold": 5}
 """When the head counts a silent node as dead: after about ten seconds. A busy machine may be slow for some."""
 
@@ -44,6 +46,7 @@ def environment(token: Path, folder: Path, environ: Mapping[str, str] = os.envir
         "RAY_memory_monitor_refresh_ms": "0",  # else it kills replicas that the machine has room for
         FOLDER: str(folder),
     }
+    ours["RAY_gcs_rpc_server_reconnect_timeout_s"] = str(HEAD_SECONDS)
     ours |= {f"RAY_health_check_{name}": str(value) for name, value in HEALTH.items()}
     return {**environ, **ours}
 

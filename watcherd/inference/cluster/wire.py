@@ -121,9 +121,11 @@ class Over:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gone:
-    """From the bridge, last: what was to be ended has ended, and its memory is free."""
+    """From the bridge, last: what was to be ended has ended, and its memory is free; or (``lost``) its machine did not
+    answer, and it ends when that does."""
 
     stack: str = ""
+    lost: bool = False
 
 
 class _Known(pickle.Unpickler):

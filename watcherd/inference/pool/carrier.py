@@ -96,6 +96,10 @@ class Carrier(Protocol):
     def join(self, seconds: float | None = None) -> None:
         """Wait until the process is gone, at most for ``seconds``. Called after `kill`."""
 
+    def unreachable(self) -> bool:
+        """Whether its machine did not answer when the process was to be ended: a silence before was not the model's.
+        Called after `join`."""
+
     def wait_released(self, stop: Event) -> None:
         """Wait until its devices' memory is free again, or ``stop`` is set, or it takes too long. Called after a death
         and before the next `start`."""

@@ -258,7 +258,7 @@ class Member:
             self._terms.hurry.wait(STACK_SECONDS)
             self._carrier.kill()
             self._carrier.join(GONE_SECONDS)
-        return Ended(reason, self._carrier.stack())
+        return Ended(reason, self._carrier.stack(), lost=self._carrier.unreachable())
 
     def _answer_for(self, end: Ended) -> None:
         """Scans that were under way crashed; the others had no part in it and are handed back. With a machine that is
