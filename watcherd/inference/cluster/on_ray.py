@@ -76,6 +76,7 @@ class _Watched:
 
     agent: Any
     node: Node
+    port: int
     asked: Any = None
     since: float = 0.0
     described: bool = False
@@ -95,6 +96,7 @@ class Ray:
         self._lock = threading.Lock()
         self._watched: dict[str, _Watched] = {}
         self._resources: dict[str, dict[str, float]] = {}
+        self._former: set[str] = set()
         self._shipper = Shipper()
         self._here = ray.get_runtime_context().get_node_id()
         self._log = get_logger()
@@ -124,14 +126,15 @@ class Ray:
                 self._see(born, found)
 
     def _carries(self, born: str, found: dict[str, Any]) -> bool:
-        return found.get("Labels", {}).get(ROLE) != "head" and not (self._local and born == self._here)
+        is_head = found.get("Labels", {}).get(ROLE) == "head"
+        return not is_head and born not in self._former and not (self._local and born == self._here)
 
     def _see(self, born: str, found: dict[str, Any]) -> None:
         watched = self._watched.get(born)
         if watched is None:
             name, address = found["NodeManagerHostname"], found["NodeManagerAddress"]
             node = Node(name=name, address=address, born=born, refused="it has not said yet what it has")
-            watched = _Watched(agent=self._agent(born), node=node)
+            watched = _Watched(agent=self._agent(born), node=node, port=int(found["NodeManagerPort"]))
             with self._lock:
                 self._watched[born] = watched
         now = time.monotonic()
@@ -169,16 +172,30 @@ class Ray:
         except Exception as error:  # of a node with another watcherd, or with none: anything
             first = (str(getattr(error, "cause", None) or error).strip().splitlines() or [""])[-1]
             return replace(before, refused=f"watcherd cannot be used there: {first}")
-        node = replace(found, name=self._name(found.name, before), address=before.address)
+        node = replace(found, address=before.address)
+        self._forget_former(node, watched.port)
+        node = replace(node, name=self._name(node, watched.port))
         if node.version != version("watcherd"):
             here = version("watcherd")
             return replace(node, refused=f"it has watcherd {node.version}, and this machine {here}: install the same")
         return node
 
-    def _name(self, name: str, node: Node) -> str:
-        """The host's name; with its address behind it where another machine has the same one."""
+    def _forget_former(self, node: Node, port: int) -> None:
+        """A machine that came back before Ray has noticed that it was away is there once."""
+        here = (node.address, port)
+        former = [each for each in self._watched.values() if (each.node.address, each.port) == here]
+        for each in former:
+            if each.node.born != node.born:
+                self._former.add(each.node.born)
+                with self._lock:
+                    del self._watched[each.node.born]
+
+    def _name(self, node: Node, port: int) -> str:
+        """The host's name; with its address behind it where another machine has the same one, and with its port where
+        two nodes are on one machine."""
         others = {each.node.name for each in self._watched.values() if each.node.born != node.born}
-        return f"{name}@{node.address}" if name in others else name
+        names = (node.name, f"{node.name}@{node.address}", f"{node.name}@{node.address}-{port}")
+        return next((name for name in names if name not in others), names[-1])
 
     def _only_on(self, born: str) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -190,18 +207,10 @@ class Ray:
     def start(self, spec: ReplicaSpec, *, ship: bool) -> Actor:
         """An actor on the node, with the process beside it. All its cards are on one machine, since one actor asks for
         them. Raises `NoRoomError`."""
-        with self._lock:
-            found = [each for each in self._watched.values() if each.node.name == spec.node]
-        if not found:
-            raise NoRoomError(f"the machine {spec.node} is not there")
-        if found[0].node.refused:
-            raise NoRoomError(f"the machine {spec.node} is refused: {found[0].node.refused}")
-        born = found[0].node.born
-        there = {card.uuid for card in found[0].node.cards}
-        if missing := [uuid for uuid in spec.visible if uuid not in there]:
-            raise NoRoomError(f"the machine {spec.node} has no card {missing[0]} any more")
+        found = self._node_for(spec)
+        born = found.node.born
         if ship:
-            spec = self._shipper.there(spec, found[0].agent, born)
+            spec = self._shipper.there(spec, found.agent, born)
         owned = {f"{CARD}{uuid}": 1 for uuid in spec.visible}
         known = self._resources.get(born, {})
         actor = self._ray.remote(host.Host).options(
@@ -226,6 +235,23 @@ class Ray:
                 raise NoRoomError(f"Ray found no room on {spec.node} within {START_SECONDS:g} s") from None
             raise NoRoomError(f"{spec.node}: {last_line(error)}") from None
         return Actor(handle, pid)
+
+    def _node_for(self, spec: ReplicaSpec) -> _Watched:
+        """The machine that has the replica's cards, or, for one on processors, its name. Raises `NoRoomError`."""
+        cards = set(spec.visible)
+        with self._lock:
+            watched = list(self._watched.values())
+        if cards:
+            found = [each for each in watched if cards <= {card.uuid for card in each.node.cards}]
+        else:
+            found = [each for each in watched if each.node.name == spec.node]
+        if not found:
+            refused = [each.node.refused for each in watched if each.node.name == spec.node]
+            why = f"is refused: {refused[0]}" if any(refused) else "has not these cards" if refused else "is not there"
+            raise NoRoomError(f"the machine {spec.node} {why}")
+        if found[0].node.refused:
+            raise NoRoomError(f"the machine {spec.node} is refused: {found[0].node.refused}")
+        return found[0]
 
 
 class Actor:

@@ -46,7 +46,10 @@ def environment(token: Path, folder: Path, environ: Mapping[str, str] = os.envir
         "RAY_memory_monitor_refresh_ms": "0",  # else it kills replicas that the machine has room for
         FOLDER: str(folder),
     }
-    ours["RAY_gcs_rpc_server_reconnect_timeout_s"] = str(HEAD_SECONDS)
+    ours |= {
+        f"RAY_gcs_{name}": str(HEAD_SECONDS)
+        for name in ("rpc_server_reconnect_timeout_s", "server_request_timeout_seconds")
+    }
     ours |= {f"RAY_health_check_{name}": str(value) for name, value in HEALTH.items()}
     return {**environ, **ours}
 
