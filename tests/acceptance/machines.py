@@ -115,6 +115,17 @@ class Machine:
     def go_on(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def cut(self) -> None:
+        """Its cable is pulled."""
+        _ip("-n", self._namespace, "link", "set", "eth0", "down")
+
+    def plug_in(self) -> None:
+        _ip("-n", self._namespace, "link", "set", "eth0", "up")
+
+    def sees(self, path: str) -> Path:
+        """A path of its own, as this machine sees it."""
+        return Path(f"/proc/{self.processes()[0].pid}/root{path}")
+
     def kill_one(self, word: str) -> None:
         """Kill the processes whose program is called so."""
         for process in self.processes():

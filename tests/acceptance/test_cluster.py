@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,14 @@ PATIENCE = 300.0
 STOPPED_SECONDS = 60.0
 
 
+SECTIONS: dict[str, dict[str, Any]] = {
+    "model": {"segmenter": "fake"},
+    "devices": {"batch_seconds": 20},
+    "outbox": {"outputs": ["mask"]},
+    "cluster": {"engine": "ray", "address": "10.78.0.1:6380", "local": False},
+}
+
+
 class Scene:
     """A head with the bridge, the workers, and the service, which has no network: it sees the bridge's socket alone."""
 
@@ -39,13 +48,7 @@ class Scene:
         self.network = Network()
         self.machines: dict[str, Machine] = {}
         (folder / "scratch").mkdir()
-        self.service = Service(
-            folder,
-            model={"segmenter": "fake"},
-            devices={"batch_seconds": 20},
-            outbox={"outputs": ["mask"]},
-            cluster={"engine": "ray", "address": "10.78.0.1:6380", "local": False},
-        )
+        self.service = Service(folder, **SECTIONS)
         self.service.environment = {"RUNTIME_DIRECTORY": str(folder / "scratch")}
         self.dropped = 0
 
@@ -166,4 +169,45 @@ def test_300_scans_while_machines_die_stop_come_and_the_head_and_the_daemon_are_
     )
     assert machines == [("bee",), ("cat",), ("dog",)]
     assert not service.rows("SELECT 1 FROM attempt WHERE error_class = 'crash'"), "somebody was blamed"
+    assert service.stop() == 0
+
+
+def test_a_model_is_copied_a_replica_hangs_and_a_machine_is_cut_off(scene: Scene) -> None:
+    """The copy is whole; the hang is ended with its stack in the log; the machine comes back by itself."""
+    service = scene.service
+    model = scene.folder / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "weights.bin").write_bytes(os.urandom(40_000_000))
+    shipped = {
+        "model": {"segmenter": "fake", "path": str(model)},
+        "cluster": {**SECTIONS["cluster"], "ship_models": True},
+    }
+    service.configure(**{**SECTIONS, **shipped})
+    scene.head()
+    scene.worker(2, "bee")
+    hangs = {"seconds": 0.4, "fault": "hang", "once": "/dev/shm/hung"}  # noqa: S108 - of the machine alone
+    scene.worker(3, "cat", WATCHERD_FAKE=json.dumps(hangs))
+    service.start()
+    service.wait(lambda: scene.ready() == ["bee", "cat"], "two machines", PATIENCE)
+    copied = list(scene.machines["cat"].sees("/dev/shm/kept/models").glob("*/weights.bin"))
+    assert [(model / "weights.bin").read_bytes()] == [path.read_bytes() for path in copied]
+
+    scene.drop(60)
+    hung = service.wait(lambda: service.log("replica_died"), "the hang to be ended", PATIENCE)[0]
+    assert "no sign of life for 20 s" in hung["reason"]
+    assert "fake.py" in hung["stack_dump"]
+
+    scene.machines["bee"].cut()
+    scene.drop(20)
+    service.wait(lambda: len(service.log("replica_died")) > 1, "the cut to be noticed", PATIENCE)
+    loaded = len(service.log("replica_ready"))
+    scene.machines["bee"].plug_in()
+    scene.drop(20)
+    service.wait(lambda: len(service.log("replica_ready")) > loaded, "the machine to be back", PATIENCE)
+    scene.drop(20)
+    service.finished(120, seconds=600)
+
+    assert service.states() == {"succeeded": 120}
+    assert check_invariants(service) == []
     assert service.stop() == 0

@@ -467,7 +467,7 @@ class Cluster(Section):
     @classmethod
     def _is_an_address(cls, value: str) -> str:
         host, colon, port = value.rpartition(":")
-        if value != "auto" and not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+        if value != "auto" and not (colon and host and "/" not in host and port.isdecimal() and 0 < int(port) < 65536):
             raise ValueError('"auto", or the host and the port of Ray\'s head: "10.0.0.1:6380"')
         return value
 

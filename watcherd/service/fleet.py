@@ -73,7 +73,7 @@ class Fleet:
         self._numbers = count()
         self._wake = threading.Event()
         self._cards = Cards(())
-        self._machines = Machines(run.config, self._wake.set)
+        self.machines = Machines(run.config, self._wake.set)
         self._swapping = Swapping(run, lanes, self._would_fit)
         self._log = get_logger()
 
@@ -85,7 +85,7 @@ class Fleet:
         Raises `WatcherdError` when not one of them can be.
         """
         self._scratch = scratch
-        self._machines.start()
+        self.machines.start()
         config = self._run.config
         for name, table in config.model_tables.items():
             self._seats.put(name, Seat(table=table))
@@ -119,12 +119,7 @@ class Fleet:
     @property
     def cards(self) -> tuple[Card, ...]:
         """The GPUs as they were seen last."""
-        return (*self._cards.latest, *self._machines.cards)
-
-    @property
-    def machines(self) -> Machines:
-        """This machine and those of the cluster."""
-        return self._machines
+        return (*self._cards.latest, *self.machines.cards)
 
     def follow_config(self, config: Config) -> str:
         """Models come, change and go as this configuration says; what follows, in words. Called before others go by
@@ -144,7 +139,7 @@ class Fleet:
     def stop(self, *, within: float) -> None:
         """Let the batches that are being computed end, ``within`` seconds at most, unless somebody hurries us."""
         self._wake.set()
-        self._machines.stop()
+        self.machines.stop()
         everybody = self._seats.replicas()
         stoppers = [
             NamedThread(target=each.stop, kwargs={"within": within}, name="stopper", daemon=True) for each in everybody
@@ -174,7 +169,7 @@ class Fleet:
             due = [
                 name
                 for name, seat in self._seats.now().items()
-                if seat.why is not None and (seat.due <= now or (seat.why.waits and self._machines.places.nodes))
+                if seat.why is not None and (seat.due <= now or (seat.why.waits and self.machines.places.nodes))
             ]
             if (due := [name for name in due if name in config.model_tables]) and not self._run.stopping.is_set():
                 self._bring(due, config)
@@ -194,7 +189,7 @@ class Fleet:
         freed: Counter[str] = Counter()
         for each in gone:
             freed.update(seats[each].holds)
-        return fits_when_free(self._run.config, name, freed, self._held({name, *gone}), self._machines.places)
+        return fits_when_free(self._run.config, name, freed, self._held({name, *gone}), self.machines.places)
 
     def _held(self, but: Collection[str]) -> Held:
         """What models with replicas were promised, leaving some out; what is still to come of it, of all of them."""
@@ -254,7 +249,7 @@ class Fleet:
 
     def _bring(self, names: Sequence[str], config: Config) -> None:
         """Place these models beside those that run, and start their replicas."""
-        found = placed(config, names, self._held(names), self._machines.places)
+        found = placed(config, names, self._held(names), self.machines.places)
         for name, why in found.refused.items():
             self._refuse(name, self._waits_for_room(name, why))
         threads = _threads(len(self.status()) + sum(len(each.replicas) for each in found.plans.values()))
@@ -267,7 +262,7 @@ class Fleet:
     def _grow(self, config: Config) -> None:
         """Models that have replicas get more of them on machines that have come and carry nothing yet."""
         able = {name: seat for name, seat in self._seats.now().items() if seat.replicas is not None}
-        new = self._machines.new(self._held(()).promised) if able else None
+        new = self.machines.new(self._held(()).promised) if able else None
         if new is None or self._run.stopping.is_set():
             return
         for name, plan in placed(config, list(able), Held(), new).plans.items():
@@ -296,7 +291,7 @@ class Fleet:
             self._is_ready(name, replicas)
 
         replicas = Replicas(
-            self._run, lane, self._pipeline, ready=ready, unusable=unusable, carriers=self._machines.carrier
+            self._run, lane, self._pipeline, ready=ready, unusable=unusable, carriers=self.machines.carrier
         )
         self._cards.watch(uuid for spec in specs for uuid in spec.visible if not spec.node)
 
