@@ -30,6 +30,7 @@ pytestmark = [
 
 PATIENCE = 300.0
 STOPPED_SECONDS = 60.0
+KEPT = "/dev/shm/kept"  # noqa: S108 - of each machine alone
 
 
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -71,7 +72,7 @@ class Scene:
             "--token",
             token,
             "--folder",
-            "/dev/shm/kept",  # noqa: S108 - of the machine alone
+            KEPT,
         ]
         fake = {PRETEND: "1x24GiB", "WATCHERD_FAKE": json.dumps({"seconds": 0.4})} | environment
         self.machines[name] = Machine(self.network, number, name, words, fake, self.folder / f"{name}.log")
@@ -190,7 +191,7 @@ def test_a_model_is_copied_a_replica_hangs_and_a_machine_is_cut_off(scene: Scene
     scene.worker(3, "cat", WATCHERD_FAKE=json.dumps(hangs))
     service.start()
     service.wait(lambda: scene.ready() == ["bee", "cat"], "two machines", PATIENCE)
-    copied = list(scene.machines["cat"].sees("/dev/shm/kept/models").glob("*/weights.bin"))
+    copied = list(scene.machines["cat"].sees(f"{KEPT}/models").glob("*/weights.bin"))
     assert [(model / "weights.bin").read_bytes()] == [path.read_bytes() for path in copied]
 
     scene.drop(60)
