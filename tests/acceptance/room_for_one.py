@@ -62,13 +62,12 @@ def share_apart(
     return share_out(demands, (), Limits(replicas=1, host_gib=ROOM_GIB + more_host_gib))
 
 
-def share(config: Any, names: Sequence[str], found: Any, held: placing.Held) -> Shared:
-    return share_apart(config, names, found, more_host_gib=-held.to_come.get("", 0.0))
+def share(config: Any, names: Sequence[str], found: Any, held: placing.Held, freed: Any = None) -> Shared:
+    return share_apart(config, names, found, more_host_gib=(freed or {}).get("", 0.0) - held.to_come.get("", 0.0))
 
 
 if __name__ == "__main__":
     setattr(fleet, "Replicas", Counted)  # noqa: B010 - for mypy it is a class and not a variable
     fleet.LOOK_SECONDS = 0.2
     placing._share = share
-    placing.share_apart = share_apart
     sys.exit(run(sys.argv[4:]))

@@ -97,7 +97,9 @@ class Member:
         self._silence_seconds = terms.batch_seconds
         """Seconds that the process may be silent over the batch at hand."""
         devices = spec.visible or ("cpu",)
-        self.status = ReplicaStatus(number=spec.number, name=spec.name, phase=Phase.STARTING, devices=devices)
+        self.status = ReplicaStatus(
+            number=spec.number, name=spec.name, phase=Phase.STARTING, node=spec.node, devices=devices
+        )
         self.thread = NamedThread(target=self._live, name=f"replica-{spec.number}", daemon=True)
 
     # -------------------------------------------------------------------------------------- called by other threads
@@ -135,7 +137,7 @@ class Member:
             except Ended as end:
                 if stopping.is_set():
                     break
-                if self.status.ready is None:
+                if self.status.ready is None and not end.lost:
                     load_crashes += 1
                 failures = 0 if clock() - began > HEALTHY_SECONDS else failures + 1
                 self._bury(end)
@@ -236,6 +238,8 @@ class Member:
         self._become(jobs=jobs)
 
     def _batch_ended(self) -> None:
+        if left := len(self._under_way[0].waiting):
+            raise Ended(f"it ended a batch without an answer for {left} of its scans", lost=True)
         now = self._terms.clock()
         ended = self._under_way.popleft()
         self._quick = now - ended.taken_up < QUICK_SECONDS
@@ -267,10 +271,11 @@ class Member:
             self._terms.hurry.wait(STACK_SECONDS)
             self._carrier.kill()
             self._carrier.join(GONE_SECONDS)
-        return Ended(reason, self._carrier.stack())
+        return Ended(reason, self._carrier.stack(), lost=self._carrier.unreachable())
 
     def _answer_for(self, end: Ended) -> None:
-        """Scans that were under way crashed; the others had no part in it and are handed back."""
+        """Scans that were under way crashed; the others had no part in it and are handed back. With a machine that is
+        lost, no scan has crashed: those under way are tried again later, as after anything that may pass."""
         batches, self._under_way = list(self._under_way), deque()
         waiting = [job for batch in batches for job in batch.waiting]
         if self._terms.stopping.is_set():
@@ -278,8 +283,9 @@ class Member:
             return
         begun = {job for batch in batches for job in batch.begun}
         suspects = set(self.status.jobs) & set(waiting) & (begun or set(waiting))
-        error = f"replica {self._number} died while it worked on this scan: {end.reason}"
-        failed = [NotSegmented(job_id=job, error_class=ErrorClass.CRASH, error=error) for job in suspects]
+        what, kind = ("was lost", ErrorClass.TRANSIENT) if end.lost else ("died", ErrorClass.CRASH)
+        error = f"replica {self._number} {what} while it worked on this scan: {end.reason}"
+        failed = [NotSegmented(job_id=job, error_class=kind, error=error) for job in suspects]
         self._terms.scans.scans_answered(self._number, failed)
         if innocent := tuple(job for job in waiting if job not in suspects):
             self._terms.scans.scans_handed_back(innocent)
