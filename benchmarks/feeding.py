@@ -26,15 +26,9 @@ SETTLE = 0.2
 """Seconds until a file counts as complete; never part of a figure."""
 
 
-@contextmanager
-def daemon(
-    *, module: Sequence[str] = ("watcherd",), environment: Mapping[str, str] | None = None, **sections: dict[str, Any]
-) -> Iterator[Running]:
-    """A daemon that is ready, in a folder of its own; nothing is left of either.
-
-    Masks are the only output and nobody measures them, so that it does the work of the straight script; ``sections``
-    say otherwise.
-    """
+def sections_of(**sections: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A configuration in which masks are the only output and nobody measures them, so that the daemon does the work of
+    the straight script; ``sections`` say otherwise."""
     values: dict[str, dict[str, Any]] = {
         "inbox": {"settle_seconds": SETTLE},
         "outbox": {"outputs": ["mask"], "measures": False},
@@ -42,8 +36,19 @@ def daemon(
         "log": {"level": "warning"},
         "devices": {},
     }
+    return {name: {**values.get(name, {}), **sections.get(name, {})} for name in values | sections}
+
+
+@contextmanager
+def daemon(
+    *, module: Sequence[str] = ("watcherd",), environment: Mapping[str, str] | None = None, **sections: dict[str, Any]
+) -> Iterator[Running]:
+    """A daemon that is ready, in a folder of its own; nothing is left of either.
+
+    ``sections``: of its configuration, see `sections_of`.
+    """
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    running = Running(folder, **{name: {**values[name], **sections.get(name, {})} for name in values})
+    running = Running(folder, **sections_of(**sections))
     try:
         running.start(module=module, environment=environment)
         running.ready()

@@ -36,7 +36,7 @@ WEIGHTS_GIB = 8_182_606_130 * 2 / 2**30
 RESERVE_GIB = 4.0
 SPARE_GIB = 0.75
 """Left over beside the large model and its reserve: the margin of half a GiB for its process, its buffers, and less
-than the process of the small one takes."""
+than what the small one is promised, its own reserve."""
 SHARED = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 LONG = 300.0
 """Seconds that a swap, or a start, may take."""
@@ -116,7 +116,7 @@ def test_a_swap_of_a_model_of_full_size_and_a_kill_in_the_middle_of_one(
     service.finished(8, LONG)  # the second: the large one comes back
     _, second = replicas(service, "large")
     ((_, _, left),) = replicas(service, "default")
-    assert left is not None, "the small model stayed beside the large one: SPARE_GIB is too much for this card"
+    assert left is not None, "the small model stayed: memory that it was promised was given to the large one"
     load, swap = seconds(second[0], second[1]), seconds(left, second[1])
     first_load = seconds(*replicas(service, "large")[0][:2])
 

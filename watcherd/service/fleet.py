@@ -23,7 +23,8 @@ from watcherd.inference.pool.lanes import Lane
 from watcherd.inference.pool.sharing import Refused, holds
 from watcherd.linux.threads import NamedThread
 from watcherd.logs import get_logger
-from watcherd.service.placing import fits_when_free, placed
+from watcherd.service.machines import Machines
+from watcherd.service.placing import Held, is_free, placed, to_come, when_free
 from watcherd.service.replicas import Replicas
 from watcherd.service.seats import AGAIN_SECONDS, Seat, Seats
 from watcherd.service.swapping import Swapping
@@ -46,9 +47,9 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 5.0
 """Seconds between two looks whether one is due, or is to give its place to another."""
-RELEASE_TRIES = 5
-RELEASE_SECONDS = 2.0
-"""Seconds between two tries to take a place that another model has just given."""
+RELEASE_SECONDS = 10.0
+"""Seconds that a driver may take to count as free what another model has just given."""
+RELEASE_LOOK_SECONDS = 0.2
 
 
 def lane_for(name: str, table: Model) -> Lane[ModelIdentity]:
@@ -72,6 +73,7 @@ class Fleet:
         self._numbers = count()
         self._wake = threading.Event()
         self._cards = Cards(())
+        self.machines = Machines(run.config, self._wake.set)
         self._swapping = Swapping(run, lanes, self._would_fit)
         self._log = get_logger()
 
@@ -83,6 +85,7 @@ class Fleet:
         Raises `WatcherdError` when not one of them can be.
         """
         self._scratch = scratch
+        self.machines.start()
         config = self._run.config
         for name, table in config.model_tables.items():
             self._seats.put(name, Seat(table=table))
@@ -108,13 +111,15 @@ class Fleet:
         return {name: seat.why for name, seat in self._seats.now().items() if seat.why is not None}
 
     def progressing(self) -> bool:
-        """Whether at least one replica is ready for work, or shows signs of life within its deadline."""
-        return any(each.progressing() for each in self._seats.replicas())
+        """Whether at least one replica is ready for work, or shows signs of life within its deadline; or none is there
+        because its machine is waited for."""
+        waits = any(seat.why is not None and seat.why.waits for seat in self._seats.now().values())
+        return waits or any(each.progressing() for each in self._seats.replicas())
 
     @property
     def cards(self) -> tuple[Card, ...]:
         """The GPUs as they were seen last."""
-        return self._cards.latest
+        return (*self._cards.latest, *self.machines.cards)
 
     def follow_config(self, config: Config) -> str:
         """Models come, change and go as this configuration says; what follows, in words. Called before others go by
@@ -134,6 +139,7 @@ class Fleet:
     def stop(self, *, within: float) -> None:
         """Let the batches that are being computed end, ``within`` seconds at most, unless somebody hurries us."""
         self._wake.set()
+        self.machines.stop()
         everybody = self._seats.replicas()
         stoppers = [
             NamedThread(target=each.stop, kwargs={"within": within}, name="stopper", daemon=True) for each in everybody
@@ -160,9 +166,14 @@ class Fleet:
                 self._reconcile(wanted)
             now = time.monotonic()
             config = self._run.config
-            due = [name for name, seat in self._seats.now().items() if seat.why is not None and seat.due <= now]
+            due = [
+                name
+                for name, seat in self._seats.now().items()
+                if seat.why is not None and (seat.due <= now or (seat.why.waits and self.machines.places.nodes))
+            ]
             if (due := [name for name in due if name in config.model_tables]) and not self._run.stopping.is_set():
                 self._bring(due, config)
+            self._grow(config)
             if (swap := self._swapping.decide(self._seats.now(), time.monotonic())) is not None:
                 self._swap(*swap)
 
@@ -174,34 +185,55 @@ class Fleet:
         return why
 
     def _would_fit(self, name: str, gone: Collection[str]) -> bool:
+        return self._plan_without(name, gone) is not None
+
+    def _plan_without(self, name: str, gone: Collection[str]) -> Plan | None:
+        """Where a model would go without these."""
         seats = self._seats.now()
         freed: Counter[str] = Counter()
         for each in gone:
             freed.update(seats[each].holds)
-        return fits_when_free(self._run.config, name, freed, self._held({name, *gone}))
+        return when_free(self._run.config, name, freed, self._held({name, *gone}), self.machines.places)
 
-    def _held(self, but: Collection[str]) -> Mapping[str, float]:
-        """GiB that models with replicas hold of each device, leaving some out."""
-        held: Counter[str] = Counter()
+    def _held(self, but: Collection[str]) -> Held:
+        """What models with replicas were promised, leaving some out; what is still to come of it, of all of them."""
+        promised: Counter[str] = Counter()
+        coming: Counter[str] = Counter()
         for name, seat in self._seats.now().items():
-            if seat.replicas is not None and name not in but:
-                held.update(seat.holds)
-        return held
+            if seat.replicas is None:
+                continue
+            coming.update(to_come(seat.holds, seat.replicas.status()))
+            if name not in but:
+                promised.update(seat.holds)
+        return Held(promised=promised, to_come=coming)
 
     def _swap(self, waiter: str, going: Sequence[str]) -> None:
-        """One gets a place, others give it; these come back if there is room for them still."""
-        tables = self._run.config.model_tables
+        """One gets a place, others give it; these come back if there is room for them still.
+
+        Where it goes is found out while the others are still at work: that takes a while.
+        """
+        config = self._run.config
+        tables = config.model_tables
+        plan = self._plan_without(waiter, going)
         for name in going:
             self._end(name)
             why = Refused(message=f"It has given its place to {waiter}, which had work and none.", fits_alone=True)
             self._seats.put(name, Seat(table=tables.get(name, Model()), why=why, due=time.monotonic() + AGAIN_SECONDS))
         self._log.info("model_swapped", model_name=waiter, reason=f"in place of {', '.join(going)}")
-        for _ in range(RELEASE_TRIES):  # a driver may need a moment until it counts the memory as free
-            self._bring([waiter], self._run.config)
-            if self._seats.now()[waiter].replicas is not None or self._run.stopping.wait(RELEASE_SECONDS):
-                break
+        if plan is not None and self._comes_free(plan, config, {waiter, *going}):
+            self._place({waiter: plan}, config)
+        else:
+            self._bring([waiter], config)
         if not self._run.stopping.is_set():
-            self._bring(going, self._run.config)
+            self._bring(going, config)
+
+    def _comes_free(self, plan: Plan, config: Config, but: Collection[str]) -> bool:
+        """A driver may need a moment until it counts the memory of a process that has ended as free."""
+        deadline = time.monotonic() + RELEASE_SECONDS
+        while not is_free(config, plan, self._held(but), self.machines.places):
+            if time.monotonic() > deadline or self._run.stopping.wait(RELEASE_LOOK_SECONDS):
+                return False
+        return True
 
     def _reconcile(self, config: Config) -> None:
         """End what is not wanted any more, begin what is new, and try what had no replicas once more."""
@@ -234,17 +266,40 @@ class Fleet:
 
     def _bring(self, names: Sequence[str], config: Config) -> None:
         """Place these models beside those that run, and start their replicas."""
-        found = placed(config, names, self._held(names))
+        found = placed(config, names, self._held(names), self.machines.places)
         for name, why in found.refused.items():
             self._refuse(name, self._waits_for_room(name, why))
-        threads = _threads(len(self.status()) + sum(len(each.replicas) for each in found.plans.values()))
-        for name, each in found.plans.items():
+        self._place(found.plans, config)
+
+    def _place(self, plans: Mapping[str, Plan], config: Config) -> None:
+        threads = _threads(len(self.status()) + sum(len(each.replicas) for each in plans.values()))
+        for name, each in plans.items():
             self._log.info(
                 "model_placed", reason=each.reason, segmenter=config.model_called(name).segmenter, model_name=name
             )
-            self._begin(name, self._specs(config, name, each, threads), holds(each))
+            self._begin(name, self._specs(config, name, each, threads), each)
 
-    def _begin(self, name: str, specs: Sequence[ReplicaSpec], held: Mapping[str, float]) -> None:
+    def _grow(self, config: Config) -> None:
+        """Models that have replicas get more of them on machines that have come and carry nothing yet."""
+        able = {name: seat for name, seat in self._seats.now().items() if seat.replicas is not None}
+        new = self.machines.new(self._held(()).promised) if able else None
+        if new is None or self._run.stopping.is_set():
+            return
+        for name, plan in placed(config, list(able), Held(), new).plans.items():
+            seat = able[name]
+            most = config.devices.replicas
+            room = len(plan.replicas) if most == "auto" or not plan.replicas[0].devices else most - seat.count
+            plan = replace(plan, replicas=plan.replicas[: max(0, room)])  # noqa: PLW2901 - what is left of it
+            if plan.dtype != seat.dtype:
+                reason = f"they would compute in {plan.dtype}, and the others do in {seat.dtype}: set model.dtype"
+                self._log.warning("machines_left_out", model_name=name, reason=reason)
+            elif plan.replicas and seat.replicas is not None:
+                self._log.info("model_grows", model_name=name, reason=plan.reason)
+                specs = self._specs(config, name, plan, _threads(len(plan.replicas)))
+                self._seats.has_more(name, seat.replicas, holds(plan))
+                seat.replicas.grow(specs)
+
+    def _begin(self, name: str, specs: Sequence[ReplicaSpec], plan: Plan) -> None:
         lane = self._lanes.get(name)
 
         def unusable(failed: LoadFailed) -> None:
@@ -255,13 +310,17 @@ class Fleet:
         def ready() -> None:
             self._is_ready(name, replicas)
 
-        replicas = Replicas(self._run, lane, self._pipeline, ready=ready, unusable=unusable)
-        self._cards.watch(uuid for spec in specs for uuid in spec.visible)
+        replicas = Replicas(
+            self._run, lane, self._pipeline, ready=ready, unusable=unusable, carriers=self.machines.carrier
+        )
+        self._cards.watch(uuid for spec in specs for uuid in spec.visible if not spec.node)
 
         def seated(seat: Seat) -> Seat | None:
             if self._run.stopping.is_set():
                 return None
-            return replace(seat, replicas=replicas, why=None, since=time.monotonic(), holds=held)
+            return replace(
+                seat, replicas=replicas, why=None, since=time.monotonic(), holds=holds(plan), dtype=plan.dtype
+            )
 
         self._seats.begin(name, seated, partial(replicas.start, specs))
 
@@ -279,7 +338,8 @@ class Fleet:
                 stack=self._scratch / f"replica-{number}.stack",
                 log=config.log,
                 hidden_names=config.privacy.names == "hidden",
-                threads=0 if replica.visible else threads,
+                threads=0 if replica.visible or replica.node else threads,
+                node=replica.node,
             )
             for replica in plan.replicas
             for number in [next(self._numbers)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import count, cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from PIL import Image
 
 from tests.unit.imaging.test_bad_input import failure
 from tests.unit.imaging.test_stacks import decoded
+from watcherd.errors import InputError
+from watcherd.imaging.decode import DecodeLimits
+from watcherd.imaging.readers.tifffile_scan import within
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,3 +209,48 @@ def test_bytes_that_end_within_a_page_are_no_picture(tmp_path):
     content[field : field + struct.calcsize("<H")] = struct.pack("<H", length // 2)
     path.write_bytes(content)
     assert failure(path).message
+
+
+class Page:
+    """As much of tifffile's as tells where it stands."""
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+
+@pytest.mark.parametrize(
+    ("pages", "words"),
+    [(cycle([Page(8), Page(99)]), "in a ring"), (map(Page, count(8, 12)), "too many frames: 11, more than 10")],
+)
+def test_a_chain_of_pages_without_an_end_is_refused(pages, words):
+    with pytest.raises(InputError, match=words):
+        list(within(pages, DecodeLimits(max_frames=10)))
+
+
+def test_beside_each_page_a_smaller_copy_may_stand():
+    assert 20 == len(list(within(map(Page, range(20)), DecodeLimits(max_frames=10))))
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "deflate", "zstd"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_floats_of_either_byte_order(tmp_path, order, compression):
+    values = (VALUES / 4095 - 0.5).astype(np.float32)
+    path = written(tmp_path / "a.tif", values, byteorder=order, compression=compression)
+    assert follows(values, decoded(path)[1][0]) > 0.999
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
+def test_values_of_fewer_than_8_bits_are_white_at_their_largest(tmp_path, bits):
+    values = (VALUES >> 12 - bits).astype(np.uint8)
+    path = written(tmp_path / "a.tif", values, bitspersample=bits)
+    assert np.abs(decoded(path)[1][0] - values * (255 / ((1 << bits) - 1))).max() <= 0.5
+
+
+@pytest.mark.parametrize("predictor", [2, 50])
+def test_a_predictor_of_what_is_not_compressed_means_nothing(tmp_path, predictor):
+    """As libtiff, and so every viewer, takes it."""
+    path = written(tmp_path / "a.tif", VALUES.astype(np.int16), extratags=[(50_000, "H", 1, predictor, True)])
+    data = path.read_bytes()
+    assert 1 == data.count(struct.pack("<HHI", 50_000, 3, 1))
+    path.write_bytes(data.replace(struct.pack("<HHI", 50_000, 3, 1), struct.pack("<HHI", 317, 3, 1)))
+    assert follows(VALUES, decoded(path)[1][0]) > 0.999

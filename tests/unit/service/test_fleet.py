@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.runs import a_run
-from watcherd.config import Config, Model
+from watcherd.config import Cluster, Config, Model
 from watcherd.errors import ConfigError, UnavailableError
+from watcherd.inference.cluster.nodes import Node
+from watcherd.inference.machine.devices import Device
+from watcherd.inference.pool.interface import Phase, ReplicaStatus
 from watcherd.inference.pool.lanes import Lanes
 from watcherd.inference.pool.placement import Plan as OneModelsPlan
 from watcherd.inference.pool.placement import PlannedReplica
@@ -18,6 +21,7 @@ from watcherd.inference.pool.sharing import Refused, Shared
 from watcherd.service import fleet as module
 from watcherd.service.ending import Ending
 from watcherd.service.fleet import Fleet, lane_for
+from watcherd.service.placing import Held, Places, placed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +36,7 @@ class Pretended:
 
     made: list[Pretended] = []  # noqa: RUF012 - emptied for each test
 
-    def __init__(self, _run: Any, lane: Any, _pipeline: Any, *, ready: Any, unusable: Any) -> None:
+    def __init__(self, _run: Any, lane: Any, _pipeline: Any, *, ready: Any, unusable: Any, carriers: Any) -> None:
         self.lane, self.ready, self.unusable = lane, ready, unusable
         self.numbers: list[int] = []
         self.stopped = False
@@ -42,8 +46,11 @@ class Pretended:
         self.numbers = [spec.number for spec in specs]
         self.lane.carried_by(self)
 
+    def grow(self, specs: Sequence[Any]) -> None:
+        self.numbers += [spec.number for spec in specs]
+
     def status(self) -> list[Any]:
-        return [SimpleNamespace(number=number) for number in self.numbers]
+        return [ReplicaStatus(number=number, phase=Phase.STARTING, devices=("card",)) for number in self.numbers]
 
     def progressing(self) -> bool:
         return True
@@ -60,8 +67,10 @@ class Scene:
         self.refused: dict[str, Refused] = {}
         self.asked: list[list[str]] = []
         self.fit_alone: set[str] = set()
-        self.freed: list[tuple[str, dict[str, float]]] = []
-        self.held: list[dict[str, float]] = []
+        self.planned: list[tuple[str, dict[str, float], list[str]]] = []
+        self.frees = [True]
+        self.held: list[Held] = []
+        self.places: list[Places] = []
         self.folder = folder
         self.ending = Ending()
         self.lanes: Any = Lanes(*(lane_for(name, table) for name, table in config.model_tables.items()))
@@ -69,13 +78,17 @@ class Scene:
         self.run = a_run(config)
         self.fleet = Fleet(self.run, self.lanes, stations, self.ending)
 
-    def fits(self, _config: Config, name: str, freed: Any, _held: Any) -> bool:
-        self.freed.append((name, dict(freed)))
-        return name in self.fit_alone
+    def when_free(self, _config: Config, name: str, freed: Any, _held: Any, _places: Any) -> OneModelsPlan | None:
+        self.planned.append((name, dict(freed), [each.lane.name for each in Pretended.made if not each.stopped]))
+        return PLAN if name in self.fit_alone else None
 
-    def placed(self, _config: Config, names: Sequence[str], held: Any) -> Shared:
+    def is_free(self, _config: Config, _plan: Any, _held: Any, _places: Any) -> bool:
+        return self.frees.pop(0)
+
+    def placed(self, _config: Config, names: Sequence[str], held: Held, places: Places) -> Shared:
         self.asked.append(list(names))
-        self.held.append(dict(held))
+        self.held.append(held)
+        self.places.append(places)
         plans = {name: PLAN for name in names if name not in self.refused}
         return Shared(plans=plans, refused={name: self.refused[name] for name in names if name in self.refused})
 
@@ -102,7 +115,8 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scen
     def make(config: Config) -> Scene:
         found = Scene(tmp_path, config)
         monkeypatch.setattr(module, "placed", found.placed)
-        monkeypatch.setattr(module, "fits_when_free", found.fits)
+        monkeypatch.setattr(module, "when_free", found.when_free)
+        monkeypatch.setattr(module, "is_free", found.is_free)
         return found
 
     return make
@@ -192,8 +206,9 @@ def test_who_is_placed_later_is_placed_beside_what_the_others_hold(
     found.start()
     found.refused = {}
     found.fleet._reconcile(three())
-    assert [{}, {"card": 6.0}] == found.held
-    assert {"card": 3.0} == found.fleet._held({"default", "new"})
+    loading = {"card": 6.0}
+    assert [Held(), Held(promised=loading, to_come=loading)] == found.held
+    assert Held(promised={"card": 3.0}, to_come={"card": 9.0}) == found.fleet._held({"default", "new"})
 
 
 def test_one_that_was_told_to_go_cannot_end_the_service_any_more(scene: Callable[..., Scene]) -> None:
@@ -234,17 +249,38 @@ def test_one_that_finds_no_room_beside_the_others_waits_for_theirs(scene: Callab
     assert "There is no room for it beside default, retina, new: it does not fit" == reasons["fourth"].message
 
 
-def test_a_swap_ends_one_and_begins_the_other_and_the_first_waits_with_the_reason(scene: Callable[..., Scene]) -> None:
+def test_a_swap_ends_one_and_begins_the_other_and_the_first_waits_with_the_reason(
+    scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the other goes is found out before the first ends, and the driver gets the moment that it needs."""
+    monkeypatch.setattr(module, "holds", lambda _plan: {"card": 3.0})
+    monkeypatch.setattr(module, "RELEASE_LOOK_SECONDS", 0.0)
     found = scene(three())
     found.refused = {"new": replace(FULL, fits_alone=True)}
     found.start()
     goes = found.of("retina")
-    found.refused = {"retina": replace(FULL, fits_alone=True)}
+    found.refused, found.fit_alone, found.frees = {"retina": replace(FULL, fits_alone=True)}, {"new"}, [False, True]
+    found.planned.clear()
     found.fleet._swap("new", ("retina",))
     assert goes.stopped
     assert not found.lanes.get("retina").is_carried
     assert found.lanes.get("new").is_carried
     assert {"default": "loading", "retina": "waiting", "new": "loading"} == states(found)
+    assert ("new", {"card": 3.0}, ["default", "retina"]) == found.planned[0]
+    assert [["retina"]] == found.asked[1:]
+    assert [] == found.frees
+
+
+@pytest.mark.parametrize("plans", [False, True])
+def test_where_what_was_planned_is_not_free_in_time_it_is_planned_anew(
+    scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch, plans: bool
+) -> None:
+    monkeypatch.setattr(module, "RELEASE_SECONDS", -1.0)
+    found = scene(three())
+    found.refused = {"new": replace(FULL, fits_alone=True)}
+    found.start()
+    found.refused, found.fit_alone, found.frees = {}, {"new"} if plans else set(), [False]
+    found.fleet._swap("new", ("retina",))
     assert [["new"], ["retina"]] == found.asked[1:]
 
 
@@ -257,3 +293,83 @@ def test_one_that_has_given_its_place_comes_back_at_once_where_there_is_room_for
     found.refused = {}
     found.fleet._swap("new", ("retina",))
     assert {"default", "retina", "new"} == {name for name, state in states(found).items() if state == "loading"}
+
+
+# ------------------------------------------------------------------------------------------------------- other machines
+
+
+class PretendedCluster:
+    """What `Cluster` is to the fleet, with the machines that a test gives it."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self.nodes = self.usable = nodes
+        self.trouble = ""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def machine(name: str, born: str = "1", cards: int = 1) -> Node:
+    found = tuple(
+        Device(index=index, uuid=f"{name}-{index}", name="card", total_gib=24.0, free_gib=24.0)
+        for index in range(cards)
+    )
+    return Node(name=name, address="10.0.0.2", born=born, cards=found)
+
+
+def clustered(scene: Callable[..., Scene], *nodes: Node, local: bool = True) -> tuple[Scene, PretendedCluster]:
+    found = scene(Config(cluster=Cluster(engine="ray", local=local)))
+    cluster: Any = PretendedCluster(*nodes)
+    found.fleet.machines._cluster = cluster
+    return found, cluster
+
+
+def test_a_machine_that_joins_gets_replicas_without_a_restart(scene: Callable[..., Scene]) -> None:
+    """Once; and once more after it has left and come back with nothing of ours on it."""
+    found, cluster = clustered(scene, machine("one"))
+    found.start()
+    assert Places(local=True, nodes=(machine("one"),), why_none="no worker has joined it") == found.places[-1]
+    found.fleet._grow(found.run.config)
+    assert [0, 1] == found.of("default").numbers, "the machine of the start has a card that carries nothing"
+    cluster.usable = cluster.nodes = (machine("one"), machine("two", cards=2))
+    found.fleet._grow(found.run.config)
+    assert [0, 1, 2] == found.of("default").numbers
+    assert [machine("two", cards=2)] == list(found.places[-1].nodes)
+    assert not found.places[-1].local
+    found.fleet._grow(found.run.config)
+    assert [0, 1, 2] == found.of("default").numbers
+    cluster.usable = cluster.nodes = (machine("one"),)
+    found.fleet._grow(found.run.config)
+    cluster.usable = cluster.nodes = (machine("one"), machine("two", born="2"))
+    found.fleet._grow(found.run.config)
+    assert [0, 1, 2, 3] == found.of("default").numbers
+
+
+def test_a_machine_that_would_compute_in_another_type_is_left_out(
+    scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model has one identity, whichever machine computes it."""
+    found, cluster = clustered(scene)
+    found.start()
+    monkeypatch.setattr(module, "placed", lambda *_: Shared(plans={"default": replace(PLAN, dtype="bfloat16")}))
+    cluster.usable = cluster.nodes = (machine("old"),)
+    found.fleet._grow(found.run.config)
+    assert [0] == found.of("default").numbers
+
+
+def test_without_any_machine_the_service_waits_for_one(
+    scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not end, its inbox opens, and systemd hears that all is well."""
+    found, cluster = clustered(scene, local=False)
+    monkeypatch.setattr(module, "placed", placed)
+    found.start()
+    assert found.fleet.settled
+    assert found.fleet.progressing()
+    assert found.ending.failure is None
+    (model,) = found.fleet.models()
+    assert "No machine of the cluster is there yet: no worker has joined it." == model["why"]
+    monkeypatch.setattr(module, "placed", found.placed)
+    cluster.usable = cluster.nodes = (machine("one"),)
+    found.fleet._bring(["default"], found.run.config)
+    assert "loading" == states(found)["default"]

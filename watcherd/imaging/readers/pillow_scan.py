@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 from watcherd.errors import InputError
 from watcherd.formats.table import by_pillow
 from watcherd.imaging.readers.calibration import grid_of_pages, told_by_tags
-from watcherd.imaging.readers.jpeg_inside import damage_inside
+from watcherd.imaging.readers.jpeg_inside import check_jpeg_pages, damage_inside, damaged
 from watcherd.imaging.readers.scan import Pixels, Told, bands, over_black, tried, turned
 
 if TYPE_CHECKING:
@@ -24,13 +24,18 @@ FORMATS: Final = by_pillow()
 
 ORIENTATION, SUBFILE, BITS, SAMPLES, PHOTOMETRIC, DESCRIPTION = 274, 254, 258, 277, 262, 270
 ACROSS, DOWN, UNIT, SAMPLE_FORMAT, DEPTH, EXTRA, PLANES = 282, 283, 296, 339, 32997, 338, 284
+COMPRESSION, JPEG_TABLES = 259, 347
 """TIFF tags."""
+
+PARTS = ((273, 279), (324, 325))
+"""TIFF tags of where strips and tiles begin, and how many bytes each has."""
 
 NO_FRAME = 1 | 4
 """Bits of NewSubfileType: a page that is a smaller copy of another, or its mask."""
 
-UNSIGNED, SIGNED = 1, 2
-"""SampleFormat: whole numbers without a sign, and with one, which Pillow shows without it."""
+UNSIGNED, SIGNED, FLOATS = 1, 2, 3
+"""SampleFormat: whole numbers without a sign, and with one, which Pillow shows without it; floats, whose bytes Pillow
+swaps once too often where they are stored with the high one first and compressed."""
 
 ALPHA = (1, 2)
 """ExtraSamples: alpha, multiplied or not."""
@@ -92,6 +97,7 @@ class PillowScan:
             del self._pages[0]  # shown only where a PNG's animation cannot be
         self.frames = len(self._pages)
         self._durations: dict[int, float] = {}
+        self._whole: set[int] = set()
         self._spacing, self._frame_ms = self._calibration()
         self._declared = self._declared_depth()
         self.bit_depth = self._declared or DEPTHS.get(self._image.mode, 8)
@@ -167,8 +173,9 @@ class PillowScan:
 
     def needs_tifffile(self) -> bool:
         """Whether Pillow would open this TIFF and lose some of it: low bytes of 16-bit colours, signs, the upper half
-        of 32 bits, white that is zero in more than 8 bits, channels that are no colour, a volume's other slices, or the
-        stack behind ImageJ's only directory. Of any page, for each has tags of its own."""
+        of 32 bits, white that is zero in more than 8 bits, floats of the other byte order, channels that are no colour,
+        a volume's other slices, or the stack behind ImageJ's only directory. Of any page, for each has tags of its own.
+        """
         return self._loses
 
     def _would_lose(self) -> bool:
@@ -182,6 +189,7 @@ class PillowScan:
             or (description.startswith(SHAPED) and self._tag(PLANES) == SEPARATE)
             or SIGNED in kinds
             or (bits == 32 and UNSIGNED in kinds)
+            or (FLOATS in kinds and self._tag(COMPRESSION, 1) != 1 and os.pread(self._file.fileno(), 2, 0) == b"MM")
             or self._tag(DEPTH, 1) != 1
             or (bits > 8 and (not alone or self._tag(PHOTOMETRIC) == 0))
             or (not alone and (grey or self._has_extra_channels()))
@@ -198,13 +206,16 @@ class PillowScan:
         self._limits.check_size(*self._image.size)
         self._limits.check_memory(*self._image.size, HELD.get(self._image.mode, HELD_OTHERWISE))
         self._image.load()
-        if self.format == "JPEG":
+        if index not in self._whole:
             self._check_inside()
+            self._whole.add(index)
         if self.frames > 1 and isinstance(duration := self._image.info.get("duration"), int | float):
             self._durations[index] = float(duration)
         numbers = self._deep(index) if self._is_deeper() else _numbers(self._image)
         pixels = turned(numbers, _orientation(self._image))
         if self._declared == 16 and pixels.dtype == np.uint8 and pixels.max() < COARSE_LIMIT:
+            if self.format == "PNG" and self.frames == 1:
+                return turned(self._deep(index), _orientation(self._image))
             raise InputError(
                 "The scan is a 16-bit colour picture that uses only its lower bits, which this format's reader drops.",
                 hint="Export it as a 16-bit grey PNG, a TIFF without LZW compression, or an 8-bit picture.",
@@ -236,13 +247,14 @@ class PillowScan:
         return over_black(colours, layers[..., -1])
 
     def _check_inside(self) -> None:
-        with open(self._file.fileno(), "rb", closefd=False) as file:
-            file.seek(0)
-            if damage := damage_inside(file.read()):
-                raise InputError(
-                    f"The JPEG is damaged inside: {damage}. The picture would be whole in part only.",
-                    hint="Copy it again from where it came from; if it is so there too, its picture is lost.",
-                )
+        """Raises `InputError` where a JPEG's decoder has filled what is missing of the frame that was loaded."""
+        descriptor = self._file.fileno()
+        if self.format == "JPEG":
+            damaged("The JPEG", damage_inside(os.pread(descriptor, os.fstat(descriptor).st_size, 0)))
+        elif self.format == "TIFF":
+            tags = ([np.atleast_1d(self._tag(tag, ())) for tag in pair] for pair in PARTS)
+            places = [place for starts, counts in tags for place in zip(starts, counts, strict=False)]
+            check_jpeg_pages(descriptor, self._tag(COMPRESSION), places, self._tag(JPEG_TABLES, b""))
 
     def close(self) -> None:
         self._file.close()

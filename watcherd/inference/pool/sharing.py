@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from watcherd.config import speaking_of
 from watcherd.errors import UnavailableError, WatcherdError
 from watcherd.inference.machine.devices import GIB
+from watcherd.inference.pool import prepared
 from watcherd.inference.pool.placement import SAFETY_GIB, Plan, need_of, plan, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
     from watcherd.config import Config
     from watcherd.inference.machine.devices import Device
@@ -56,13 +58,14 @@ class Limits:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
     """Why a model has no place. ``for_room``: there is not enough of it now. ``fits_alone``: there would be, were it
-    not for the others."""
+    not for the others. ``waits``: for machines that are not there yet: no reason to end the service."""
 
     message: str
     hint: str = ""
     exit_code: int = UnavailableError.exit_code
     for_room: bool = False
     fits_alone: bool = False
+    waits: bool = False
 
     def beside(self, others: str) -> Refused:
         """The same, of a model that fits alone."""
@@ -182,22 +185,30 @@ def share_apart(
     taken: Collection[str] = (),
 ) -> Shared:
     """`share_here` in a process of its own, for a caller that must not import torch."""
-    import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        work = partial(share_here, more_host_gib=more_host_gib, taken=frozenset(taken))
-        return pool.submit(work, config, tuple(names), tuple(devices)).result()
+    work = partial(share_here, more_host_gib=more_host_gib, taken=frozenset(taken))
+
+    def apart(context: ForkServerContext | SpawnContext) -> Shared:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(work, config, tuple(names), tuple(devices)).result()
+
+    return prepared.start([config.model_called(name) for name in names], apart)
 
 
 def holds(plan: Plan) -> dict[str, float]:
-    """GiB that a model takes of each device, by its UUID; of the host, for replicas on the CPU, by an empty name."""
+    """GiB that a model takes of each device, by its UUID; of a host, for replicas on the CPU, by `host_key`."""
     found: dict[str, float] = {}
     for replica in plan.replicas:
         loads = replica.loads_gib or (replica.weights_gib or 0.0,) * max(1, len(replica.devices))
-        for uuid, load in zip(replica.visible or ("",), loads, strict=True):
-            found[uuid] = found.get(uuid, 0.0) + load + replica.reserve_gib + (SAFETY_GIB if uuid else 0.0)
+        for uuid, load in zip(replica.visible or (host_key(replica.node),), loads, strict=True):
+            found[uuid] = found.get(uuid, 0.0) + load + replica.reserve_gib + (SAFETY_GIB if replica.visible else 0.0)
     return found
+
+
+def host_key(node: str) -> str:
+    """What a machine's own memory is called among the devices; of this one: empty."""
+    return f"host of {node}" if node else ""
 
 
 def _alone(demand: Demand, devices: Sequence[Device], limits: Limits) -> Shared:
