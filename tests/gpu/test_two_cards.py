@@ -88,7 +88,7 @@ def daemon(tmp_path: Path) -> Iterator[Running]:
 def ready(running: Running) -> list[dict[str, Any]]:
     """Replicas that can work."""
     found: list[dict[str, Any]] = running.live().get("replicas", [])
-    return [replica for replica in found if replica.get("state") == "ready"]
+    return [replica for replica in found if replica.get("phase") in {"idle", "busy"}]
 
 
 def drop(running: Running, count: int, name: str) -> None:
