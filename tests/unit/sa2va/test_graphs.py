@@ -62,16 +62,21 @@ def test_so_many_are_kept_and_the_one_that_was_asked_longest_ago_goes() -> None:
     assert Recorded.made[-1] == question(1), "it was let go of, and is recorded anew"
 
 
-def test_without_the_memory_pictures_are_launched_as_before_and_other_errors_are_seen() -> None:
+def test_what_cannot_be_recorded_is_launched_as_before_and_what_is_no_lack_of_memory_is_said() -> None:
     kept = Graphs(None)  # type: ignore[arg-type]
     Recorded.error = torch.OutOfMemoryError("CUDA out of memory.")
     assert asked(kept, 1) is None
     Recorded.error = None
     assert asked(kept, 1, 5) is None
     other = Graphs(None)  # type: ignore[arg-type]
-    Recorded.error = RuntimeError("operation not permitted when stream is capturing")
-    with pytest.raises(RuntimeError, match="capturing"):
-        asked(other, 1)
+    Recorded.error = torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing")
+    with pytest.warns(RuntimeWarning, match="not recorded as CUDA graphs: CUDA error: operation not permitted"):
+        assert asked(other, 1) is None
+    assert asked(other, 2) is None
+    broken = Graphs(None)  # type: ignore[arg-type]
+    Recorded.error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        asked(broken, 1)
 
 
 def test_nothing_is_recorded_on_a_cpu_or_of_a_model_that_sees_in_patches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,14 @@ otherwise, with the same kernels; whether a draft holds is read from it each tim
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from watcherd.inference.faults import is_memory_error
+from watcherd.inference.faults import is_memory_error, is_sticky
 from watcherd.inference.segmenters.sa2va.config import TILE
 from watcherd.inference.segmenters.sa2va.eyes import see_tiles
 from watcherd.inference.segmenters.sa2va.fp8 import EMBEDDING
@@ -138,11 +139,14 @@ class Graphs:
         try:
             made = Recording(self._engine, question, self._pool)
         except RuntimeError as error:
-            if not is_memory_error(error):
+            # What may not be recorded leaves the device as it was, whatever class torch says it by.
+            if is_sticky(error) and "captur" not in str(error):
                 raise
-            # Without graphs a lone picture takes longer, and needs no more than it always has.
+            # Without graphs a lone picture takes longer, gets the same answer, and needs no more than it always has.
             self._off = True
             self._recordings.clear()
+            if not is_memory_error(error):
+                warnings.warn(f"Single pictures are not recorded as CUDA graphs: {error}", RuntimeWarning, stacklevel=2)
             return None
         self._recordings[question] = made
         return made
