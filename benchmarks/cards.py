@@ -113,8 +113,8 @@ class Turn:
     busy: list[float] = field(default_factory=list)
 
 
-def cards(device: str, scale: Scale, *, full_size: bool) -> list[Figure]:
-    """The chapter."""
+def cards(device: str, scale: Scale, *, full_size: bool) -> Iterator[Figure]:
+    """The chapter, figure by figure."""
     machine = Machine.of(device)
     with tempfile.TemporaryDirectory(prefix="cards-") as name:
         folder = Path(name)
@@ -127,10 +127,9 @@ def cards(device: str, scale: Scale, *, full_size: bool) -> list[Figure]:
             _empty_cache()
             slow = {"segmenter": "sa2va", "path": str(path), "batch": BATCH}
         fast = {"segmenter": "semantic", "path": str(quick), "threshold": 0.5}
-        result = Slow(machine, scale, folder / "slow", slow).figures()
-        result += quick_model(machine, scale, folder / "fast", fast)
-        result += two_models(machine, scale, folder / "two", slow, fast)
-    return result
+        yield from Slow(machine, scale, folder / "slow", slow).figures()
+        yield from quick_model(machine, scale, folder / "fast", fast)
+        yield from two_models(machine, scale, folder / "two", slow, fast)
 
 
 def _tiny() -> Mapping[str, object]:
@@ -289,31 +288,41 @@ class Slow:
         self._results: dict[str, dict[str, str]] = {}
         self._made = 0
 
-    def figures(self) -> list[Figure]:
+    def figures(self) -> Iterator[Figure]:
         """Cold start, rounds, results and memory; then the losses."""
-        result = self._cold_start()
         ways = self._ways()
-        after: list[Figure] = []
+        for file in self._files():
+            _forget(file)
+        if len(ways) > 1:
+            with alive({self._all: ways[self._all]}) as services:
+                yield from self._cold_start(services[self._all])
         for name, running, turn in by_turns(self._machine, ways, self._scale.runs):
             if not turn:
+                if len(ways) == 1:
+                    yield from self._cold_start(running)
                 self._results[name] = self._compared(running)
             scans = self._scale.slow * self._cards_of(name)
             self._turns.setdefault(name, []).append(backlog(self._machine, running, self._scans(scans)))
             if turn == self._scale.runs - 1:
-                after += self._memory(name, running)
+                yield from self._rates(name)
+                yield from self._memory(name, running)
                 if name == self._all:
-                    after += self._shaken(running)
-        one = _cards(1)
-        for name, turns in self._turns.items():
-            rates = [turn.rate for turn in turns]
-            what = f"{self._scale.slow * self._cards_of(name):,} JPEGs of 512 x 512 from a backlog to masks"
-            result.append(Figure(name=f"Sa2VA, {name}", unit="scans/s", values=rates, definition=what))
-            if name != one:
-                aim = AIMS.get(self._cards_of(name)) if name == _cards(self._cards_of(name)) else None
-                result.append(over_one(name, self._turns, one, Target(least=aim) if aim else None))
-                result.append(self._equal(name, one))
-            result += wall(name, turns, self._cards_of(name))
-        return result + after
+                    yield from self._shaken(running)
+
+    def _rates(self, name: str) -> Iterator[Figure]:
+        """Of one way, against one card, which came before it."""
+        turns, one, count = self._turns[name], _cards(1), self._cards_of(name)
+        yield Figure(
+            name=f"Sa2VA, {name}",
+            unit="scans/s",
+            values=[turn.rate for turn in turns],
+            definition=f"{self._scale.slow * count:,} JPEGs of 512 x 512 from a backlog to masks",
+        )
+        if name != one:
+            aim = AIMS.get(count) if name == _cards(count) else None
+            yield over_one(name, self._turns, one, Target(least=aim) if aim else None)
+            yield self._equal(name, one)
+        yield from wall(name, turns, count)
 
     def _ways(self) -> dict[str, Sections]:
         def way(count: int, model: Sections | None = None, **more: Any) -> Sections:
@@ -339,31 +348,26 @@ class Slow:
         folder = self._folder / (name or f"round-{self._made}")
         return make_pictures(folder, count, first=self._made * 10_000, processes=os.cpu_count() or 1)
 
-    def _cold_start(self) -> list[Figure]:
-        """All replicas at once, from a disk of which nothing is in memory."""
-        path = Path(self._model["path"])
-        size = sum(file.stat().st_size for file in path.iterdir())
-        for file in path.iterdir():
-            _forget(file)
-        began = time.monotonic()
-        with alive({self._all: self._ways()[self._all]}) as services:
-            seconds = time.monotonic() - began
-            replicas = services[self._all].live()["replicas"]
-            read = sum(_read_bytes(each["pid"]) for each in replicas)
-        return [
-            Figure(
-                name=f"Sa2VA, {self._all}: cold start to all ready",
-                unit="s",
-                values=[seconds],
-                definition=f"{len(replicas)} replicas at once; {size / 2**30:.1f} GiB of weights, none of them cached",
-            ),
-            Figure(
-                name="  read from the disk by all replicas, over the checkpoint",
-                unit="ratio",
-                values=[read / size],
-                definition="read_bytes of /proc/PID/io; 1: once for all of them",
-            ),
-        ]
+    def _files(self) -> list[Path]:
+        return list(Path(self._model["path"]).iterdir())
+
+    def _cold_start(self, running: Running) -> Iterator[Figure]:
+        """All replicas at once, from a disk of which nothing was in memory."""
+        size = sum(file.stat().st_size for file in self._files())
+        replicas = running.live()["replicas"]
+        ((began, ready),) = running.rows("SELECT (SELECT min(started_at) FROM run), max(ready_at) FROM replica")
+        yield Figure(
+            name=f"Sa2VA, {self._all}: cold start to all ready",
+            unit="s",
+            values=[moment(ready) - moment(began)],
+            definition=f"{len(replicas)} replicas at once; {size / 2**30:.1f} GiB of weights, none of them cached",
+        )
+        yield Figure(
+            name="  read from the disk by all replicas, over the checkpoint",
+            unit="ratio",
+            values=[sum(_read_bytes(each["pid"]) for each in replicas) / size],
+            definition="read_bytes of /proc/PID/io; 1: once for all of them",
+        )
 
     def _compared(self, running: Running) -> dict[str, str]:
         """What becomes of the same scans: by name, the hash of each result's bytes."""
@@ -567,9 +571,9 @@ def two_models(machine: Machine, scale: Scale, folder: Path, slow: Sections, fas
     )
     with alive({"both": wanted}) as services:
         running = services["both"]
-        counts = {"default": scale.slow * machine.count * 2, "quick": scale.quick}
+        counts = {"default": scale.slow * machine.count * 2, "quick": scale.quick // 2}
         if machine.gpu:
-            counts["third"] = scale.slow
+            counts["third"] = scale.slow // 2
         made = {
             name: make_pictures(folder / name, count, first=place * 10_000, processes=os.cpu_count() or 1)
             for place, (name, count) in enumerate(counts.items())

@@ -29,7 +29,7 @@ def _register() -> None:
 def fake_devices() -> Iterator[None]:
     """Inside, tensors have shapes and devices (``"pretend:0"``, ``"pretend:1"``, ...), but no values."""
     _register()
-    with FakeTensorMode(allow_non_fake_inputs=True), patch.object(torch, "tensor", _tensor):
+    with FakeTensorMode(allow_non_fake_inputs=True), patch.object(torch, "tensor", _tensor), _no_constants():
         yield
 
 
@@ -38,6 +38,11 @@ def real_values() -> Iterator[None]:
     """Inside `fake_devices`: what is made here is on the CPU and has values."""
     with unset_fake_temporarily(), patch.object(torch, "tensor", _real_tensor):
         yield
+
+
+def _no_constants() -> Any:
+    """Otherwise torch keeps the values of tensors of one element or none, and moves these in earnest."""
+    return patch("torch._subclasses.fake_tensor.CONSTANT_NUMEL_LIMIT", -1)
 
 
 _real_tensor = torch.tensor

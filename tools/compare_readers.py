@@ -5,12 +5,14 @@
 
 For files of other projects' test suites, thousands of them, of which none is kept here. OpenCV, SimpleITK (ITK with
 GDCM) and nibabel are asked; a file counts as opened by others when one of them opens it. Ours are decoded as the
-service does it, in a worker with a limit of memory and time; one that dies is counted.
+service does it, in a worker with a limit of memory and time; one that dies is counted. The others have limits too: one
+that does not keep to them does not open the file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import resource
 import sys
 from collections import Counter
 from concurrent.futures import TimeoutError as TooLateError
@@ -28,6 +30,7 @@ from watcherd.formats.dicom import without_pictures
 from watcherd.formats.sniff import HEAD, describe, image_format
 from watcherd.imaging import decode as decoding
 from watcherd.imaging.decode import DecodeLimits, decode
+from watcherd.imaging.readers.scan import over_black, turned
 from watcherd.imaging.worker import start_worker
 
 if TYPE_CHECKING:
@@ -41,8 +44,15 @@ SECONDS = 60.0
 MEMORY_MIB = 2048
 """MiB that a worker of ours has, as by default in the service."""
 
+OTHERS_BYTES = 6 << 30
+"""Bytes of address space that a worker of the others has."""
+
 ALIKE = 0.99
 """Correlation from which two pictures show the same."""
+
+
+VERDICTS = ("equal", "alike", "over black", "turned", "inverted", "another size", "differs")
+"""What `verdict` says, the best first: of several readers that counts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,24 +86,38 @@ def ours(path: Path, target: Path) -> str:
     return "opened"
 
 
-def theirs(path: Path) -> dict[str, NDArray[Any]]:
-    """The first frame by each reader that opens the file, red first."""
-    found: dict[str, NDArray[Any]] = {}
+def limited() -> None:
+    """Keep a worker of the others from taking the machine's memory."""
+    resource.setrlimit(resource.RLIMIT_AS, (OTHERS_BYTES, OTHERS_BYTES))
+
+
+def theirs(path: Path, target: Path | None) -> dict[str, str]:
+    """By each reader that opens the file, the `verdict` on our first frame in ``target``; empty where there is none."""
+    mine = np.load(target) if target is not None else None
+    found: dict[str, str] = {}
     for name, reader in {"opencv": _opencv, "simpleitk": _simpleitk, "nibabel": _nibabel}.items():
         try:
             pixels = reader(path)
         except Exception:  # noqa: S112 - whatever it raises, it does not open it
             continue
         if pixels is not None:
-            found[name] = pixels
+            found[name] = "" if mine is None else verdict(mine, pixels)
     return found
 
 
 def _opencv(path: Path) -> NDArray[Any] | None:
     import cv2
 
-    done, pages = cv2.imreadmulti(str(path), flags=cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
-    return np.asarray(pages[0][..., ::-1] if pages[0].ndim == 3 else pages[0]) if done and pages else None
+    # as it is stored, where that has transparency; else turned by EXIF, as ours
+    for flags in (cv2.IMREAD_UNCHANGED, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR):
+        done, pages = cv2.imreadmulti(str(path), 0, 1, flags=flags)
+        if done and pages and (pages[0].shape[2:] == (4,) or flags != cv2.IMREAD_UNCHANGED):
+            return np.asarray(pages[0] if pages[0].ndim == 2 else _red_first(pages[0]))
+    return None
+
+
+def _red_first(pixels: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([pixels[..., 2::-1], pixels[..., 3:]], axis=2)
 
 
 def _simpleitk(path: Path) -> NDArray[Any]:
@@ -114,7 +138,27 @@ def _nibabel(path: Path) -> NDArray[Any]:
 
 
 def verdict(mine: NDArray[Any], other: NDArray[Any]) -> str:
-    """``equal``, ``alike`` (in other units), ``inverted``, ``another size`` or ``differs``."""
+    """One of `VERDICTS`. ``alike``: in other units; ``over black``, ``turned``: alike once theirs is laid over black
+    and turned by its orientation, as ours is."""
+    told = _plain_verdict(mine, other)
+    if told in ("equal", "alike"):
+        return told
+    laid = _laid(other)
+    if _plain_verdict(mine, laid) in ("equal", "alike"):
+        return "over black"
+    turns = (turned(laid, orientation) for orientation in range(2, 9))
+    return "turned" if any(_plain_verdict(mine, one) in ("equal", "alike") for one in turns) else told
+
+
+def _laid(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Without alpha, where there is any."""
+    if pixels.ndim != 3 or pixels.shape[2] not in (2, 4):
+        return pixels
+    colours = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
+    return over_black(colours, pixels[..., -1])
+
+
+def _plain_verdict(mine: NDArray[Any], other: NDArray[Any]) -> str:
     a, b = (_grey(pixels) for pixels in (mine, other))
     if a.shape != b.shape:
         return "another size"
@@ -143,7 +187,7 @@ def rows(folders: list[Path]) -> Iterator[Row]:
     with (
         TemporaryDirectory() as folder,
         ProcessPool(1, initializer=start_worker, initargs=(MEMORY_MIB,), context=spawning) as own,
-        ProcessPool(1, context=spawning) as others,
+        ProcessPool(1, initializer=limited, context=spawning) as others,
     ):
         for path in sorted(path for each in folders for path in each.rglob("*") if path.is_file()):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -155,17 +199,12 @@ def rows(folders: list[Path]) -> Iterator[Row]:
 def _row(path: Path, digest: str, target: Path, own: ProcessPool, others: ProcessPool) -> Row:
     with path.open("rb") as file:
         kind = image_format(file.read(HEAD)) or "none of ours"
-    futures = (
-        own.schedule(ours, (path, target), timeout=SECONDS),
-        others.schedule(theirs, (path,), timeout=SECONDS),
-    )
-    mine, found = _result(futures[0], "died: "), _result(futures[1], "")
-    readers: dict[str, NDArray[Any]] = found if isinstance(found, dict) else {}
-    told = ""
-    if mine == "opened" and readers:
-        verdicts = [verdict(np.load(target), pixels) for pixels in readers.values()]
-        told = min(verdicts, key=["equal", "alike", "inverted", "another size", "differs"].index)
-    return Row(path=path, sha256=digest, format=kind, ours=str(mine), theirs=tuple(readers), verdict=told)
+    mine = str(_result(own.schedule(ours, (path, target), timeout=SECONDS), "died: "))
+    opened = target if mine == "opened" else None
+    found = _result(others.schedule(theirs, (path, opened), timeout=SECONDS), "")
+    readers: dict[str, str] = found if isinstance(found, dict) else {}
+    told = min(readers.values(), key=VERDICTS.index) if opened and readers else ""
+    return Row(path=path, sha256=digest, format=kind, ours=mine, theirs=tuple(readers), verdict=told)
 
 
 def _result(future: Any, why: str) -> Any:
@@ -178,16 +217,17 @@ def _result(future: Any, why: str) -> Any:
 
 
 def main(arguments: list[str]) -> None:
-    """Print counts, then each file that only others open, or that differs."""
-    found = list(rows([Path(each) for each in arguments if not each.startswith("--")]))
+    """Print each file that only others open, or that differs, or with ``--list`` every file; then counts."""
+    found: list[Row] = []
+    for row in rows([Path(each) for each in arguments if not each.startswith("--")]):
+        found.append(row)
+        if "--list" in arguments:
+            print(row.sha256, row.path, row.format, row.ours, ",".join(row.theirs), row.verdict, sep="\t", flush=True)
+        elif (row.theirs and row.ours != "opened") or row.verdict not in ("", "equal", "alike"):
+            print(row.path, row.format, row.ours, ",".join(row.theirs), row.verdict, sep=" | ", flush=True)
     print(len(found), "files;", Counter((row.ours.partition(":")[0], bool(row.theirs)) for row in found))
     print("opened by both:", Counter(row.verdict for row in found if row.verdict))
     print("by format:", Counter(row.format for row in found))
-    for row in found:
-        if "--list" in arguments:
-            print(row.sha256, row.path.name, row.ours, ",".join(row.theirs), row.verdict, sep="\t")
-        elif (row.theirs and row.ours != "opened") or row.verdict not in ("", "equal", "alike"):
-            print(row.path, row.format, row.ours, ",".join(row.theirs), row.verdict, sep=" | ")
 
 
 if __name__ == "__main__":

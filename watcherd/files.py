@@ -125,6 +125,17 @@ def exchange(one: Name, other: Name) -> None:
         _raise(other)
 
 
+def write_new(path: Path, content: bytes) -> None:
+    """Write a small file, in place of one that may be there; `Path.write_bytes` costs thrice as much."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[os.write(descriptor, left) :]
+    finally:
+        os.close(descriptor)
+
+
 def write_durably(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content``: a reader, and a machine that lost power, sees the old or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from tests.sa2va_folder import write_model
-from tests.sa2va_golden import Tolerance, arrays, check_image, check_run, check_size, frames_of, loaded
+from tests.sa2va_golden import FORCED, Tolerance, arrays, check_image, check_run, check_size, frames_of, loaded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +57,38 @@ def test_the_references_on_one_gpu_in_float32(folder: Path, monkeypatch: pytest.
 def test_a_model_that_is_split_between_cpu_and_gpu_gives_the_same(folder: Path, split: dict[str, str]) -> None:
     """Every hand-over works between real devices."""
     check_image(picture(loaded(folder, split)), FLOAT32)
+
+
+@pytest.mark.parametrize("decode", ["forced", "verify"])
+def test_a_batch_is_launched_without_waiting_for_the_card(folder: Path, decode: str) -> None:
+    """torch raises for whatever makes the host wait; frames of two sizes, with drafts that are checked too."""
+    segmenter = loaded(folder, {"": "cuda:0"}, "bfloat16")
+    options = replace(FORCED, decode=decode)
+    frames = [replace(frame, options=options) for frame in frames_of(arrays("sizes"), "image_0", "image_1")]
+    first = segmenter.predict(frames)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        pending = segmenter.dispatch(frames)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for one, other in zip(first, pending.result(), strict=True):
+        assert (one.answer, one.decode) == (other.answer, other.decode)
+        assert (one.probability is None) == (other.probability is None)
+
+
+def test_a_draft_that_does_not_hold_gives_what_generation_gives(folder: Path) -> None:
+    """Beside forced ones, in one batch; twice at once, as a replica launches them."""
+    segmenter = loaded(folder, {"": "cuda:0"})
+    forced = frames_of(arrays("sizes"), "image_0", "image_0")
+    checked = replace(forced[0], options=replace(FORCED, decode="verify"))
+    asked = segmenter.predict([replace(forced[0], options=replace(FORCED, decode="generate"))])[0]
+    launched = [segmenter.dispatch([forced[0], checked]) for _ in range(2)]
+    for pending in launched:
+        _, found = pending.result()
+        assert (asked.answer, "generated") == (found.answer, found.decode)
+        assert (asked.probability is None) == (found.probability is None)
+        if asked.probability is not None:
+            assert abs(asked.probability - found.probability).max() < 5e-3
 
 
 def test_bfloat16_keeps_the_mask(folder: Path) -> None:

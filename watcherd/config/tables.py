@@ -244,7 +244,8 @@ class Devices(Section):
     load_seconds: Seconds = 1800.0
     """A replica that loads longer than this is killed."""
     batch_seconds: Seconds = 300.0
-    """A batch that computes longer than this is killed, with its stack in the log."""
+    """A replica that says nothing for so long while it computes a batch is killed, with its stack in the log; where its
+    batches were quicker, after 20 times the longest of them, but not before 10 s."""
 
 
 class Limits(Section):
@@ -257,7 +258,7 @@ class Limits(Section):
     worker_memory_mib: Positive = 2048
     """Memory of one imaging worker (address space)."""
     workers: Literal["auto"] | Positive = "auto"
-    """Imaging workers; auto: as many as cores, 2 to 16."""
+    """Imaging workers; auto: as many as cores, 2 to 16, and three quarters of more cores, up to 64."""
     min_free_mib: Annotated[int, Field(ge=0)] = 256
     """Intake pauses while the state folder or the outbox has less room than this."""
     stop_seconds: Seconds = 60.0

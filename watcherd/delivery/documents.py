@@ -61,7 +61,7 @@ def result_json(record: Mapping[str, Any], promised: Sequence[Promised], **chang
     """A result's JSON: the job's record with these files as its outputs."""
     document = {**record, **changes, "outputs": outputs(promised)}
     # A line for each key reads well, and costs a tenth of what json's own indentation does.
-    lines = (f'  "{key}": {_value(value)}' for key, value in document.items())
+    lines = [f'  "{key}": {_value(value)}' for key, value in document.items()]
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
@@ -81,13 +81,17 @@ def measures(frames: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 _encoded = json.JSONEncoder(ensure_ascii=False).encode
+_quoted = json.encoder.encode_basestring
 
 
 def _value(value: Any) -> str:
-    """As JSON; most values of a record are numbers or missing, and the encoder is slow to start for them."""
+    """As JSON; most values of a record are words, numbers or missing, and the encoder is slow to start for them."""
     if value is None:
         return "null"
-    return str(value) if type(value) is int else _encoded(value)
+    kind = type(value)
+    if kind is str:
+        return _quoted(value)
+    return str(value) if kind is int else _encoded(value)
 
 
 _WHAT = {

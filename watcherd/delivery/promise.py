@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from watcherd.crash_points import crash_point
 from watcherd.delivery import documents
 from watcherd.delivery.result_names import Names
+from watcherd.files import write_new
 from watcherd.job import State
 from watcherd.outputs import BY_NAME
 from watcherd.pauses import check_room
@@ -70,7 +71,7 @@ class Promised:
 class Promises:
     """Gives the results of jobs their names. Only the thread `stage` calls it: two could give the same name twice.
 
-    Replicas' threads ask it for empty folders (`staging`), and may: it keeps nothing.
+    Replicas' threads ask it where to draw (`seat`), and may: it keeps nothing.
     """
 
     def __init__(self, run: Run, outbox: Outbox) -> None:
@@ -84,9 +85,9 @@ class Promises:
         check_room(config.outbox.path, config.limits.min_free_mib)
         self._outbox.try_to_write()
 
-    def staging(self, job: ClaimedJob) -> Path:
-        """An empty folder for the results of an attempt."""
-        return self._outbox.staging(job.id, job.attempt)
+    def seat(self, job: ClaimedJob) -> tuple[Path, str]:
+        """The folder in which the results of an attempt are drawn, and what their names begin with."""
+        return self._outbox.seat(job.id, job.attempt)
 
     def discard(self, job: ClaimedJob) -> None:
         """Remove it: the attempt has failed."""
@@ -167,8 +168,8 @@ class Promises:
             **documents.measures([frame.columns() for frame in item.measures]),
             **({"run": place.record(followed=item.segmented.followed)} if (place := item.flight.place) else {}),
         )
-        folder = self._outbox.staging_of(job.id, job.attempt)
-        return [*intents, self.text(given, folder, stem, "result", document)]
+        path = self._outbox.staged_text(job.id, job.attempt, "result.json")
+        return [*intents, self._text(given, path, stem, "result", document)]
 
     # ------------------------------------------------------------------------------- for the results of other names too
 
@@ -188,8 +189,10 @@ class Promises:
 
     def text(self, given: Names, folder: Path, stem: bytes, kind: str, content: bytes) -> Intent:
         """Stage a result that is text, with its final name."""
-        path = folder / f"{kind}{BY_NAME[kind].suffixes[0]}"
-        path.write_bytes(content)
+        return self._text(given, folder / f"{kind}{BY_NAME[kind].suffixes[0]}", stem, kind, content)
+
+    def _text(self, given: Names, path: Path, stem: bytes, kind: str, content: bytes) -> Intent:
+        write_new(path, content)
         digest = hashlib.sha256(content).hexdigest()
         return given.intents(stem, [ResultFile(kind=kind, path=path, sha256=digest, bytes=len(content))])[0]
 

@@ -51,8 +51,8 @@ class Recovery:
     def _discard_staging(self) -> None:
         """What is still promised stays."""
         promised, waiting = self._all_promised()
-        kept = {intent.staged.parent for _, intents in (*promised, *waiting) for intent in intents}
-        self._outbox.discard_staging(kept)
+        staged = [intent.staged for _, intents in (*promised, *waiting) for intent in intents]
+        self._outbox.discard_staging({*staged, *(path.parent for path in staged)})
 
     def _finish_promised(self, loop: str) -> None:
         """Bring what is promised in the history, be it from an earlier run, or because it was set aside."""

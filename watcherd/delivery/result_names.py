@@ -37,6 +37,7 @@ class Names:
         self._kinds = [*dict.fromkeys([*kinds, "result", "failed"])]
         self._given: set[bytes] = set()
         self._folders: set[bytes] = set()
+        self._looked_at: dict[bytes, bool] = {}
         plain = [path for _, source in wanted for path in outbox.paths(outbox.plain_stem(source), self._kinds)]
         self._asked = {*plain, *(folder for path in plain for folder in _folders_of(path))}
         self._owned = {output.intent.final: output for output in leftovers.outputs_at(connection, list(self._asked))}
@@ -77,7 +78,7 @@ class Names:
             return "taken"
         if any(folder in self._given or self._is_owned(folder) for folder in _folders_of(final)):
             return "blocked"
-        return self._outbox.place(final)
+        return self._outbox.place(final, self._looked_at)
 
     def _is_owned(self, final: bytes) -> bool:
         if final not in self._asked:

@@ -96,6 +96,13 @@ def _is_deep_png(head: bytes) -> bool:
     return head[12:16] == b"IHDR" and head[24:25] == b"\x10"
 
 
+def _is_odd_bmp(head: bytes) -> bool:
+    """Whether a BMP is of a kind that Pillow does not know, as far as its header tells: see `bmp_scan`."""
+    header, bits = int.from_bytes(head[14:18], "little"), int.from_bytes(head[28:30], "little")
+    compression, colours = (int.from_bytes(head[place : place + 4], "little") for place in (30, 46))
+    return header == 16 or (header >= 40 and (bits == 2 or compression in (3, 6) or colours > 256))
+
+
 def _is_webp(head: bytes) -> bool:
     return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
 
@@ -161,10 +168,13 @@ FORMATS = (
         name="BMP",
         words="BMP",
         begins=(b"BM",),
+        readers=(PILLOW, f"{READERS}.bmp_scan:BmpScan"),
         ends=(End(is_early=ends.bmp, says="a BMP shorter than its rows"),),
         suffixes=("bmp",),
         advised=True,
         advised_in_zip=True,
+        pictures=1,  # some were refused
+        changed=_is_odd_bmp,
     ),
     Format(
         name="WEBP",

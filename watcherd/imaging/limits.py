@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from watcherd.errors import InputError
+from watcherd.values import quickly_pickled
 
 MAX_DECODED_BYTES = 8 << 30
 """Bytes of all frames of a scan together, as 8-bit pixels in the run folder."""
@@ -26,6 +27,7 @@ BYTES_PER_PIXEL = 8
 """Bytes of a worker's memory that a pixel of colours, floats or 16 bits takes while it is decoded or drawn, at most."""
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeLimits:
     """``max_pixels`` of one frame, ``max_frames`` of a scan, ``max_bytes`` of all its decoded frames.

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from watcherd.values import quickly_pickled
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from watcherd.values import FrameMeasure, ResultFile
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoded:
     """A scan as frames on disk.
@@ -49,6 +52,7 @@ class Decoded:
     volume: VolumeFile | None = None
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RenderRequest:
     """What to draw from, and what to draw.
@@ -79,6 +83,7 @@ class RenderRequest:
     measure_seconds: float = 0.0
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendered:
     """The files, in the order of `outputs.DRAWN`, and the share of all pixels that belong to any class.

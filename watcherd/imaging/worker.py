@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from watcherd.values import quickly_pickled
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -62,6 +64,7 @@ def _address_space() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
+@quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Ended:
     """What came of a task: its result, or the error that it raised, and the seconds that it took."""

@@ -140,10 +140,12 @@ class Segmenter(Protocol):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pending:
     """A batch that was started. ``done``: whether the devices have computed it. ``result``: waits for it and gives
-    what `Segmenter.predict` gives, or raises what that raises; called once."""
+    what `Segmenter.predict` gives, or raises what that raises; called once. ``worked_again``: whether that needed more
+    of the devices' memory than was allocated when it was started, because a guess did not hold."""
 
     done: Callable[[], bool]
     result: Callable[[], list[Prediction]]
+    worked_again: Callable[[], bool] = lambda: False
 
 
 @runtime_checkable

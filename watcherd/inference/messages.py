@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from watcherd.errors import JobError, NoMaskError
 from watcherd.job import DEFAULT_MODEL, ErrorClass, Options
+from watcherd.values import quickly_pickled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +45,7 @@ class ReplicaSpec:
     node: str = ""
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkItem:
     """One scan for a replica.
@@ -51,8 +53,9 @@ class WorkItem:
     ``decoded``: the ``.npy`` of its frames. ``target``: where results go, with ``-mask.npy`` and
     ``-probability.npy`` appended. ``run``: neighbours in a batch with the same one are the frames of one run, in
     order, or the channels of one case. ``note``: what the record says besides what the model has to say. ``modality``:
-    as `Frame` has it. ``volume``: the file's own numbers, for a model that takes volumes. ``channel``: the number in
-    the name of a file that is one channel of a case; None for one that is the whole.
+    as `Frame` has it. ``size``: width and height in pixels. ``volume``: the file's own numbers, for a model that takes
+    volumes. ``channel``: the number in the name of a file that is one channel of a case; None for one that is the
+    whole.
     """
 
     job_id: int
@@ -63,10 +66,12 @@ class WorkItem:
     run: str = ""
     note: str = ""
     modality: str = ""
+    size: tuple[int, int] = (0, 0)
     volume: VolumeFile | None = None
     channel: int | None = None
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segmented:
     """A scan's masks are computed: ``mask`` is uint8 (frames, height, width) of label values,
@@ -115,6 +120,7 @@ class NotSegmented:
         return cls(job_id=job_id, error_class=error.error_class, error=error.message, hint=error.hint, answer=answer)
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Marked:
     """A sign of life from the thread that owns the devices: its stage, the fraction done, the jobs at hand."""

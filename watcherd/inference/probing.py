@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -20,28 +21,33 @@ from watcherd.inference.machine.devices import MIB
 from watcherd.job import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Sequence
+    from collections.abc import Collection, Hashable, Mapping, Sequence
     from pathlib import Path
 
     from watcherd.config import Model
-    from watcherd.inference.base import Placement, Segmenter
+    from watcherd.inference.base import Placement, Prediction, Segmenter
 
-METHOD = 2
+METHOD = 3
 """Raised whenever a card would be measured to another batch size: records of earlier methods are not found then."""
 CPU_BATCH = 2
 """Two small scans together take a third less time than apart; more make a CPU no faster, and hold more memory."""
 MAX_BATCH = 64
+SECOND = 8
+"""Frames in the second batch that is measured; from there on they are doubled."""
 FILL = 0.85
 """Part of a device's free memory that a batch may take; the rest is for fragmentation and larger scans."""
 WORTHWHILE = 1.05
-"""A batch is doubled as long as that gives so many times the frames per second..."""
-HOST_SHARE = 0.25
-"""...or the host needs more than this part of a batch's time to launch it: it must write the masks of another one
-meanwhile, and kernels take equally long to launch for a batch of any size."""
+"""Larger batches are measured as long as the last two promise so many times the frames per second for the largest."""
+AS_GOOD = 0.97
+"""Part of the best rate at which a batch is as good: the smallest of these is taken, for whatever waits in a larger one
+waits longer, and is not there for another replica."""
 LONG_SECONDS = 10.0
 """Batches that take longer are not doubled: the scans in them have waited enough."""
 SIDE = 1024
 """Side in pixels of the frame that is measured, where the segmenter has none of its own."""
+USUAL_SIDE = 448
+"""Side in pixels of the frame whose rate is measured of a model that cuts pictures into tiles: it is one tile, as most
+scans are, while the larger one is ten of them."""
 
 
 @runtime_checkable
@@ -107,11 +113,10 @@ class _Record:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """A batch's memory in MiB on the device that needs most, its seconds, and those after which the host is free."""
+    """A batch's memory in MiB on the device that needs most, and its seconds."""
 
     mib: float
     seconds: float
-    launch_seconds: float
 
 
 def probe(segmenter: Segmenter, model: Model, placement: Placement, cache: Path) -> Probe:
@@ -137,7 +142,7 @@ def probe(segmenter: Segmenter, model: Model, placement: Placement, cache: Path)
         if volumes is not None:
             known = _measure_volume(volumes, gpus, wanted)
         else:
-            known = _measure(segmenter, _frame(segmenter, model), gpus, model.batch, wanted)
+            known = _measure(segmenter, model, gpus, wanted)
         known.write(cache)
     return Probe(batch_size=known.batch_size, reserve_mib=known.reserve_mib, batch_mib=known.batch_mib)
 
@@ -153,23 +158,78 @@ def measured_reserve_gib(cache: Path, revision: str, dtype: str, cards: Collecti
     return max(found, default=None)
 
 
-def _measure(segmenter: Segmenter, frame: Frame, gpus: Sequence[str], wanted: int | str, record: _Record) -> _Record:
-    """Double the batch while it fits, is worth it and does not take long; a wanted size is taken if it fits."""
+def _measure(segmenter: Segmenter, model: Model, gpus: Sequence[str], record: _Record) -> _Record:
+    """The memory of the most demanding frame, and a batch: the wanted one if it fits, or one that is found by rate."""
+    frame = _frame(segmenter, model)
     try:
-        cost = _cost(segmenter, frame, 1, gpus)
+        single = _cost(segmenter, frame, 1, gpus)
     except (RuntimeError, WatcherdError) as error:
         raise _cannot(error, "frame") from error
-    size, single_mib = 1, cost.mib
-    largest = MAX_BATCH if wanted == "auto" else int(wanted)
-    while size < largest:
-        larger = min(size * 2, largest)
-        if larger * single_mib > FILL * _free_mib(gpus) or (wanted == "auto" and cost.seconds > LONG_SECONDS):
-            break
+    most = max(1, int(FILL * _free_mib(gpus) / max(single.mib, 1e-3)))
+    if model.batch == "auto":
+        usual = _usual_frame(model) or frame
+        first = single if usual is frame else _cost(segmenter, usual, 1, gpus)
+        size, mib = _best(segmenter, usual, first, min(most, MAX_BATCH), gpus)
+    else:
+        size, mib = _fitting(segmenter, frame, single, min(most, model.batch), gpus)
+    return replace(record, batch_size=size, reserve_mib=round(single.mib, 1), batch_mib=round(mib, 1))
+
+
+def _fitting(segmenter: Segmenter, frame: Frame, single: Cost, wanted: int, gpus: Sequence[str]) -> tuple[int, float]:
+    """A batch of the wanted size, or half of it, and so on; frames and MiB."""
+    while wanted > 1:
+        if (cost := _try_cost(segmenter, frame, wanted, gpus)) is not None:
+            return wanted, cost.mib
+        wanted //= 2
+    return 1, single.mib
+
+
+def _best(segmenter: Segmenter, frame: Frame, single: Cost, most: int, gpus: Sequence[str]) -> tuple[int, float]:
+    """The smallest batch that is as good as the best, of few that are measured; frames and MiB."""
+    costs = {1: single}
+    size = 1
+    while size < most and costs[size].seconds <= LONG_SECONDS and _promises(costs, most):
+        larger = min(SECOND if size == 1 else size * 2, most)
         more = _try_cost(segmenter, frame, larger, gpus)
-        if more is None or (wanted == "auto" and not _is_worthwhile(larger / more.seconds, size / cost.seconds, cost)):
+        if more is None:
             break
-        size, cost = larger, more
-    return replace(record, batch_size=size, reserve_mib=round(single_mib, 1), batch_mib=round(cost.mib, 1))
+        size, costs[larger] = larger, more
+    return choose(costs)
+
+
+def _promises(costs: Mapping[int, Cost], most: int) -> bool:
+    """Whether a batch of ``most`` frames would be quicker for each, if time went on growing as between the last two."""
+    if len(costs) < 2:
+        return True
+    before, last = sorted(costs)[-2:]
+    seconds = costs[last].seconds
+    slope = max(0.0, (seconds - costs[before].seconds) / (last - before))
+    return most / (seconds + slope * (most - last)) >= WORTHWHILE * last / seconds
+
+
+def choose(costs: Mapping[int, Cost]) -> tuple[int, float]:
+    """The smallest batch that is `AS_GOOD` as the best of these, and its MiB.
+
+    Of sizes in between, time and memory lie on the line between their neighbours. The time of a batch that is launched
+    in a fixed time and computed frame by frame lies below that line, so that none is taken to be quicker than it is.
+    """
+    sizes = sorted(costs)
+    best = max(size / costs[size].seconds for size in sizes)
+    for low, high in pairwise(sizes):
+        for size in _between(low, high):
+            part = (size - low) / (high - low)
+            seconds = costs[low].seconds + part * (costs[high].seconds - costs[low].seconds)
+            if size / seconds >= AS_GOOD * best:
+                return size, costs[low].mib + part * (costs[high].mib - costs[low].mib)
+    return sizes[-1], costs[sizes[-1]].mib
+
+
+def _between(low: int, high: int) -> list[int]:
+    """``low``, and its doubles below ``high``."""
+    sizes = [low]
+    while sizes[-1] * 2 < high:
+        sizes.append(sizes[-1] * 2)
+    return sizes
 
 
 def _measure_volume(segmenter: VolumeSegmenter, gpus: Sequence[str], record: _Record) -> _Record:
@@ -206,13 +266,6 @@ def _taken(before: dict[str, tuple[int, int]]) -> int:
     )
 
 
-def _is_worthwhile(rate: float, before: float, cost: Cost) -> bool:
-    """Whether a larger batch than one of this cost is better: frames per second with it, and ``before``."""
-    if rate >= WORTHWHILE * before:
-        return True
-    return rate * WORTHWHILE >= before and cost.launch_seconds > HOST_SHARE * cost.seconds
-
-
 def _try_cost(segmenter: Segmenter, frame: Frame, size: int, gpus: Sequence[str]) -> Cost | None:
     try:
         return _cost(segmenter, frame, size, gpus)
@@ -226,8 +279,8 @@ def _try_cost(segmenter: Segmenter, frame: Frame, size: int, gpus: Sequence[str]
 def _cost(segmenter: Segmenter, frame: Frame, size: int, gpus: Sequence[str]) -> Cost:
     """What a batch of so many equal frames costs.
 
-    Two batches follow each other as they do at work: a segmenter that can begin the second while the first is
-    computed is timed with the devices never idle.
+    Batches follow each other as they do at work, and masks are made of what they give: a segmenter that can begin one
+    while another is computed is timed from the end of one to the end of the next.
     """
     import torch
 
@@ -235,20 +288,34 @@ def _cost(segmenter: Segmenter, frame: Frame, size: int, gpus: Sequence[str]) ->
     before = {gpu: (torch.cuda.memory_allocated(gpu), torch.cuda.memory_reserved(gpu)) for gpu in gpus}
     for gpu in gpus:
         torch.cuda.reset_peak_memory_stats(gpu)
-    segmenter.predict([frame] * size)  # the first batch of a size allocates, makes workspaces and picks kernels
-    launch_seconds = 0.0
-    began = time.perf_counter()
-    if isinstance(segmenter, AsyncSegmenter):
-        first = segmenter.dispatch([frame] * size)
-        launch_seconds = time.perf_counter() - began
-        second = segmenter.dispatch([frame] * size)
-        first.result()
-        second.result()
-    else:
-        for _ in range(2):
-            segmenter.predict([frame] * size)
-    seconds = (time.perf_counter() - began) / 2
-    return Cost(mib=_taken(before) / MIB, seconds=max(seconds, 1e-9), launch_seconds=launch_seconds)
+    ends = _ends(segmenter, [frame] * size)
+    return Cost(mib=_taken(before) / MIB, seconds=max((ends[-1] - ends[0]) / (len(ends) - 1), 1e-9))
+
+
+def _ends(segmenter: Segmenter, frames: list[Frame]) -> list[float]:
+    """When each of three batches ended. The first of a size allocates, makes workspaces and picks kernels."""
+    ends = []
+    if not isinstance(segmenter, AsyncSegmenter):
+        for _ in range(3):
+            _use(segmenter.predict(frames), frames)
+            ends.append(time.perf_counter())
+        return ends
+    pending = segmenter.dispatch(frames)
+    for _ in range(3):
+        following = segmenter.dispatch(frames)
+        _use(pending.result(), frames)
+        ends.append(time.perf_counter())
+        pending = following
+    pending.result()
+    return ends
+
+
+def _use(predictions: Sequence[Prediction], frames: Sequence[Frame]) -> None:
+    """Do with the answers what a replica's only thread has to do besides launching."""
+    for prediction, frame in zip(predictions, frames, strict=True):
+        label = prediction.label_values(frame.options.threshold)
+        if label is not None:
+            label.tobytes()
 
 
 def _free_mib(gpus: Sequence[str]) -> float:
@@ -267,9 +334,16 @@ def _card(gpu: str) -> str:
 
 def _frame(segmenter: Segmenter, model: Model) -> Frame:
     """The segmenter's own frame for the purpose, or noise of a generous size."""
-    if isinstance(segmenter, ProbeFrame):
-        return segmenter.probe_frame()
-    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
+    return segmenter.probe_frame() if isinstance(segmenter, ProbeFrame) else _noise(model, SIDE)
+
+
+def _usual_frame(model: Model) -> Frame | None:
+    """What most scans are like, where that is much less than the most demanding frame."""
+    return _noise(model, USUAL_SIDE) if model.segmenter == "sa2va" else None
+
+
+def _noise(model: Model, side: int) -> Frame:
+    noise = np.random.default_rng(0).integers(0, 256, (side, side), dtype=np.uint8)
     speech: dict[str, Any] = {}
     if model.segmenter == "sa2va":
         speech = {"prompt": model.sa2va.prompt, "draft": model.sa2va.draft, "decode": model.sa2va.decode}

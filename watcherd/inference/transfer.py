@@ -1,4 +1,5 @@
-"""Results from a device to the host: one copy for a batch, through memory that the device can write to directly."""
+"""Between the host and a device, through memory that the device can read and write by itself: nobody waits but who
+reads results, and those go in one copy for a batch."""
 
 from __future__ import annotations
 
@@ -18,6 +19,13 @@ class Copies:
 
     done: Callable[[], bool]
     result: Callable[[], list[NDArray[Any]]]
+
+
+def pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The host's ``tensor`` where ``device`` can read it by itself, so that ``.to(device, non_blocking=True)`` does not
+    wait; otherwise it waits until the device has done all that it was asked for before.
+    """
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def to_host(tensors: Sequence[torch.Tensor] | torch.Tensor) -> Copies:
@@ -42,7 +50,8 @@ def _locked(tensors: Sequence[torch.Tensor] | torch.Tensor) -> Copies:
     together = tensors if isinstance(tensors, torch.Tensor) else torch.stack(list(tensors))
     host = torch.empty(together.shape, dtype=together.dtype, pin_memory=True)
     host.copy_(together, non_blocking=True)
-    copied = torch.cuda.Event()
+    # Who waits for it sleeps; the default asks again and again, which takes a core.
+    copied = torch.cuda.Event(blocking=True)
     copied.record(torch.cuda.current_stream(together.device))
 
     def arrays() -> list[NDArray[Any]]:

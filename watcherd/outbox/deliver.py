@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import stat
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from watcherd import file_names
@@ -40,8 +41,8 @@ FLAT_BYTES = 80
 Place = Literal["free", "taken", "blocked"]
 """What lies at a path below the outbox: nothing, something, or something else where one of its folders belongs."""
 
-_FORMER = re.compile(r"\d+-(-?\d+)|probe")
-"""Names in the staging folder as versions gave them that knew of no other service."""
+_FORMER = re.compile(r"\d+-(-?\d+)(\..*)?|probe")
+"""Names in the staging folder without a service's own, as of versions that knew of no other service."""
 
 _BLOCKED = frozenset({errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 
@@ -108,8 +109,23 @@ class Outbox:
         """Where the results of one attempt are staged."""
         return self._root / STAGING / f"{self._ours}{job_id}-{attempt}"
 
+    def seat(self, job_id: int, attempt: int) -> tuple[Path, str]:
+        """The folder in which the results of one attempt are drawn, and what their names begin with.
+
+        With a folder for each scan it is made anew and empty. Else all attempts share one: to make a folder for each
+        and to remove it takes a tenth of what the main process does for a scan.
+        """
+        if self._whole:
+            return self.staging(job_id, attempt), "result"
+        return self._root / STAGING, self.staging_of(job_id, attempt).name
+
+    def staged_text(self, job_id: int, attempt: int, name: str) -> Path:
+        """Where a text of this name is staged beside the results of a `seat`."""
+        folder = self.staging_of(job_id, attempt)
+        return folder / name if self._whole else folder.with_name(f"{folder.name}.{name}")
+
     def staging(self, job_id: int, attempt: int) -> Path:
-        """The same folder, made anew and empty."""
+        """The folder of an attempt, made anew and empty."""
         folder = self.staging_of(job_id, attempt)
         try:
             folder.mkdir(parents=True)
@@ -120,10 +136,13 @@ class Outbox:
 
     def discard(self, job_id: int, attempt: int) -> None:
         """Remove what an attempt that failed has staged."""
-        _discard(self.staging_of(job_id, attempt))
+        folder = self.staging_of(job_id, attempt)
+        _discard(folder)
+        for path in (self._root / STAGING).glob(f"{folder.name}.*"):
+            path.unlink(missing_ok=True)
 
     def discard_staging(self, kept: Collection[Path] = ()) -> int:
-        """Remove what earlier runs left in staging, but for folders that hold what is still promised; the number.
+        """Remove what earlier runs left in staging, but for what is still promised, and folders of it; the number.
 
         Only what is ours: names of this service, and those of versions whose names were all alike.
         """
@@ -182,6 +201,8 @@ class Outbox:
 
         With a folder for each scan also that folder: it appears as a whole, so nothing may be there before.
         """
+        if not self._whole:
+            return [self._below + folder + stem + suffix for folder, suffix in _shapes(tuple(kinds))]
         finals = [self.final(stem, kind, suffix) for kind in kinds for suffix in BY_NAME[kind].suffixes]
         whole = self._whole and any(kind != "failed" for kind in kinds)
         return [self._below + stem, *finals] if whole else finals
@@ -192,13 +213,22 @@ class Outbox:
             return self._below + stem + b"/" + (kind + suffix).encode()
         return self._below + BY_NAME[kind].folder.encode() + b"/" + stem + suffix.encode()
 
-    def place(self, final: bytes) -> Place:
-        """What lies at a path below the outbox. Raises OSError when the outbox does not answer."""
-        path = self._absolute(final)
+    def place(self, final: bytes, folders: dict[bytes, bool] | None = None) -> Place:
+        """What lies at a path below the outbox. Raises OSError when the outbox does not answer.
+
+        ``folders``: those that were looked at, and whether something may lie there; a batch's look is one look.
+        """
+        path = self._prefix + final
         try:
             os.lstat(path)
         except FileNotFoundError:
-            return "free" if _may_be_folder(os.path.dirname(path)) else "blocked"
+            folder = path.rpartition(b"/")[0]
+            known = folders.get(folder) if folders is not None else None
+            if known is None:
+                known = _may_be_folder(folder)
+                if folders is not None:
+                    folders[folder] = known
+            return "free" if known else "blocked"
         except PermissionError:  # a folder that may not be looked into: `publish` says so, and overwrites nothing
             return "free"
         except OSError as error:
@@ -255,7 +285,8 @@ class Outbox:
                     crash_point("deliver.json-renamed")
         self.sync()
         for folder in {intents[0].staged.parent for intents in deliveries}:
-            _discard(folder)
+            if folder.name != STAGING:
+                _discard(folder)
 
     def _rename_folder(self, intents: Sequence[Intent]) -> None:
         """All of a scan's results at once; what is left to do then is to see that each has its name."""
@@ -338,6 +369,13 @@ class Outbox:
 
     def _absolute(self, final: bytes) -> bytes:
         return self._prefix + final
+
+
+@lru_cache(maxsize=256)
+def _shapes(kinds: tuple[str, ...]) -> tuple[tuple[bytes, bytes], ...]:
+    """What stands before and behind a stem in the paths of these kinds."""
+    rows = [BY_NAME[kind] for kind in kinds]
+    return tuple((f"{row.folder}/".encode(), suffix.encode()) for row in rows for suffix in row.suffixes)
 
 
 def _is_of(ours: str, name: str) -> bool:

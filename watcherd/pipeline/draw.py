@@ -93,7 +93,7 @@ class Draw:
         """Have a worker draw a scan's results; what comes of it goes to `stage`."""
         crash_point("render.begun")
         try:
-            folder = self._run.pauses.until_possible("outbox", partial(self._promises.staging, flight.job))
+            folder, stem = self._run.pauses.until_possible("outbox", partial(self._promises.seat, flight.job))
         except StoppedError:
             return
         config = self._run.config
@@ -103,7 +103,7 @@ class Draw:
             mask=segmented.mask,
             probability=segmented.probability,
             folder=folder,
-            stem="result",
+            stem=stem,
             kinds=tuple(kind for kind in DRAWN if kind in flight.job.options.outputs),
             classes=segmented.classes,
             labels=segmented.labels,

@@ -229,6 +229,7 @@ class Feed:
             run=flight.together,
             note=flight.note,
             modality=flight.decoded.modality,
+            size=(flight.decoded.width, flight.decoded.height),
             volume=flight.decoded.volume,
             channel=flight.channel,
         )

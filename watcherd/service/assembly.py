@@ -70,7 +70,10 @@ def assemble(
     outbox = Outbox(
         config.outbox.path, layout=config.outbox.layout, owner=owner, beside=lambda: run.config.models_beside
     )
-    imaging = ImagingPool(workers=_workers(config.limits.workers), memory_mib=config.limits.worker_memory_mib)
+    imaging = ImagingPool(
+        workers=_workers(config.limits.workers, len(os.sched_getaffinity(0))),
+        memory_mib=config.limits.worker_memory_mib,
+    )
     delivery = Delivery(run, outbox, requests, bell, hooks.wake)
     refetch = Refetch(config, run.database, spool)
     places = Places(scratch=scratch, spool_path=spool.path, bring_back=refetch.bring_back)
@@ -110,5 +113,8 @@ def assemble(
     )
 
 
-def _workers(setting: int | str) -> int:
-    return min(16, max(2, os.cpu_count() or 2)) if isinstance(setting, str) else setting
+def _workers(setting: int | str, cores: int) -> int:
+    """Imaging workers: as many as cores, and where there are many, room for the replicas and for the main process."""
+    if not isinstance(setting, str):
+        return setting
+    return min(64, max(2, min(cores, 16), cores * 3 // 4))

@@ -23,15 +23,16 @@ from watcherd.inference.pool.lanes import Lane
 from watcherd.inference.pool.sharing import Refused, holds
 from watcherd.linux.threads import NamedThread
 from watcherd.logs import get_logger
+from watcherd.service.growing import grow
 from watcherd.service.machines import Machines
-from watcherd.service.placing import Held, fits_when_free, placed, to_come
+from watcherd.service.placing import Held, is_free, placed, to_come, when_free
 from watcherd.service.replicas import Replicas
 from watcherd.service.seats import AGAIN_SECONDS, Seat, Seats
 from watcherd.service.swapping import Swapping
 from watcherd.state.run import meant_by
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from watcherd.config import Config
@@ -47,9 +48,9 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 5.0
 """Seconds between two looks whether one is due, or is to give its place to another."""
-RELEASE_TRIES = 5
-RELEASE_SECONDS = 2.0
-"""Seconds between two tries to take a place that another model has just given."""
+RELEASE_SECONDS = 10.0
+"""Seconds that a driver may take to count as free what another model has just given."""
+RELEASE_LOOK_SECONDS = 0.2
 
 
 def lane_for(name: str, table: Model) -> Lane[ModelIdentity]:
@@ -173,7 +174,7 @@ class Fleet:
             ]
             if (due := [name for name in due if name in config.model_tables]) and not self._run.stopping.is_set():
                 self._bring(due, config)
-            self._grow(config)
+            grow(self._seats, self.machines, config, self._specs)
             if (swap := self._swapping.decide(self._seats.now(), time.monotonic())) is not None:
                 self._swap(*swap)
 
@@ -185,11 +186,15 @@ class Fleet:
         return why
 
     def _would_fit(self, name: str, gone: Collection[str]) -> bool:
+        return self._plan_without(name, gone) is not None
+
+    def _plan_without(self, name: str, gone: Collection[str]) -> Plan | None:
+        """Where a model would go without these."""
         seats = self._seats.now()
         freed: Counter[str] = Counter()
         for each in gone:
             freed.update(seats[each].holds)
-        return fits_when_free(self._run.config, name, freed, self._held({name, *gone}), self.machines.places)
+        return when_free(self._run.config, name, freed, self._held({name, *gone}), self.machines.places)
 
     def _held(self, but: Collection[str]) -> Held:
         """What models with replicas were promised, leaving some out; what is still to come of it, of all of them."""
@@ -204,19 +209,32 @@ class Fleet:
         return Held(promised=promised, to_come=coming)
 
     def _swap(self, waiter: str, going: Sequence[str]) -> None:
-        """One gets a place, others give it; these come back if there is room for them still."""
-        tables = self._run.config.model_tables
+        """One gets a place, others give it; these come back if there is room for them still.
+
+        Where it goes is found out while the others are still at work: that takes a while.
+        """
+        config = self._run.config
+        tables = config.model_tables
+        plan = self._plan_without(waiter, going)
         for name in going:
             self._end(name)
             why = Refused(message=f"It has given its place to {waiter}, which had work and none.", fits_alone=True)
             self._seats.put(name, Seat(table=tables.get(name, Model()), why=why, due=time.monotonic() + AGAIN_SECONDS))
         self._log.info("model_swapped", model_name=waiter, reason=f"in place of {', '.join(going)}")
-        for _ in range(RELEASE_TRIES):  # a driver may need a moment until it counts the memory as free
-            self._bring([waiter], self._run.config)
-            if self._seats.now()[waiter].replicas is not None or self._run.stopping.wait(RELEASE_SECONDS):
-                break
+        if plan is not None and self._comes_free(plan, config, {waiter, *going}):
+            self._place({waiter: plan}, config)
+        else:
+            self._bring([waiter], config)
         if not self._run.stopping.is_set():
-            self._bring(going, self._run.config)
+            self._bring(going, config)
+
+    def _comes_free(self, plan: Plan, config: Config, but: Collection[str]) -> bool:
+        """A driver may need a moment until it counts the memory of a process that has ended as free."""
+        deadline = time.monotonic() + RELEASE_SECONDS
+        while not is_free(config, plan, self._held(but), self.machines.places):
+            if time.monotonic() > deadline or self._run.stopping.wait(RELEASE_LOOK_SECONDS):
+                return False
+        return True
 
     def _reconcile(self, config: Config) -> None:
         """End what is not wanted any more, begin what is new, and try what had no replicas once more."""
@@ -252,32 +270,15 @@ class Fleet:
         found = placed(config, names, self._held(names), self.machines.places)
         for name, why in found.refused.items():
             self._refuse(name, self._waits_for_room(name, why))
-        threads = _threads(len(self.status()) + sum(len(each.replicas) for each in found.plans.values()))
-        for name, each in found.plans.items():
+        self._place(found.plans, config)
+
+    def _place(self, plans: Mapping[str, Plan], config: Config) -> None:
+        threads = _threads(len(self.status()) + sum(len(each.replicas) for each in plans.values()))
+        for name, each in plans.items():
             self._log.info(
                 "model_placed", reason=each.reason, segmenter=config.model_called(name).segmenter, model_name=name
             )
             self._begin(name, self._specs(config, name, each, threads), each)
-
-    def _grow(self, config: Config) -> None:
-        """Models that have replicas get more of them on machines that have come and carry nothing yet."""
-        able = {name: seat for name, seat in self._seats.now().items() if seat.replicas is not None}
-        new = self.machines.new(self._held(()).promised) if able else None
-        if new is None or self._run.stopping.is_set():
-            return
-        for name, plan in placed(config, list(able), Held(), new).plans.items():
-            seat = able[name]
-            most = config.devices.replicas
-            room = len(plan.replicas) if most == "auto" or not plan.replicas[0].devices else most - seat.count
-            plan = replace(plan, replicas=plan.replicas[: max(0, room)])  # noqa: PLW2901 - what is left of it
-            if plan.dtype != seat.dtype:
-                reason = f"they would compute in {plan.dtype}, and the others do in {seat.dtype}: set model.dtype"
-                self._log.warning("machines_left_out", model_name=name, reason=reason)
-            elif plan.replicas and seat.replicas is not None:
-                self._log.info("model_grows", model_name=name, reason=plan.reason)
-                specs = self._specs(config, name, plan, _threads(len(plan.replicas)))
-                self._seats.has_more(name, seat.replicas, holds(plan))
-                seat.replicas.grow(specs)
 
     def _begin(self, name: str, specs: Sequence[ReplicaSpec], plan: Plan) -> None:
         lane = self._lanes.get(name)

@@ -14,7 +14,7 @@ from watcherd.errors import ConfigError, WatcherdError
 from watcherd.inference.cluster.nodes import on
 from watcherd.inference.machine import devices
 from watcherd.inference.pool.interface import Phase
-from watcherd.inference.pool.sharing import Demand, Limits, Refused, Shared, host_key, share_apart, share_out
+from watcherd.inference.pool.sharing import Demand, Limits, Refused, Shared, holds, host_key, share_apart, share_out
 from watcherd.inference.segmenters import refuse_unknown
 from watcherd.logs import get_logger
 
@@ -158,14 +158,26 @@ def unused(places: Places, promised: Mapping[str, float]) -> Places:
     return replace(places, local=False, nodes=tuple(able))
 
 
-def fits_when_free(config: Config, name: str, freed: Mapping[str, float], held: Held, places: Places = HERE) -> bool:
-    """Whether a model has room once others have gone that were promised so much of each device (as in `Held`)."""
+def when_free(config: Config, name: str, freed: Mapping[str, float], held: Held, places: Places = HERE) -> Plan | None:
+    """Where a model goes once others have gone that were promised so much of each device (as in `Held`); None where
+    that is not enough for it."""
     try:
         found = _within_limits(config, places.devices(config), held, freed)
         more = freed.get("", 0.0) - held.to_come.get("", 0.0)
-        return name in share_apart(config, [name], found, more_host_gib=more, taken=_taken(held)).plans
+        return share_apart(config, [name], found, more_host_gib=more, taken=_taken(held)).plans.get(name)
     except (WatcherdError, BrokenExecutor):
+        return None
+
+
+def is_free(config: Config, plan: Plan, held: Held, places: Places = HERE) -> bool:
+    """Whether the devices of a plan have what it takes of them now. Nothing is planned for that."""
+    try:
+        found = _within_limits(config, places.devices(config), held)
+    except WatcherdError:
         return False
+    free = {each.uuid: each.free_gib for each in found}
+    hosts = {host_key(replica.node) for replica in plan.replicas if not replica.visible}
+    return all(free.get(device, 0.0) >= gib for device, gib in holds(plan).items() if device not in hosts)
 
 
 def _taken(held: Held) -> frozenset[str]:

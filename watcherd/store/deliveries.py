@@ -80,7 +80,8 @@ def promise(connection: Connection, rows: Sequence[Row]) -> None:
 
     Raises `StoreError` when a name belongs to another job: see `owners`.
     """
-    one_by_one(connection, REPLACE, rows)
+    owned = owners(connection, [row["path"] for row in rows])
+    one_by_one(connection, REPLACE, [row for row in rows if row["path"] in owned])
     one_by_one(connection, PROMISE, rows)
 
 

@@ -5,9 +5,11 @@ Written with the promise of the results and replaced with them, so that figures 
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
-from watcherd.store.statements import one_by_one
+from watcherd.store.connections import driver_of
+from watcherd.store.statements import chunks, one_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from watcherd.values import FrameMeasure
 
-FORGET = "DELETE FROM measure WHERE job_id = :job_id"
+FORGET = "DELETE FROM measure WHERE job_id IN (SELECT value FROM json_each(?))"
 
 KEEP = """
 INSERT INTO measure (job_id, frame, fullest, unit, area_fraction, components, length, mean_width, max_width)
@@ -37,7 +39,8 @@ def keep(connection: Connection, measures: Sequence[tuple[int, Sequence[FrameMea
 
 def forget(connection: Connection, job_ids: Sequence[int]) -> None:
     """These jobs have no results any more."""
-    one_by_one(connection, FORGET, [{"job_id": job_id} for job_id in job_ids])
+    for piece in chunks(job_ids):
+        driver_of(connection).execute(FORGET, (json.dumps(piece),))
 
 
 def fullest(frames: Sequence[FrameMeasure]) -> FrameMeasure | None:

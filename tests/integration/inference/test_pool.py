@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
@@ -357,7 +358,7 @@ def test_a_process_for_which_there_is_no_room_is_started_when_there_is(
 ) -> None:
     """Descriptors or memory have run out: that is no death of the model's, however often it happens."""
     errors = [OSError(errno.EMFILE, "Too many open files")] * 4
-    launch = local.get_context("spawn").Process.start
+    launch = get_context("spawn").Process.start
 
     def refuse(process: Any) -> None:
         if errors:
@@ -365,7 +366,7 @@ def test_a_process_for_which_there_is_no_room_is_started_when_there_is(
         launch(process)
 
     monkeypatch.setattr(supervisor, "START_AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(local.get_context("spawn").Process, "start", refuse)
+    monkeypatch.setattr(get_context("spawn").Process, "start", refuse)
     pool, notes = start()
     notes.ready.get(timeout=PATIENCE)
     pool.submit([item(tmp_path, 1)])
@@ -380,7 +381,7 @@ def test_a_replica_whose_thread_fails_is_given_up(start: Start, monkeypatch: pyt
     def refuse(_process: Any) -> None:
         raise OSError(errno.ENOENT, "No such file or directory")
 
-    monkeypatch.setattr(local.get_context("spawn").Process, "start", refuse)
+    monkeypatch.setattr(get_context("spawn").Process, "start", refuse)
     monkeypatch.setattr(threading, "excepthook", lambda _arguments: None)
     pool, notes = start()
     assert "The thread of replica 0 failed" in notes.unusable.get(timeout=PATIENCE).message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import count, cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from PIL import Image
 
 from tests.unit.imaging.test_bad_input import failure
 from tests.unit.imaging.test_stacks import decoded
+from watcherd.errors import InputError
+from watcherd.imaging.decode import DecodeLimits
+from watcherd.imaging.readers.tifffile_scan import within
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,3 +209,23 @@ def test_bytes_that_end_within_a_page_are_no_picture(tmp_path):
     content[field : field + struct.calcsize("<H")] = struct.pack("<H", length // 2)
     path.write_bytes(content)
     assert failure(path).message
+
+
+class Page:
+    """As much of tifffile's as tells where it stands."""
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+
+@pytest.mark.parametrize(
+    ("pages", "words"),
+    [(cycle([Page(8), Page(99)]), "in a ring"), (map(Page, count(8, 12)), "too many frames: 11, more than 10")],
+)
+def test_a_chain_of_pages_without_an_end_is_refused(pages, words):
+    with pytest.raises(InputError, match=words):
+        list(within(pages, DecodeLimits(max_frames=10)))
+
+
+def test_beside_each_page_a_smaller_copy_may_stand():
+    assert 20 == len(list(within(map(Page, range(20)), DecodeLimits(max_frames=10))))

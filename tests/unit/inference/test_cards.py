@@ -16,6 +16,11 @@ from watcherd.inference.machine.devices import MIB
 UUID = "GPU-aaaa"
 
 
+def memory(handle: int, version: int | None = None) -> SimpleNamespace:
+    """The driver's own 300 MiB are used memory by the first version of the call only."""
+    return SimpleNamespace(total=24_000 * MIB, used=(600 if version == pynvml.nvmlMemory_v2 else 900) * MIB)
+
+
 @pytest.fixture
 def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver with one GPU of 24,000 MiB; two processes on it, one of another container."""
@@ -24,7 +29,7 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         "nvmlDeviceGetHandleByUUID": (UUID,).index,
         "nvmlDeviceGetIndex": lambda handle: 3,
         "nvmlDeviceGetName": lambda handle: "Made-up GPU",
-        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=24_000 * MIB, used=600 * MIB),
+        "nvmlDeviceGetMemoryInfo": memory,
         "nvmlDeviceGetComputeRunningProcesses": lambda handle: users,
     }
     for name, answer in answers.items():

@@ -11,7 +11,7 @@ import pytest
 
 from watcherd.errors import ConfigError, UnavailableError, UsageError
 from watcherd.inference.machine import devices
-from watcherd.inference.machine.devices import GIB, cpu_has_bfloat16, inventory, parse_inventory, wait_released
+from watcherd.inference.machine.devices import GIB, MIB, cpu_has_bfloat16, inventory, parse_inventory, wait_released
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,11 @@ UUIDS = ("GPU-aaaa", "GPU-abbb", "GPU-cccc")
 def three_gpus(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[SimpleNamespace]]:
     """A driver with three GPUs of 24 GiB, 1 GiB of each in use; the processes on them can be set."""
     processes: dict[int, list[SimpleNamespace]] = {0: [], 1: [], 2: []}
-    memory = SimpleNamespace(total=24 * GIB, free=23 * GIB, used=1 * GIB)
+
+    def memory(handle: int, version: int | None = None) -> SimpleNamespace:
+        reserved = 0 if version == pynvml.nvmlMemory_v2 else 600 * MIB
+        return SimpleNamespace(total=24 * GIB, free=23 * GIB, used=1 * GIB - 600 * MIB + reserved)
+
     answers = {
         "nvmlInit": lambda: None,
         "nvmlShutdown": lambda: None,
@@ -33,7 +37,7 @@ def three_gpus(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[SimpleNamespac
         "nvmlDeviceGetIndex": lambda handle: handle,
         "nvmlDeviceGetUUID": lambda handle: UUIDS[handle],
         "nvmlDeviceGetName": lambda handle: "Made-up GPU",
-        "nvmlDeviceGetMemoryInfo": lambda handle: memory,
+        "nvmlDeviceGetMemoryInfo": memory,
         "nvmlDeviceGetCudaComputeCapability": lambda handle: (7, 5) if handle == 2 else (8, 9),
         "nvmlDeviceGetComputeRunningProcesses": processes.__getitem__,
     }
@@ -46,6 +50,27 @@ def test_every_gpu_is_found_with_its_memory(three_gpus: object) -> None:
     found = inventory("auto", environ={})
     assert list(UUIDS) == [device.uuid for device in found]
     assert [(device.index, device.total_gib, device.free_gib) for device in found[:1]] == [(0, 24.0, 23.0)] * 1
+
+
+def test_what_the_driver_keeps_to_itself_is_not_used_memory(three_gpus: object) -> None:
+    """As nvidia-smi says."""
+    assert 424 == devices.used_mib(UUIDS[0])
+
+
+@pytest.mark.parametrize("error", [pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH])
+def test_a_driver_that_knows_the_old_call_only_is_asked_by_it(
+    three_gpus: object, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    ask = pynvml.nvmlDeviceGetMemoryInfo
+
+    def old(handle: int, version: int | None = None) -> object:
+        if version is not None:
+            raise pynvml.NVMLError(error)
+        return ask(handle)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", old)
+    assert 1024 == devices.used_mib(UUIDS[0])
+    assert [23.0] * 3 == [device.free_gib for device in inventory("auto", environ={})]
 
 
 def test_a_gpu_older_than_ampere_has_no_bfloat16(three_gpus: object) -> None:
@@ -98,10 +123,10 @@ def lose(monkeypatch: pytest.MonkeyPatch, indexes: set[int], *, at: str, error: 
     """From now on these GPUs do not answer this question."""
     ask = getattr(pynvml, at)
 
-    def answer(index: int) -> object:
+    def answer(index: int, **version: int) -> object:
         if index in indexes:
             raise pynvml.NVMLError(error)
-        return ask(index)
+        return ask(index, **version)
 
     monkeypatch.setattr(pynvml, at, answer)
 
@@ -177,7 +202,7 @@ def test_what_the_driver_does_not_say_is_none(three_gpus: dict[int, list[SimpleN
     assert devices.process_mib(UUIDS[1], 7) is None
     assert devices.process_mib(UUIDS[1], 9) is None
     assert devices.process_mib(UUIDS[1], 8) == 3.0
-    assert devices.used_mib(UUIDS[1]) == 1024.0
+    assert devices.used_mib(UUIDS[1]) == 424.0
 
 
 def test_a_made_up_inventory_has_the_gpus_that_were_asked_for() -> None:

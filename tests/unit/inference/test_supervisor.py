@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -55,6 +56,8 @@ class FarMachine:
         self.sent: queue.Queue[Sequence[WorkItem]] = queue.Queue()
         self.calls: queue.Queue[str] = queue.Queue()
         self.fetched: list[Path] = []
+        self.silences: list[float] = []
+        """Seconds that it was given for each answer."""
         self._said: deque[list[FromReplica] | Exception] = deque()
         self._word = Bell()
 
@@ -81,6 +84,7 @@ class FarMachine:
         self.sent.put(items)
 
     def receive(self, seconds: float, bell: Bell | None = None) -> Sequence[FromReplica] | None:
+        self.silences.append(seconds)
         return self._next(bell, seconds)
 
     def rest(self, bell: Bell) -> None:
@@ -179,8 +183,15 @@ def spec(number: int = 0) -> ReplicaSpec:
     )
 
 
-def item(job: int) -> WorkItem:
-    return WorkItem(job_id=job, decoded=HERE / f"{job}.npy", frames=1, options=Options(), target=HERE / str(job))
+def item(job: int, frames: int = 1, size: tuple[int, int] = (24, 16)) -> WorkItem:
+    return WorkItem(
+        job_id=job,
+        decoded=HERE / f"{job}.npy",
+        frames=frames,
+        options=Options(),
+        target=HERE / str(job),
+        size=size,
+    )
 
 
 def segmented(job: int) -> Segmented:
@@ -210,7 +221,9 @@ def life(monkeypatch: pytest.MonkeyPatch) -> Iterator[Life]:
     monkeypatch.setattr(supervisor, "START_AGAIN_SECONDS", 0.0)
     pools: list[ReplicaPool] = []
 
-    def begin(*, seconds: float = PATIENCE, refusals: int = 0) -> tuple[ReplicaPool, FarMachine, Heard]:
+    def begin(
+        *, seconds: float = PATIENCE, refusals: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> tuple[ReplicaPool, FarMachine, Heard]:
         heard = Heard()
         machines: list[FarMachine] = []
 
@@ -226,6 +239,7 @@ def life(monkeypatch: pytest.MonkeyPatch) -> Iterator[Life]:
             load_seconds=PATIENCE,
             batch_seconds=seconds,
             back_off=lambda _: 0.0,
+            clock=clock,
             carriers=carrier,
         )
         pools.append(pool)
@@ -341,6 +355,40 @@ def test_replicas_that_join_later_take_work_from_the_same_queue(life: Life) -> N
     pool.submit([item(2)])
     while pool.status()[1].jobs != (2,):
         assert pool.progressing()
+
+
+def test_a_quick_replica_is_noticed_early_when_it_falls_silent(life: Life) -> None:
+    """20 times its longest batch; the first of a size, and one that is more than a picture, have the whole time."""
+    now = [0.0]
+    pool, machine, heard = life(seconds=300.0, clock=lambda: now[0])
+    heard.ready.get(timeout=PATIENCE)
+
+    def silence_over(took: float, *items: WorkItem) -> float:
+        """Seconds that the replica was given for a batch, which it then answers after these."""
+        del machine.silences[:]
+        pool.submit(items)
+        machine.sent.get(timeout=PATIENCE)
+        now[0] += took
+        machine.say(*(segmented(each.job_id) for each in items), BatchEnded())
+        for _ in items:
+            heard.outcomes.get(timeout=PATIENCE)
+        while pool.status()[0].phase is not Phase.IDLE:
+            time.sleep(0.001)
+        return machine.silences[0]
+
+    assert 300 == silence_over(40, item(1))  # nothing is known of it
+    assert 300 == silence_over(2, item(2))  # the first was that of its size: it is no measure
+    assert 40 == silence_over(0.125, item(3))
+    assert 40 == silence_over(1, item(4))  # the longest counts, not the last
+    assert 300 == silence_over(30, item(5, size=(512, 512)))
+    assert 300 == silence_over(60, item(6, frames=100))
+    assert 300 == silence_over(3, item(7), item(8))
+    assert 40 == silence_over(3, item(9), item(10))
+    assert 60 == silence_over(0.125, item(11))
+    machine.fail(Ended("killed"))
+    heard.deaths.get(timeout=PATIENCE)
+    heard.ready.get(timeout=PATIENCE)
+    assert 300 == silence_over(1, item(12))  # another process
 
 
 def test_a_process_that_is_worn_has_answered_for_all_that_it_began(life: Life) -> None:

@@ -247,3 +247,33 @@ def test_what_another_json_may_list_is_not_removed(outbox: Outbox, tmp_path: Pat
     (tmp_path / "outbox/results/a.json").unlink()
     outbox.remove(intents)
     assert not (tmp_path / "outbox/masks/a.png").exists()
+
+
+@pytest.mark.parametrize("layout", ["per-kind", "per-scan"])
+def test_what_an_attempt_has_drawn_can_be_told_from_all_else_and_goes(tmp_path: Path, layout: str) -> None:
+    """Whether attempts have folders of their own or share one, and when a run left it behind."""
+    outbox = Outbox(tmp_path / "outbox", layout=layout, owner="0a1b2c3d")
+    outbox.prepare()
+    drawn = []
+    for job, attempt in ((1, 1), (1, 10), (11, 1), (11, 2)):
+        folder, stem = outbox.seat(job, attempt)
+        drawn += [folder / f"{stem}.mask.png", outbox.staged_text(job, attempt, "result.json")]
+        for path in drawn[-2:]:
+            path.write_bytes(b"")
+    outbox.discard(1, 1)
+    assert drawn[2:] == [path for path in drawn if path.exists()]
+    kept = drawn[4:6]
+    outbox.discard_staging({*kept, *(path.parent for path in kept)})
+    assert kept == [path for path in drawn if path.exists()]
+    assert ([".staging"] if layout == "per-kind" else ["0a1b2c3d-11-1"]) == list({path.parent.name for path in kept})
+
+
+def test_results_that_share_a_staging_folder_leave_it_there(outbox: Outbox, tmp_path: Path) -> None:
+    """Others are drawn in it meanwhile."""
+    folder, stem = outbox.seat(1, 1)
+    mask = folder / f"{stem}.mask.png"
+    mask.write_bytes(b"mask")
+    digest = hashlib.sha256(b"mask").hexdigest()
+    outbox.publish([outbox.intents(b"a", [ResultFile(kind="mask", path=mask, sha256=digest, bytes=4)])])
+    assert (tmp_path / "outbox/masks/a.png").read_bytes() == b"mask"
+    assert [] == list(folder.iterdir())

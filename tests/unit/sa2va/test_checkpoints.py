@@ -396,7 +396,7 @@ def test_the_revision_holds_the_checkpoints_hash_and_iteration(parts: Training) 
     assert (info.revision, info.model) == (found.revision, "InternVL3-8B+iter_20.pth") == (found.revision, found.model)
     sha256 = trained.sha256(parts.checkpoint)
     assert (20, sha256) == (found.holds["iteration"], found.holds["sha256"])
-    assert f"-iter20-{sha256[:16]}-native-2" in info.revision
+    assert f"-iter20-{sha256[:16]}-native-3" in info.revision
     for path, where in ((parts.checkpoint, -300_000), (parts.sam2, -1_000_000), (parts.base / "model.safetensors", -9)):
         before = parts.trained().revision()
         content = bytearray(path.read_bytes())

@@ -6,6 +6,7 @@ import importlib
 import re
 import sys
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import qwen_vl_tiny
 from tests.fake_devices import NAME, fake_devices, real_values
 from tests.sa2va_folder import DATA
 from tests.sa2va_tiny import tiny_config
 from watcherd.inference.base import Frame
-from watcherd.inference.segmenters.sa2va import engine, language, network, patches, video
+from watcherd.inference.segmenters.sa2va import engine, language, network, patches, preprocess, video
 from watcherd.inference.segmenters.sa2va.config import PATCHED_TEMPLATE
 from watcherd.inference.segmenters.sa2va.prompt import Words
 from watcherd.inference.segmenters.sa2va.weights import place_buffers, put
@@ -166,6 +168,52 @@ def test_every_cut_between_parts_and_between_layers_works(
 ) -> None:
     """Two devices cut at each place in turn, small parts alone on the second one, and every part on one of its own."""
     exercise(skeleton, cut, monkeypatch)
+
+
+class Waits(TorchDispatchMode):
+    """Notes what makes the host wait until a device has done all that it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [each for each in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        kinds = {each.device.type for each in tensors}
+        if func is torch.ops.aten._to_copy.default:
+            to = torch.device(kwargs.get("device") or args[0].device).type
+            if {to} != kinds and not kwargs.get("non_blocking"):
+                self.found.append(f"{func} from {kinds} to {to}")
+        elif (
+            NAME in kinds and "cpu" in kinds and any(each.numel() > 1 for each in tensors if each.device.type == "cpu")
+        ):
+            self.found.append(f"{func} over {kinds}")
+        elif func is torch.ops.aten._local_scalar_dense.default and NAME in kinds:
+            self.found.append(str(func))
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("decode", ["forced", "verify"])
+def test_a_batch_is_launched_whole_without_waiting_for_the_device(
+    decode: str, skeleton: network.Sa2vaNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From bytes to maps, with drafts that are checked too; what they say is read later, in `transfer.to_host`.
+
+    The first batch of a kind may wait, for what then stays on the device.
+    """
+    model = cut_so(skeleton, dict.fromkeys(CHAIN, FIRST))
+    read: list[int] = []
+    monkeypatch.setattr(engine, "to_host", lambda tensors: read.append(len(tensors)))
+    monkeypatch.setattr(preprocess, "channels", lru_cache(preprocess._brought))
+    options = replace(SEEN, decode=decode)
+    frames = [Frame(pixels=np.zeros(size, np.uint8), options=options) for size in ((64, 64), (64, 200, 3))]
+    model.launch(frames)
+    with Waits() as waits:
+        launched = model.launch(frames)
+        model.maps(launched.found, [(64, 64), (64, 200)])
+    assert [] == waits.found
+    assert len(read) == (0 if decode == "forced" else 4)
 
 
 OF_PATCHES = ("qwen_vl", "patches")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from watcherd.config import Sa2va
 from watcherd.errors import InputError, UnavailableError
 from watcherd.inference.base import Frame, Prediction
 from watcherd.inference.messages import WorkItem
-from watcherd.inference.segmenters.sa2va import compiled, video
+from watcherd.inference.segmenters.sa2va import compiled, decoder, video
 from watcherd.inference.segmenters.sa2va.segmenter import FLIPS, Sa2vaSegmenter, average, mirrored, unmirror
 from watcherd.job import Options
 
@@ -118,10 +117,14 @@ def test_the_encoder_sees_each_picture_once_however_many_seg_there_are(
 class Sloping:
     """An engine whose maps follow the picture and rise from left to right, so that mirrored views differ."""
 
-    def segment(self, frames: list[Frame]) -> list[Any]:
-        return [SimpleNamespace(reply=self.reply, maps=partial(self.slope, one.pixels)) for one in frames]
+    def launch(self, frames: list[Frame]) -> Any:
+        found = [SimpleNamespace(reply=self.reply, pixels=one.pixels) for one in frames]
+        return SimpleNamespace(found=found, done=lambda: True, settle=dict)
 
     reply = SimpleNamespace(text="yes", decode="verified", labels=("object 1",))
+
+    def maps(self, found: list[Any], sizes: list[tuple[int, int]]) -> list[Any]:
+        return [self.slope(each.pixels, *size) for each, size in zip(found, sizes, strict=True)]
 
     @staticmethod
     def slope(pixels: Any, height: int, width: int) -> Any:
@@ -237,15 +240,21 @@ def test_nothing_is_predicted_before_the_model_is_loaded() -> None:
 
 
 def test_what_is_compiled_is_kept_only_if_it_gives_the_same(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a compiler that changes nothing both parts stay; when the tolerance is impossible none does."""
+    """With a compiler that changes nothing all parts stay; when the tolerance is impossible none does."""
     monkeypatch.setattr(compiled, "ENCODE_AT_ONCE", 1)
     monkeypatch.setattr(compiled, "GROUNDING_SIDE", 256)
     blocks = engine.network.sam2.vision_encoder.backbone.blocks
     monkeypatch.setattr(torch.compiler, "set_stance", lambda _stance: None)
-    assert ("vision", "sam2") == compiled.compile_encoders(engine.network, lambda *_: None, backend="eager")
+    layers = engine.language.layers
+    kept = compiled.compile_encoders(engine.network, lambda *_: None, layers, backend="eager")
+    assert ("vision", "sam2", "language") == kept
     assert all(block._compiled_call_impl is not None for block in blocks)
+    assert all(layer.read is not decoder.read for layer in layers)
+    for layer in layers:
+        layer.read = decoder.read
     monkeypatch.setattr(compiled, "TOLERANCE", {torch.float32: -1.0})
-    assert () == compiled.compile_encoders(engine.network, lambda *_: None, backend="eager")
+    assert () == compiled.compile_encoders(engine.network, lambda *_: None, layers, backend="eager")
     assert all(block._compiled_call_impl is None for block in blocks)
+    assert all(layer.read is decoder.read for layer in layers)
     for layer in engine.network.vision.encoder.layer:
         assert layer._compiled_call_impl is None

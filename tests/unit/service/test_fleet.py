@@ -19,6 +19,7 @@ from watcherd.inference.pool.placement import Plan as OneModelsPlan
 from watcherd.inference.pool.placement import PlannedReplica
 from watcherd.inference.pool.sharing import Refused, Shared
 from watcherd.service import fleet as module
+from watcherd.service import growing
 from watcherd.service.ending import Ending
 from watcherd.service.fleet import Fleet, lane_for
 from watcherd.service.placing import Held, Places, placed
@@ -67,7 +68,8 @@ class Scene:
         self.refused: dict[str, Refused] = {}
         self.asked: list[list[str]] = []
         self.fit_alone: set[str] = set()
-        self.freed: list[tuple[str, dict[str, float]]] = []
+        self.planned: list[tuple[str, dict[str, float], list[str]]] = []
+        self.frees = [True]
         self.held: list[Held] = []
         self.places: list[Places] = []
         self.folder = folder
@@ -77,9 +79,12 @@ class Scene:
         self.run = a_run(config)
         self.fleet = Fleet(self.run, self.lanes, stations, self.ending)
 
-    def fits(self, _config: Config, name: str, freed: Any, _held: Any, _places: Any) -> bool:
-        self.freed.append((name, dict(freed)))
-        return name in self.fit_alone
+    def when_free(self, _config: Config, name: str, freed: Any, _held: Any, _places: Any) -> OneModelsPlan | None:
+        self.planned.append((name, dict(freed), [each.lane.name for each in Pretended.made if not each.stopped]))
+        return PLAN if name in self.fit_alone else None
+
+    def is_free(self, _config: Config, _plan: Any, _held: Any, _places: Any) -> bool:
+        return self.frees.pop(0)
 
     def placed(self, _config: Config, names: Sequence[str], held: Held, places: Places) -> Shared:
         self.asked.append(list(names))
@@ -111,7 +116,9 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scen
     def make(config: Config) -> Scene:
         found = Scene(tmp_path, config)
         monkeypatch.setattr(module, "placed", found.placed)
-        monkeypatch.setattr(module, "fits_when_free", found.fits)
+        monkeypatch.setattr(growing, "placed", found.placed)
+        monkeypatch.setattr(module, "when_free", found.when_free)
+        monkeypatch.setattr(module, "is_free", found.is_free)
         return found
 
     return make
@@ -244,17 +251,38 @@ def test_one_that_finds_no_room_beside_the_others_waits_for_theirs(scene: Callab
     assert "There is no room for it beside default, retina, new: it does not fit" == reasons["fourth"].message
 
 
-def test_a_swap_ends_one_and_begins_the_other_and_the_first_waits_with_the_reason(scene: Callable[..., Scene]) -> None:
+def test_a_swap_ends_one_and_begins_the_other_and_the_first_waits_with_the_reason(
+    scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the other goes is found out before the first ends, and the driver gets the moment that it needs."""
+    monkeypatch.setattr(module, "holds", lambda _plan: {"card": 3.0})
+    monkeypatch.setattr(module, "RELEASE_LOOK_SECONDS", 0.0)
     found = scene(three())
     found.refused = {"new": replace(FULL, fits_alone=True)}
     found.start()
     goes = found.of("retina")
-    found.refused = {"retina": replace(FULL, fits_alone=True)}
+    found.refused, found.fit_alone, found.frees = {"retina": replace(FULL, fits_alone=True)}, {"new"}, [False, True]
+    found.planned.clear()
     found.fleet._swap("new", ("retina",))
     assert goes.stopped
     assert not found.lanes.get("retina").is_carried
     assert found.lanes.get("new").is_carried
     assert {"default": "loading", "retina": "waiting", "new": "loading"} == states(found)
+    assert ("new", {"card": 3.0}, ["default", "retina"]) == found.planned[0]
+    assert [["retina"]] == found.asked[1:]
+    assert [] == found.frees
+
+
+@pytest.mark.parametrize("plans", [False, True])
+def test_where_what_was_planned_is_not_free_in_time_it_is_planned_anew(
+    scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch, plans: bool
+) -> None:
+    monkeypatch.setattr(module, "RELEASE_SECONDS", -1.0)
+    found = scene(three())
+    found.refused = {"new": replace(FULL, fits_alone=True)}
+    found.start()
+    found.refused, found.fit_alone, found.frees = {}, {"new"} if plans else set(), [False]
+    found.fleet._swap("new", ("retina",))
     assert [["new"], ["retina"]] == found.asked[1:]
 
 
@@ -298,24 +326,28 @@ def clustered(scene: Callable[..., Scene], *nodes: Node, local: bool = True) -> 
     return found, cluster
 
 
+def grow_on(found: Scene) -> None:
+    growing.grow(found.fleet._seats, found.fleet.machines, found.run.config, found.fleet._specs)
+
+
 def test_a_machine_that_joins_gets_replicas_without_a_restart(scene: Callable[..., Scene]) -> None:
     """Once; and once more after it has left and come back with nothing of ours on it."""
     found, cluster = clustered(scene, machine("one"))
     found.start()
     assert Places(local=True, nodes=(machine("one"),), why_none="no worker has joined it") == found.places[-1]
-    found.fleet._grow(found.run.config)
+    grow_on(found)
     assert [0, 1] == found.of("default").numbers, "the machine of the start has a card that carries nothing"
     cluster.usable = cluster.nodes = (machine("one"), machine("two", cards=2))
-    found.fleet._grow(found.run.config)
+    grow_on(found)
     assert [0, 1, 2] == found.of("default").numbers
     assert [machine("two", cards=2)] == list(found.places[-1].nodes)
     assert not found.places[-1].local
-    found.fleet._grow(found.run.config)
+    grow_on(found)
     assert [0, 1, 2] == found.of("default").numbers
     cluster.usable = cluster.nodes = (machine("one"),)
-    found.fleet._grow(found.run.config)
+    grow_on(found)
     cluster.usable = cluster.nodes = (machine("one"), machine("two", born="2"))
-    found.fleet._grow(found.run.config)
+    grow_on(found)
     assert [0, 1, 2, 3] == found.of("default").numbers
 
 
@@ -325,9 +357,9 @@ def test_a_machine_that_would_compute_in_another_type_is_left_out(
     """A model has one identity, whichever machine computes it."""
     found, cluster = clustered(scene)
     found.start()
-    monkeypatch.setattr(module, "placed", lambda *_: Shared(plans={"default": replace(PLAN, dtype="bfloat16")}))
+    monkeypatch.setattr(growing, "placed", lambda *_: Shared(plans={"default": replace(PLAN, dtype="bfloat16")}))
     cluster.usable = cluster.nodes = (machine("old"),)
-    found.fleet._grow(found.run.config)
+    grow_on(found)
     assert [0] == found.of("default").numbers
 
 

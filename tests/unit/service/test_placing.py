@@ -83,7 +83,7 @@ def test_a_model_that_comes_later_knows_what_the_others_hold(
     found = placing.placed(config, ["default"], Held(promised=held))
     replicas = found.plans["default"].replicas if goes else ()
     assert goes == [device.index for replica in replicas for device in replica.devices]
-    assert bool(goes) == placing.fits_when_free(config, "default", {}, Held(promised=held))
+    assert bool(goes) == bool(placing.when_free(config, "default", {}, Held(promised=held)))
     assert [[20.0 - held.get("planned-0", 0.0), 20.0] if most else [24.0, 24.0]] * 2 == asked
 
 
@@ -130,7 +130,7 @@ def test_memory_that_another_model_was_promised_is_not_given_away_before_it_is_t
     monkeypatch.setattr(placing, "share_apart", share)
     config, loading = Config(model=Model(segmenter="none")), Held(to_come={"planned-0": 16.0})
     placing.placed(config, ["default"], loading)
-    placing.fits_when_free(config, "default", {"planned-0": 3.0}, loading)
+    placing.when_free(config, "default", {"planned-0": 3.0}, loading)
     assert [8.0, 11.0] == asked
 
 
@@ -147,8 +147,18 @@ def test_host_memory_that_another_model_was_promised_is_not_given_away_either(mo
     monkeypatch.setattr(placing, "refuse_unknown", lambda _: None)
     loading = Held(to_come={"": 5.0})
     placing.placed(config, ["default"], loading)
-    placing.fits_when_free(config, "default", {"": 2.0}, loading)
+    placing.when_free(config, "default", {"": 2.0}, loading)
     assert [-5.0, -3.0] == asked
+
+
+@pytest.mark.parametrize(("held", "free"), [(Held(), True), (Held(to_come={"planned-1": 20.0}), False)])
+def test_what_a_plan_takes_is_free_or_not(monkeypatch: pytest.MonkeyPatch, held: Held, free: bool) -> None:
+    """Of its own devices alone: another may be full."""
+    monkeypatch.setattr(placing.devices, "inventory", lambda *_, **__: parse_inventory("24GiB,24GiB"))
+    demand = Demand(name="default", sizes=None, dtype="float32", reserve_gib=6.0)
+    plan = share_out([demand], parse_inventory("24GiB,24GiB")[1:]).plans["default"]
+    assert free == placing.is_free(Config(), plan, held)
+    assert placing.is_free(Config(), plan, Held(to_come={"planned-0": 24.0}))
 
 
 # ------------------------------------------------------------------------------------------------------- other machines

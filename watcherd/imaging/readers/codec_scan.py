@@ -13,6 +13,8 @@ import numpy as np
 
 from watcherd.errors import InputError
 from watcherd.formats.isobmff import boxes
+from watcherd.imaging.readers.jpeg2000_inside import zeros_inside
+from watcherd.imaging.readers.jpeg_inside import damaged
 from watcherd.imaging.readers.scan import Pixels, over_black
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Jpeg2000Scan:
     def read(self, _index: int) -> Pixels:
         import imagecodecs  # slow to import
 
+        damaged("The JPEG 2000", zeros_inside(self._data))
         values: Pixels = imagecodecs.jpeg2k_decode(self._data, numthreads=1, planar=False)
         if self._colours() == CMYK:
             raise InputError("The JPEG 2000's colours are CMYK, which is not supported.", hint="Save it as RGB.")

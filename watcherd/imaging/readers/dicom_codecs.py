@@ -17,6 +17,9 @@ import numpy as np
 from pydicom import uid
 from pydicom.pixels.decoders.base import get_decoder
 
+from watcherd.imaging.readers.jpeg2000_inside import zeros_inside
+from watcherd.imaging.readers.jpeg_inside import damage_inside
+
 if TYPE_CHECKING:
     from pydicom.pixels.decoders.base import DecodeRunner
 
@@ -26,6 +29,7 @@ PLUGIN: Final = "imagecodecs"
 """The name under which pydicom knows this module."""
 
 JPEG: Final = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
+JPEG_2000: Final = (uid.JPEG2000, uid.JPEG2000Lossless)
 LOSSY: Final = (uid.JPEG2000, uid.HTJ2K, uid.JPEGLSNearLossless)
 """Syntaxes whose values may come out a little above what was put in."""
 
@@ -83,7 +87,8 @@ class Code:
 def decode_frame(source: bytes, runner: DecodeRunner) -> bytearray:
     """One picture as pydicom wants it from a plug-in: its values, and what they are in ``runner``'s options.
 
-    ``high_bit``, an option of ours, is the header's HighBit. Values come out as numbers of BitsStored bits.
+    Options of ours: ``high_bit`` is the header's HighBit; ``whole`` a set, in which it is kept which pictures have been
+    found whole, so that each is asked once. Values come out as numbers of BitsStored bits.
 
     Raises `CodeError` for a code that cannot be right, also as the last of the list that the option ``reasons`` is, for
     pydicom raises an error of its own then; and what imagecodecs raises.
@@ -91,6 +96,7 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytearray:
     try:
         code = read_code(source)
         _check(source, code, runner)
+        _check_inside(source, runner)
     except CodeError as error:
         runner.get_option("reasons", []).append(str(error))
         raise
@@ -112,6 +118,21 @@ def _check(source: bytes, code: Code, runner: DecodeRunner) -> None:
         raise CodeError("it has no end, and what decodes it would fill what is missing")
 
 
+def _check_inside(source: bytes, runner: DecodeRunner) -> None:
+    """Raises `CodeError` for a picture of which a part is missing, where what decodes it would fill that."""
+    whole: set[int] = runner.get_option("whole", set())
+    key = hash(source)
+    if key in whole:
+        return
+    if runner.transfer_syntax in JPEG:
+        damage = damage_inside(source)
+    else:
+        damage = zeros_inside(source) if runner.transfer_syntax in JPEG_2000 else ""
+    if damage:
+        raise CodeError(damage)
+    whole.add(key)
+
+
 def _decoded(source: bytes, code: Code, runner: DecodeRunner) -> Pixels:
     """(height, width) or (height, width, samples), as the code has them: colours are not converted but JPEG 2000's."""
     import imagecodecs  # slow to import
@@ -122,9 +143,7 @@ def _decoded(source: bytes, code: Code, runner: DecodeRunner) -> Pixels:
         values: Pixels = imagecodecs.jpeg8_decode(source, colorspace=colours, outcolorspace=colours)
     elif syntax in uid.JPEGLSTransferSyntaxes:
         values = imagecodecs.jpegls_decode(source)
-    elif code.high_throughput:
-        values = imagecodecs.htj2k_decode(source)
-    else:
+    else:  # High-Throughput too: its own decoder, htj2k_decode, makes a picture of any half of one
         values = imagecodecs.jpeg2k_decode(source, numthreads=1)
     if values.ndim == 3 and values.shape[0] == code.samples != values.shape[-1]:
         values = np.moveaxis(values, 0, -1)

@@ -78,7 +78,7 @@ class DicomScan:
             self._options["high_bit"] = _high_bit(header, self.bit_depth)
         self._reasons: list[str] = []
         if opened.syntax in SYNTAXES:
-            self._options |= {"decoding_plugin": PLUGIN, "reasons": self._reasons}
+            self._options |= {"decoding_plugin": PLUGIN, "reasons": self._reasons, "whole": set()}
         if header.PhotometricInterpretation not in GREY + COLOURS:
             raise InputError(
                 "The DICOM file's colours are stored in a way that is not supported.",

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 from watcherd.errors import InputError
 from watcherd.formats.table import by_pillow
 from watcherd.imaging.readers.calibration import grid_of_pages, told_by_tags
-from watcherd.imaging.readers.jpeg_inside import damage_inside
+from watcherd.imaging.readers.jpeg_inside import check_jpeg_pages, damage_inside, damaged
 from watcherd.imaging.readers.scan import Pixels, Told, bands, over_black, tried, turned
 
 if TYPE_CHECKING:
@@ -24,7 +24,11 @@ FORMATS: Final = by_pillow()
 
 ORIENTATION, SUBFILE, BITS, SAMPLES, PHOTOMETRIC, DESCRIPTION = 274, 254, 258, 277, 262, 270
 ACROSS, DOWN, UNIT, SAMPLE_FORMAT, DEPTH, EXTRA, PLANES = 282, 283, 296, 339, 32997, 338, 284
+COMPRESSION, JPEG_TABLES = 259, 347
 """TIFF tags."""
+
+PARTS = ((273, 279), (324, 325))
+"""TIFF tags of where strips and tiles begin, and how many bytes each has."""
 
 NO_FRAME = 1 | 4
 """Bits of NewSubfileType: a page that is a smaller copy of another, or its mask."""
@@ -92,6 +96,7 @@ class PillowScan:
             del self._pages[0]  # shown only where a PNG's animation cannot be
         self.frames = len(self._pages)
         self._durations: dict[int, float] = {}
+        self._whole: set[int] = set()
         self._spacing, self._frame_ms = self._calibration()
         self._declared = self._declared_depth()
         self.bit_depth = self._declared or DEPTHS.get(self._image.mode, 8)
@@ -198,8 +203,9 @@ class PillowScan:
         self._limits.check_size(*self._image.size)
         self._limits.check_memory(*self._image.size, HELD.get(self._image.mode, HELD_OTHERWISE))
         self._image.load()
-        if self.format == "JPEG":
+        if index not in self._whole:
             self._check_inside()
+            self._whole.add(index)
         if self.frames > 1 and isinstance(duration := self._image.info.get("duration"), int | float):
             self._durations[index] = float(duration)
         numbers = self._deep(index) if self._is_deeper() else _numbers(self._image)
@@ -236,13 +242,14 @@ class PillowScan:
         return over_black(colours, layers[..., -1])
 
     def _check_inside(self) -> None:
-        with open(self._file.fileno(), "rb", closefd=False) as file:
-            file.seek(0)
-            if damage := damage_inside(file.read()):
-                raise InputError(
-                    f"The JPEG is damaged inside: {damage}. The picture would be whole in part only.",
-                    hint="Copy it again from where it came from; if it is so there too, its picture is lost.",
-                )
+        """Raises `InputError` where a JPEG's decoder has filled what is missing of the frame that was loaded."""
+        descriptor = self._file.fileno()
+        if self.format == "JPEG":
+            damaged("The JPEG", damage_inside(os.pread(descriptor, os.fstat(descriptor).st_size, 0)))
+        elif self.format == "TIFF":
+            tags = ([np.atleast_1d(self._tag(tag, ())) for tag in pair] for pair in PARTS)
+            places = [place for starts, counts in tags for place in zip(starts, counts, strict=False)]
+            check_jpeg_pages(descriptor, self._tag(COMPRESSION), places, self._tag(JPEG_TABLES, b""))
 
     def close(self) -> None:
         self._file.close()

@@ -10,9 +10,11 @@ import tifffile
 
 from watcherd.errors import InputError
 from watcherd.imaging.readers.calibration import grid_of_pages, told_by_tags
+from watcherd.imaging.readers.jpeg_inside import check_jpeg_pages
 from watcherd.imaging.readers.scan import Pixels, Told, over_black, turned
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -24,6 +26,8 @@ ORIENTATION, ACROSS, DOWN, UNIT = 274, 282, 283, 296
 
 MULTIPLIED = 1
 """ExtraSamples: alpha with which the colours have been multiplied."""
+
+DAMAGED = "It is damaged. Open it with another program, and save the picture anew."
 
 ALPHA = (MULTIPLIED, 2)
 """ExtraSamples: alpha of any kind."""
@@ -42,6 +46,7 @@ class TifffileScan:
         self._path = path
         # a file, not a path: tifffile would look for a name where there may be none, as for a member of a zip
         self._handle = path.open("rb")
+        self._whole: set[int] = set()
         try:
             self._file = tifffile.TiffFile(self._handle)
             self._open()
@@ -50,7 +55,7 @@ class TifffileScan:
             raise
 
     def _open(self) -> None:
-        pages = [page.aspage() for page in self._file.pages]
+        pages = [page.aspage() for page in within(self._file.pages, self._limits)]
         self._pages = [page for page in pages if not page.is_reduced and not page.is_mask]
         if not self._pages:
             raise InputError("The TIFF holds no picture.", hint="Export the scan again.")
@@ -100,10 +105,19 @@ class TifffileScan:
             self._limits.check_size(page.imagewidth, page.imagelength)
             self._check_memory(page)
             values = _unpacked(page)
+            self._check_inside(index, page)
         if page.imagedepth != 1 or values.dtype.kind not in "iubf":
             raise InputError("The TIFF holds volumes or complex numbers, no pictures.", hint="Save it as plain pages.")
         tag = page.tags.get(ORIENTATION)
         return turned(_bright_is_high(page, _channels_last(page, values)), int(tag.value) if tag else 1)
+
+    def _check_inside(self, index: int, page: tifffile.TiffPage) -> None:
+        """Raises `InputError` where a JPEG's decoder has filled what is missing; each page is asked once."""
+        if index in self._whole:
+            return
+        places = zip(page.dataoffsets, page.databytecounts, strict=False)
+        check_jpeg_pages(self._handle.fileno(), int(page.compression), places, page.jpegtables or b"")
+        self._whole.add(index)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -117,6 +131,22 @@ class TifffileScan:
 
     def close(self) -> None:
         self._handle.close()
+
+
+def within(
+    pages: Iterable[tifffile.TiffPage | tifffile.TiffFrame], limits: DecodeLimits
+) -> Iterator[tifffile.TiffPage | tifffile.TiffFrame]:
+    """The pages, as far as limits allow: a chain of pages that leads back into itself has no end.
+
+    Raises `InputError` behind as many as may be frames and as many again, and for a page that comes twice.
+    """
+    seen: set[int] = set()
+    for page in pages:
+        if page.offset in seen:
+            raise InputError("The TIFF's pages refer to each other in a ring.", hint=DAMAGED)
+        seen.add(page.offset)
+        limits.check_frames(-(-len(seen) // 2))  # beside each frame a smaller copy of it may stand
+        yield page
 
 
 def _density(page: tifffile.TiffPage, number: int) -> float | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pynvml
 
-from watcherd.inference.machine.devices import MIB
+from watcherd.inference.machine.devices import MIB, memory_of
 from watcherd.linux.threads import NamedThread
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _look_at(uuid: str) -> Card:
     nothing = Card(uuid=uuid, processes={})
     try:
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        memory = memory_of(handle)
         card = Card(
             uuid=uuid,
             index=int(pynvml.nvmlDeviceGetIndex(handle)),

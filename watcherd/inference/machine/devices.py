@@ -30,6 +30,8 @@ MAX_PLANNED = 256
 
 _NO_GPU = ("NVML_ERROR_LIBRARY_NOT_FOUND", "NVML_ERROR_DRIVER_NOT_LOADED")
 """NVML's errors on a machine without an NVIDIA driver, as opposed to one whose driver is broken."""
+_KNOWS_NO_V2 = ("NVML_ERROR_FUNCTION_NOT_FOUND", "NVML_ERROR_ARGUMENT_VERSION_MISMATCH", "NVML_ERROR_NOT_SUPPORTED")
+"""NVML's errors where the driver is older than its second memory call (before 510)."""
 _HIDES_ALL = frozenset({"", "-1", "none", "void", "NoDevFiles"})
 """Values of ``CUDA_VISIBLE_DEVICES`` with which people and container runtimes hide every GPU."""
 
@@ -182,8 +184,22 @@ def process_mib(uuid: str, pid: int) -> float | None:
 
 def used_mib(uuid: str) -> float | None:
     """MiB in use on the GPU by all processes; None where the driver does not say."""
-    memory = _query(uuid, pynvml.nvmlDeviceGetMemoryInfo)
+    memory = _query(uuid, memory_of)
     return None if memory is None else float(memory.used / MIB)
+
+
+def memory_of(handle: Any) -> Any:
+    """NVML's ``total``, ``free`` and ``used`` bytes of a GPU; used by processes, as nvidia-smi says.
+
+    The driver keeps some hundred MiB to itself, which the first version of the call counts as used. Older drivers know
+    no other. NVML is open; raises `pynvml.NVMLError`.
+    """
+    try:
+        return pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+    except pynvml.NVMLError as error:
+        if error.value not in {getattr(pynvml, name) for name in _KNOWS_NO_V2}:
+            raise
+    return pynvml.nvmlDeviceGetMemoryInfo(handle)
 
 
 def index_of(uuid: str) -> int | None:
@@ -255,7 +271,7 @@ def _described(card: _Card) -> Device | _Card:
 
 def _describe(index: int) -> Device:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    memory = memory_of(handle)
     return Device(
         index=index,
         uuid=str(pynvml.nvmlDeviceGetUUID(handle)),

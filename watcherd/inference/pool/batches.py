@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Batch:
-    """A batch: scans leave ``waiting`` as they are answered for. Owned by the queue, then by the replica's thread that
-    took it."""
+    """A batch: scans leave ``waiting`` as they are answered for; ``items`` are all of it. Owned by the queue, then by
+    the replica's thread that took it."""
 
     waiting: dict[int, WorkItem]
+    items: Sequence[WorkItem]
     begun: set[int] = field(default_factory=set)
     taken_up: float = 0.0
     """When its replica had nothing else left to do, as of `time.monotonic`."""
@@ -53,7 +54,7 @@ class Batches:
         with self._lock:
             if self._closed:
                 return False
-            self._waiting.append(Batch(waiting={item.job_id: item for item in items}))
+            self._waiting.append(Batch(waiting={item.job_id: item for item in items}, items=items))
         self._ring_all()
         return True
 

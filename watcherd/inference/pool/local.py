@@ -6,18 +6,19 @@ import contextlib
 import os
 import signal
 import time
-from multiprocessing import get_context
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 from watcherd.errors import NO_ROOM_FOR_A_PROCESS
 from watcherd.inference.machine import devices
+from watcherd.inference.pool import prepared
 from watcherd.inference.pool.carrier import Ended, NoRoomError, SilentError
 from watcherd.inference.replica import process as replica
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkServerContext, SpawnContext
     from multiprocessing.process import BaseProcess
     from threading import Event
 
@@ -39,24 +40,26 @@ class LocalCarrier:
         self._connection: Connection[Any, Any] | None = None
 
     def start(self) -> int:
-        """Start a new Python with a pipe to this one. Raises `NoRoomError` for want of descriptors or memory."""
-        context = get_context("spawn")
+        """Start a process with a pipe to this one. Raises `NoRoomError` for want of descriptors or memory."""
         try:
-            ours, theirs = context.Pipe()
-            with theirs:
-                process = context.Process(
-                    target=replica.main,
-                    args=(self._spec, theirs),
-                    name=f"watcherd-replica-{self._spec.number}",
-                    daemon=True,
-                )
-                process.start()
+            self._process, self._connection = prepared.start([self._spec.model], self._begin)
         except OSError as error:
             if error.errno not in NO_ROOM_FOR_A_PROCESS:
                 raise
             raise NoRoomError(error.strerror) from error
-        self._process, self._connection = process, ours
-        return process.pid or 0
+        return self._process.pid or 0
+
+    def _begin(self, context: ForkServerContext | SpawnContext) -> tuple[BaseProcess, Connection[Any, Any]]:
+        ours, theirs = context.Pipe()
+        with theirs:
+            process: BaseProcess = context.Process(
+                target=replica.main,
+                args=(self._spec, theirs),
+                name=f"watcherd-replica-{self._spec.number}",
+                daemon=True,
+            )
+            process.start()
+        return process, ours
 
     def bring(self, items: Sequence[WorkItem]) -> Sequence[WorkItem]:
         """Nothing to do: the process sees the same files."""

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from watcherd.config import speaking_of
 from watcherd.errors import UnavailableError, WatcherdError
 from watcherd.inference.machine.devices import GIB
+from watcherd.inference.pool import prepared
 from watcherd.inference.pool.placement import SAFETY_GIB, Plan, need_of, plan, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
     from watcherd.config import Config
     from watcherd.inference.machine.devices import Device
@@ -183,12 +185,15 @@ def share_apart(
     taken: Collection[str] = (),
 ) -> Shared:
     """`share_here` in a process of its own, for a caller that must not import torch."""
-    import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        work = partial(share_here, more_host_gib=more_host_gib, taken=frozenset(taken))
-        return pool.submit(work, config, tuple(names), tuple(devices)).result()
+    work = partial(share_here, more_host_gib=more_host_gib, taken=frozenset(taken))
+
+    def apart(context: ForkServerContext | SpawnContext) -> Shared:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(work, config, tuple(names), tuple(devices)).result()
+
+    return prepared.start([config.model_called(name) for name in names], apart)
 
 
 def holds(plan: Plan) -> dict[str, float]:

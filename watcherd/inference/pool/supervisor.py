@@ -28,6 +28,7 @@ from watcherd.inference.messages import (
 )
 from watcherd.inference.pool.carrier import Ended, NoRoomError, SilentError
 from watcherd.inference.pool.interface import Died, Listener, Phase, ReplicaStatus, ScanListener
+from watcherd.inference.pool.patience import Patience
 from watcherd.job import ErrorClass
 from watcherd.linux.threads import NamedThread
 
@@ -92,6 +93,9 @@ class Member:
         self._terms = terms
         self._under_way: deque[Batch] = deque()
         self._quick = False
+        self._patience = Patience(terms.batch_seconds)
+        self._silence_seconds = terms.batch_seconds
+        """Seconds that the process may be silent over the batch at hand."""
         devices = spec.visible or ("cpu",)
         self.status = ReplicaStatus(
             number=spec.number, name=spec.name, phase=Phase.STARTING, node=spec.node, devices=devices
@@ -105,7 +109,7 @@ class Member:
         status = self.status
         if status.phase is Phase.IDLE:
             return True
-        limit = self._terms.load_seconds if status.phase is Phase.STARTING else self._terms.batch_seconds
+        limit = self._terms.load_seconds if status.phase is Phase.STARTING else self._silence_seconds
         return status.phase in (Phase.STARTING, Phase.BUSY) and self._terms.clock() - status.marked_at <= limit
 
     def interrupt(self) -> None:
@@ -168,6 +172,7 @@ class Member:
     def _serve(self) -> None:
         """Keep the process in work; one whose batches are quick has the next one at hand already."""
         self._quick = False
+        self._patience.begin()
         try:
             while True:
                 if not self._under_way:
@@ -196,12 +201,17 @@ class Member:
             batch.taken_up = self._terms.clock()
             self._become(phase=Phase.BUSY, marked_at=batch.taken_up, jobs=tuple(batch.waiting))
         self._under_way.append(batch)
+        self._be_patient()
         self._carrier.send(self._carrier.bring(list(batch.waiting.values())))
         self._terms.scans.batch_taken()
 
+    def _be_patient(self) -> None:
+        """The process may begin the second batch before it has answered for the first."""
+        self._silence_seconds = max(self._patience.seconds(batch.items) for batch in self._under_way)
+
     def _hear(self) -> None:
         """What the process at work says, or word that there is more for it to do."""
-        messages = self._receive(self._terms.batch_seconds, "computing a batch", heed_bell=self._may_have_another())
+        messages = self._receive(self._silence_seconds, "computing a batch", heed_bell=self._may_have_another())
         fetched = [self._carrier.fetch(each) if isinstance(each, Segmented) else each for each in messages]
         outcomes = [each for each in fetched if isinstance(each, Segmented | NotSegmented) and self._waits(each)]
         if outcomes:
@@ -231,9 +241,12 @@ class Member:
         if left := len(self._under_way[0].waiting):
             raise Ended(f"it ended a batch without an answer for {left} of its scans", lost=True)
         now = self._terms.clock()
-        self._quick = now - self._under_way.popleft().taken_up < QUICK_SECONDS
+        ended = self._under_way.popleft()
+        self._quick = now - ended.taken_up < QUICK_SECONDS
+        self._patience.ended(ended.items, now - ended.taken_up)
         if self._under_way:
             self._under_way[0].taken_up = now
+            self._be_patient()
         else:
             self._become(phase=Phase.IDLE, jobs=(), stage="")
 

@@ -16,6 +16,7 @@ from watcherd.errors import JobError, OutOfMemoryError, TransientError
 from watcherd.inference.base import AsyncSegmenter
 from watcherd.inference.faults import give_back_memory, is_memory_error, is_sticky, not_numbers
 from watcherd.inference.probing import Probe, measured_reserve_gib, probe
+from watcherd.inference.replica.vram import larger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -166,6 +167,8 @@ class Batches(Generic[T]):
             try:
                 predictions = batch.predictions if batch.pending is None else batch.pending.result()
                 now = clock()
+                if batch.pending is not None and batch.pending.worked_again():
+                    batch.devices = larger(batch.devices, self._meter.after())
                 batch.took_ms = (now - max(batch.began, self._free_since)) * 1000
                 self._free_since = now
                 check([frame for _, frame in batch.frames], predictions)

@@ -11,10 +11,13 @@ import os
 import signal
 import sys
 import time
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from watcherd.errors import UnavailableError, WatcherdError
 from watcherd.inference.messages import LoadFailed, Marked, Poisoned, Ready, ReplicaSpec
+from watcherd.linux.threads import NamedThread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +43,11 @@ def main(spec: ReplicaSpec, connection: Connection[Any, Any]) -> None:
         faulthandler.register(signal.SIGUSR1, stack, all_threads=True)
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(spec.visible)
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+        # What torch compiles is kept with what else a start need not find out again.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(spec.cache / "compiled"))
+        if spec.visible:
+            # Threads of OpenMP that have nothing to do should not look for it: beside a GPU they take whole cores.
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             worker = _Worker(spec, connection)
             worker.load()
@@ -165,6 +173,15 @@ def _bind_to_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
+    main = parent_process()
+    if main is not None and main.pid != parent:  # forked (`pool.prepared`): the kernel tells of the fork server's end
+        NamedThread(target=_end_with, args=(main.sentinel,), name="main-watch", daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """Wait for the main process's end, without Python's lock. The fork server outlives it as long as we live."""
+    wait([sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _keep_quiet_about_interrupts() -> None:

@@ -10,6 +10,7 @@ batch is dispatched, and nothing here waits for a device.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -60,6 +61,24 @@ class Meter:
         None where the kernel does not say: getrusage(2) would give the size of whoever started the process, if larger.
         """
         return _status_mib("VmHWM")
+
+
+def larger(one: Sequence[DeviceUse], other: Sequence[DeviceUse]) -> tuple[DeviceUse, ...]:
+    """The use of devices over two stretches of a batch's work: what was there before the first, the higher peaks."""
+    return tuple(
+        replace(
+            first,
+            vram_peak_allocated_mib=_higher(first.vram_peak_allocated_mib, second.vram_peak_allocated_mib),
+            vram_peak_reserved_mib=_higher(first.vram_peak_reserved_mib, second.vram_peak_reserved_mib),
+            nvml_used_mib=_higher(first.nvml_used_mib, second.nvml_used_mib),
+            nvml_process_mib=_higher(first.nvml_process_mib, second.nvml_process_mib),
+        )
+        for first, second in zip(one, other, strict=True)
+    )
+
+
+def _higher(one: float | None, other: float | None) -> float | None:
+    return max((figure for figure in (one, other) if figure is not None), default=None)
 
 
 class _Gpu:

@@ -1,8 +1,8 @@
-"""torch.compile for the encoders of fixed shape, kept only where it gives what it should.
+"""torch.compile for the encoders and the language model's layers, kept only where it gives what it should.
 
 Blocks are compiled one by one, because those of one shape share the work. SAM2's are compiled for full batches and
-nothing else, the vision tower's for any number of tiles; whatever they were not compiled for runs as it is written,
-so nothing is ever compiled while scans wait.
+nothing else, the vision tower's for any number of tiles, the language model's layers for any number of drafts of any
+length; whatever they were not compiled for runs as it is written, so nothing is ever compiled while scans wait.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from watcherd.inference.segmenters.sa2va.config import TILE
+from watcherd.inference.segmenters.sa2va.decoder import LeanLayer, read, signed
 from watcherd.inference.segmenters.sa2va.grounding import ENCODE_AT_ONCE
 from watcherd.inference.segmenters.sa2va.network import device_of
 from watcherd.inference.segmenters.sa2va.preprocess import GROUNDING_SIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from torch import nn
 
     from watcherd.inference.base import Mark
+    from watcherd.inference.segmenters.sa2va.decoder import Layer, Rotation
     from watcherd.inference.segmenters.sa2va.network import Sa2vaNetwork
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -29,8 +31,11 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 
 @torch.inference_mode()
-def compile_encoders(network: Sa2vaNetwork, mark: Mark, **options: Any) -> tuple[str, ...]:
-    """Compile the vision tower, if it sees tiles, and SAM2's encoder, each checked against itself on noise.
+def compile_encoders(
+    network: Sa2vaNetwork, mark: Mark, layers: Sequence[Layer] = (), **options: Any
+) -> tuple[str, ...]:
+    """Compile the vision tower, if it sees tiles, SAM2's encoder, and the language model's ``layers``, each checked
+    against itself on noise.
 
     ``options`` go to torch.compile. Returns the names of the parts that stay compiled; the others run as before.
     """
@@ -46,6 +51,9 @@ def compile_encoders(network: Sa2vaNetwork, mark: Mark, **options: Any) -> tuple
     full = [noise(sam2, ENCODE_AT_ONCE, GROUNDING_SIDE)]
     if _same(sam2, sam2.backbone.blocks, full, {"dynamic": False, **options}):
         kept.append("sam2")
+    mark("compiling the language model", None)
+    if _same_layers(network, [layer for layer in layers if isinstance(layer, LeanLayer)], options):
+        kept.append("language")
     torch.compiler.set_stance("eager_on_recompile")
     return tuple(kept)
 
@@ -63,6 +71,32 @@ def _same(encoder: nn.Module, blocks: Iterable[nn.Module], inputs: list[torch.Te
     for block in blocks:
         block._compiled_call_impl = None
     return False
+
+
+def _same_layers(network: Sa2vaNetwork, layers: Sequence[LeanLayer], options: dict[str, Any]) -> bool:
+    """Compile once what every layer does; keep that if the first layer of each device gives the same with it."""
+    compiled = torch.compile(read, **options)
+    for first in {layer.device: layer for layer in reversed(layers)}.values():
+        # A second number makes torch compile for any; one draft alone is a case of its own.
+        for shape in ((2, 281), (3, 300), (1, 281), (1, 300)):
+            inputs = _states(network, first, *shape)
+            expected, actual = first.run(read, *inputs).float(), first.run(compiled, *inputs).float()
+            if float((actual - expected).norm() / expected.norm()) > TOLERANCE[inputs[0].dtype]:
+                return False
+    for layer in layers:
+        layer.read = compiled
+    return bool(layers)
+
+
+def _states(network: Sa2vaNetwork, layer: LeanLayer, turns: int, tokens: int) -> tuple[torch.Tensor, Rotation]:
+    """Random states as a layer takes them, and what turns its heads."""
+    model = network.language.model
+    dtype = model.embed_tokens.weight.dtype
+    drawn = torch.randn(turns, tokens, model.config.hidden_size, generator=torch.Generator().manual_seed(turns))
+    states = drawn.to(layer.device, dtype)
+    positions = torch.arange(tokens, device=device_of(model.embed_tokens))[None]
+    cosines, sines = signed(model.rotary_emb(torch.empty(0, dtype=dtype, device=positions.device), positions))
+    return states, (cosines.to(layer.device), sines.to(layer.device))
 
 
 def noise(encoder: nn.Module, count: int, side: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from watcherd.inference.segmenters.sa2va.config import TILE
 from watcherd.inference.segmenters.sa2va.network import device_of
-from watcherd.inference.segmenters.sa2va.preprocess import for_vision, squashed, tiles_of, upload
+from watcherd.inference.segmenters.sa2va.preprocess import as_rgb, for_vision, squashed, stacked, tiles_of
 from watcherd.inference.segmenters.sa2va.tiling import count_tiles
 
 if TYPE_CHECKING:
@@ -77,12 +77,18 @@ class TiledEyes:
 
     def see(self, network: Sa2vaNetwork, pictures: Sequence[NDArray[np.uint8]]) -> list[Seen]:
         """Each picture's tiles, 256 visual tokens each, on the projector's device."""
-        device, dtype = device_of(network.vision), next(network.vision.parameters()).dtype
+        device = device_of(network.vision)
         tiles = [tile for block in pictures for tile in block]
         seen = torch.cat(
             [
-                network.see(for_vision(upload(tiles[begin : begin + TILES_AT_ONCE], device), dtype))
+                see_tiles(network, stacked(tiles[begin : begin + TILES_AT_ONCE], device))
                 for begin in range(0, len(tiles), TILES_AT_ONCE)
             ]
         )
         return [Seen(tokens=part.flatten(0, 1)) for part in seen.split([len(block) for block in pictures])]
+
+
+def see_tiles(network: Sa2vaNetwork, tiles: torch.Tensor) -> torch.Tensor:
+    """Visual tokens (tiles, 256, D), on the projector's device, of tiles that are on the tower's, as
+    `preprocess.stacked` has them."""
+    return network.see(for_vision(as_rgb(tiles), next(network.vision.parameters()).dtype))

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from watcherd.inference.segmenters.sa2va.hiera import unwindowed
 from watcherd.inference.segmenters.sa2va.network import device_of
-from watcherd.inference.segmenters.sa2va.preprocess import GROUNDING_SIDE, for_grounding, upload
+from watcherd.inference.segmenters.sa2va.preprocess import GROUNDING_SIDE, as_rgb, for_grounding, stacked
+from watcherd.inference.transfer import pinned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from watcherd.inference.segmenters.sa2va.hiera import Stages
 
 ENCODE_AT_ONCE = 8
 """Pictures that go through the encoder together: beyond this a GPU is full and only memory grows."""
@@ -32,8 +36,21 @@ class Features:
 
     def pick(self, pictures: Sequence[int]) -> Features:
         """The features of these pictures, in this order."""
-        index = torch.tensor(list(pictures), dtype=torch.long)
+        chosen = list(pictures)
+        if chosen == list(range(len(self.coarse))):
+            return self
+        # An index may lie on the host whatever it points into, but then the host waits for the device.
+        there = self.coarse.device
+        index = pinned(torch.tensor(chosen, dtype=torch.long), there).to(there, non_blocking=True)
         return Features(fine=self.fine[index], middle=self.middle[index], coarse=self.coarse[index])
+
+    def repeated(self, count: int) -> Features:
+        """The features of a single picture ``count`` times."""
+        return Features(
+            fine=self.fine.expand(count, -1, -1, -1),
+            middle=self.middle.expand(count, -1, -1, -1),
+            coarse=self.coarse.expand(count, -1, -1, -1),
+        )
 
     @staticmethod
     def join(parts: Sequence[Features]) -> Features:
@@ -57,11 +74,60 @@ class Masks:
     token: torch.Tensor
 
 
+class Neck:
+    """What makes features of the trunk's stages: products over each token's channels, so that the order of tokens does
+    not matter to them.
+
+    Of the two finer maps only what the decoder's own first product makes of them is read: the two are folded into one.
+    """
+
+    def __init__(self, sam2: Any) -> None:
+        neck, decoder = sam2.vision_encoder.neck, sam2.mask_decoder
+        assert list(neck.fpn_top_down_levels) == [2, 3], "only SAM2's third map has the fourth added to it"
+        top, coarse, middle, fine = map(_product, neck.convs)
+        self._top, self._coarse = top, coarse
+        self._middle = _folded(middle, _product(decoder.conv_s1))
+        self._fine = _folded(fine, _product(decoder.conv_s0))
+
+    def __call__(self, stages: Stages) -> Features:
+        """The features of pictures that went through the trunk."""
+        fine, middle, coarse, top = stages.tokens
+        third = unwindowed(functional.linear(coarse, *self._coarse))
+        fourth = unwindowed(functional.linear(top, *self._top))
+        count, height, width, channels = fourth.shape
+        # Each token of the fourth map is added to two by two of the third.
+        third = third.view(count, height, 2, width, 2, channels) + fourth[:, :, None, :, None]
+        return Features(
+            fine=_channels_first(unwindowed(functional.linear(fine, *self._fine))),
+            middle=_channels_first(unwindowed(functional.linear(middle, *self._middle))),
+            coarse=_channels_first(third.view(count, 2 * height, 2 * width, channels)),
+        )
+
+
+def _product(convolution: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of a convolution of 1 x 1, as those of a linear layer."""
+    return convolution.weight.flatten(1), convolution.bias
+
+
+def _folded(
+    first: tuple[torch.Tensor, torch.Tensor], second: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two products that follow one another as one; multiplied in float32, so that it rounds less than they do."""
+    weight = second[0].float() @ first[0].float()
+    bias = second[0].float() @ first[1].float() + second[1].float()
+    return weight.to(first[0].dtype), bias.to(first[0].dtype)
+
+
+def _channels_first(maps: torch.Tensor) -> torch.Tensor:
+    return maps.permute(0, 3, 1, 2).contiguous()
+
+
 class Grounding:
     """Runs SAM2, which is on one device."""
 
     def __init__(self, sam2: Any) -> None:
         self.sam2 = sam2
+        self._neck = Neck(sam2)
         # Fourier features of positions lose their meaning in bfloat16: built in float32, cast afterwards.
         self._positions: torch.Tensor = sam2.get_image_wide_positional_embeddings()
 
@@ -77,13 +143,16 @@ class Grounding:
 
     def encode(self, pictures: Sequence[NDArray[np.uint8]]) -> Features:
         """Features of pictures that were squashed to 1024 x 1024."""
-        parts = []
-        for begin in range(0, len(pictures), ENCODE_AT_ONCE):
-            batch = upload(pictures[begin : begin + ENCODE_AT_ONCE], self.device)
-            fine, middle, coarse = self.sam2.vision_encoder(for_grounding(batch, self.dtype)).fpn_hidden_states
-            decoder = self.sam2.mask_decoder
-            parts.append(Features(fine=decoder.conv_s0(fine), middle=decoder.conv_s1(middle), coarse=coarse))
+        parts = [
+            self.encode_on_device(stacked(pictures[begin : begin + ENCODE_AT_ONCE], self.device))
+            for begin in range(0, len(pictures), ENCODE_AT_ONCE)
+        ]
         return parts[0] if len(parts) == 1 else Features.join(parts)
+
+    def encode_on_device(self, pictures: torch.Tensor) -> Features:
+        """The same for at most `ENCODE_AT_ONCE` pictures of bytes that are there already, as `preprocess.stacked` has
+        them."""
+        return self._neck(self.sam2.vision_encoder(for_grounding(as_rgb(pictures), self.dtype)))
 
     def prompted(self, features: Features) -> torch.Tensor:
         """The map (n, 256, 64, 64) that the decoder reads on frames that have a prompt, where no memory speaks."""

@@ -11,12 +11,15 @@ last norm or before it, as the family was trained.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DynamicCache
 
+from watcherd.inference.segmenters.sa2va.decoder import LeanLayer, Rotation, layers_of, signed
 from watcherd.inference.segmenters.sa2va.network import device_of
+from watcherd.inference.transfer import pinned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from watcherd.inference.segmenters.sa2va.prompt import Prompt
+
+
+PLACES_KEPT = 32
+"""Batches of equal questions whose token ids and places stay on the devices, some hundred kilobytes each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,20 +69,31 @@ class Drafts:
     said: torch.Tensor | None
     states: torch.Tensor
 
-    def answers(self) -> list[Answer | None]:
-        """Each turn's draft as its answer; None where the model says something else. Waits for the device."""
-        said = None if self.said is None else self.said.tolist()
-        answers: list[Answer | None] = []
-        token = state = 0
+    def guesses(self) -> list[Answer]:
+        """Each turn's draft as its answer, whatever the model says. Waits for nothing."""
+        counts = [len(fed_segs(turn.draft, self.seg)) for turn in self.turns]
+        states = self.states.split(counts)
+        return [Answer(ids=turn.draft, states=each) for turn, each in zip(self.turns, states, strict=True)]
+
+    def answers(self, said: Sequence[int] | None = None) -> list[Answer | None]:
+        """Each turn's draft as its answer; None where the model says something else.
+
+        ``said``: the values of the field, if they were read; else this waits for the device.
+        """
+        if said is None and self.said is not None:
+            said = self.said.tolist()
+        agreed = self._agreed(said)
+        return [answer if held else None for answer, held in zip(self.guesses(), agreed, strict=True)]
+
+    def _agreed(self, said: Sequence[int] | None) -> list[bool]:
+        """Whether the model says each turn's draft itself, all of it and nothing behind it."""
+        agreed = []
+        token = 0
         for turn in self.turns:
-            segs = len(fed_segs(turn.draft, self.seg))
-            agreed = said is None or (
-                tuple(said[token : token + len(turn.draft)]) == turn.draft and self._is_one_answer(turn.draft)
-            )
-            states = self.states[state : state + segs]
-            answers.append(Answer(ids=turn.draft, states=states) if agreed else None)
-            token, state = token + len(turn.draft), state + segs
-        return answers
+            own = None if said is None else tuple(said[token : token + len(turn.draft)])
+            agreed.append(own is None or (own == turn.draft and self._is_one_answer(turn.draft)))
+            token += len(turn.draft)
+        return agreed
 
     def _is_one_answer(self, draft: Sequence[int]) -> bool:
         """Whether generation would stop where the draft does: not before its last token, and then."""
@@ -104,6 +122,27 @@ def fed_segs(answer: Sequence[int], seg: int) -> list[int]:
     return [position for position, token in enumerate(answer[:-1]) if token == seg]
 
 
+Asked = tuple[tuple["Prompt", tuple[int, ...]], ...]
+"""Prompts and drafts of a pass, in order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Places:
+    """What follows from the prompts and drafts of a pass alone, on the devices where it is needed.
+
+    ``ids``: tokens (turns, longest), padded. ``visual``: where visual tokens stand in rows (turns * longest, D).
+    ``positions``: (3, turns, longest) of prompts that have their own. ``said``, ``segs``: the rows before each token of
+    the drafts, which say it, and those of the ``[SEG]`` tokens. ``last``: each turn's last row.
+    """
+
+    ids: torch.Tensor
+    visual: torch.Tensor
+    positions: torch.Tensor | None
+    said: torch.Tensor
+    segs: torch.Tensor
+    last: torch.Tensor
+
+
 class Language:
     """Runs a Qwen2 or Qwen3, or that of a Qwen-VL, whose layers may be on different devices.
 
@@ -114,32 +153,32 @@ class Language:
     def __init__(self, model: Any, seg: int, ends: Callable[[Sequence[int]], bool], *, normed: bool = True) -> None:
         self._embedding: nn.Module = model.model.embed_tokens
         self._rotary: nn.Module = model.model.rotary_emb
-        self._layers: list[nn.Module] = list(model.model.layers)
+        self.layers = layers_of(model.model)
         self._norm: nn.Module = model.model.norm
         self._head: nn.Module = model.lm_head
         self._config = model.config
         self._seg = seg
         self._ends = ends
         self._normed = normed
+        # A service is asked the same few questions about pictures of the same few sizes.
+        self._places = lru_cache(maxsize=PLACES_KEPT)(self._find_places)
+        self._plain_rotation = lru_cache(maxsize=PLACES_KEPT)(self._find_plain_rotation)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it begins."""
+        return device_of(self._embedding)
 
     def read(self, turns: Sequence[Turn], *, check: bool) -> Drafts:
         """One pass over the prompts and drafts of ``turns``; ``check`` asks what the model would have said itself."""
-        hidden = self._prefill(turns, [turn.draft[:-1] for turn in turns])
-        width = hidden.shape[1]
-        said: list[int] = []
-        segs: list[int] = []
-        for row, turn in enumerate(turns):
-            begin = row * width + len(turn.prompt.ids)
-            # The state before a token's position is the one that says the token.
-            said += range(begin - 1, begin - 1 + len(turn.draft))
-            segs += [begin + position for position in fed_segs(turn.draft, self._seg)]
-        flat = hidden.flatten(0, 1)
+        drafts = [turn.draft for turn in turns]
+        rows, places = self._prefill(turns, drafts).flatten(0, 1), self._places_of(turns, drafts)
         return Drafts(
             turns=tuple(turns),
             seg=self._seg,
             ends=self._ends,
-            said=self._say(self._rows(flat, said)) if check else None,
-            states=self._states(self._rows(flat, segs)),
+            said=self._say(self._rows(rows, places.said)) if check else None,
+            states=self._states(self._rows(rows, places.segs)),
         )
 
     def generate(self, turns: Sequence[Turn], max_new_tokens: int) -> list[Answer]:
@@ -147,8 +186,7 @@ class Language:
         cache = DynamicCache(config=self._config)
         hidden = self._prefill(turns, [()] * len(turns), cache=cache)
         prompts, width = [turn.prompt for turn in turns], hidden.shape[1]
-        last = [row * width + len(prompt.ids) - 1 for row, prompt in enumerate(prompts)]
-        rows = self._rows(hidden.flatten(0, 1), last)
+        rows = self._rows(hidden.flatten(0, 1), self._places_of(turns, [()] * len(turns)).last)
         answers: list[list[int]] = [[] for _ in turns]
         found: list[list[torch.Tensor]] = [[] for _ in turns]
         open_rows = set(range(len(turns)))
@@ -186,85 +224,99 @@ class Language:
             own = torch.tensor(lengths)[:, None].to(device)
             # The padding between a prompt and its answer is in the cache and must not be seen.
             mask = ((keys < own) | (keys >= width))[:, None, None, :]
-        hidden = self._pass(embedded, positions=positions, mask=mask, cache=cache)
-        return self._rows(hidden[:, 0], range(len(tokens)))
+        rotation = self._rotation(embedded, positions)
+        return self._pass(embedded, rotation, mask=mask, cache=cache)[:, 0].to(device_of(self._norm))
 
     def _prefill(
-        self, turns: Sequence[Turn], answers: Sequence[Sequence[int]], *, cache: DynamicCache | None = None
+        self, turns: Sequence[Turn], drafts: Sequence[tuple[int, ...]], *, cache: DynamicCache | None = None
     ) -> torch.Tensor:
-        """Prompts and what has been answered (turns, longest, D), through all layers."""
-        embedded = self._embed(turns, answers)
-        positions = self._positions(turns, answers, embedded.shape[1])
-        return self._pass(embedded, positions=positions, cache=cache, deep=self._deep(turns, embedded.shape[1]))
-
-    def _positions(self, turns: Sequence[Turn], answers: Sequence[Sequence[int]], width: int) -> torch.Tensor | None:
-        """Positions (3, turns, longest) of prompts that have their own; behind them each axis goes on by one."""
-        if not turns[0].prompt.positions:
-            return None
-        found = torch.zeros(len(turns), width, 3, dtype=torch.long)
-        for row, (turn, answer) in enumerate(zip(turns, answers, strict=True)):
-            own = torch.tensor(turn.prompt.positions)
-            length = len(turn.prompt.ids)
-            found[row, :length] = own[:-1]
-            found[row, length : length + len(answer)] = own[-1] + torch.arange(len(answer))[:, None]
-        return found.permute(2, 0, 1).to(device_of(self._embedding))
-
-    def _deep(self, turns: Sequence[Turn], width: int) -> Deep | None:
-        """What is added behind the first layers, and where in rows (turns * width, D)."""
+        """Prompts and drafts (turns, longest, D), through all layers. A draft's last token is never fed in."""
+        places = self._places_of(turns, drafts)
+        embedded = self._embed(turns, places)
+        if places.positions is None:
+            rotation = self._plain_rotation(embedded.shape[1], embedded.device, embedded.dtype)
+        else:
+            rotation = self._rotation(embedded, places.positions)
         layers = [torch.cat(parts) for parts in zip(*(turn.deep for turn in turns), strict=True)]
-        return Deep(places=self._places(turns, width), layers=tuple(layers)) if layers else None
+        deep = Deep(places=places.visual, layers=tuple(layers)) if layers else None
+        return self._pass(embedded, rotation, cache=cache, deep=deep)
 
-    @staticmethod
-    def _places(turns: Sequence[Turn], width: int) -> torch.Tensor:
-        """Where the visual tokens stand in rows (turns * width, D)."""
-        return torch.tensor([row * width + place for row, turn in enumerate(turns) for place in turn.prompt.visual])
+    def lying(self, turns: Sequence[Turn]) -> tuple[object, ...]:
+        """What `read` finds on the devices for these turns, to be held as long as it is to lie where it does."""
+        places = self._places_of(turns, [turn.draft for turn in turns])
+        embedded = self._embed(turns, places)
+        return places, self._plain_rotation(embedded.shape[1], embedded.device, embedded.dtype)
 
-    def _embed(self, turns: Sequence[Turn], answers: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Embeddings (turns, longest, D) of prompts and what has been answered, the visual tokens in their places."""
-        device = device_of(self._embedding)
-        sequences = [(*turn.prompt.ids, *answer) for turn, answer in zip(turns, answers, strict=True)]
+    def _places_of(self, turns: Sequence[Turn], drafts: Sequence[tuple[int, ...]]) -> Places:
+        asked = tuple((turn.prompt, draft) for turn, draft in zip(turns, drafts, strict=True))
+        return self._places(asked, self._seg)
+
+    def _find_places(self, asked: Asked, seg: int) -> Places:
+        sequences = [(*prompt.ids, *draft[:-1]) for prompt, draft in asked]
         width = max(map(len, sequences))
-        ids = torch.tensor([sequence + (0,) * (width - len(sequence)) for sequence in sequences])
-        places = self._places(turns, width)
-        embedded = self._embedding(ids.to(device))
+        said: list[int] = []
+        segs: list[int] = []
+        for row, (prompt, draft) in enumerate(asked):
+            begin = row * width + len(prompt.ids)
+            # The state before a token's position is the one that says the token.
+            said += range(begin - 1, begin - 1 + len(draft))
+            segs += [begin + position for position in fed_segs(draft, seg)]
+        first, last = device_of(self._embedding), self.layers[-1].device
+        visual = [row * width + place for row, (prompt, _) in enumerate(asked) for place in prompt.visual]
+        ends = [row * width + len(sequence) - 1 for row, sequence in enumerate(sequences)]
+        padded = [sequence + (0,) * (width - len(sequence)) for sequence in sequences]
+        positions = torch.tensor(_own_positions(asked, width)) if asked[0][0].positions else None
+        return Places(
+            ids=_numbers(padded, first),
+            visual=_numbers(visual, first),
+            positions=None if positions is None else pinned(positions, first).to(first, non_blocking=True),
+            said=_numbers(said, last),
+            segs=_numbers(segs, last),
+            last=_numbers(ends, last),
+        )
+
+    def _embed(self, turns: Sequence[Turn], places: Places) -> torch.Tensor:
+        """Embeddings (turns, longest, D) of prompts and what has been answered, the visual tokens in their places."""
+        embedded = self._embedding(places.ids)
+        device = embedded.device
         visual = torch.cat([turn.visual for turn in turns]).to(device)
-        embedded.view(-1, embedded.shape[-1]).index_copy_(0, places.to(device), visual.to(embedded.dtype))
+        embedded.view(-1, embedded.shape[-1]).index_copy_(0, places.visual, visual.to(embedded.dtype))
         return embedded  # type: ignore[no-any-return]
+
+    def _rotation(self, embedded: torch.Tensor, positions: torch.Tensor) -> Rotation:
+        """What turns queries and keys at these ``positions``, as the layers take it."""
+        rotation: Rotation = self._rotary(embedded, positions)
+        return signed(rotation) if isinstance(self.layers[0], LeanLayer) else rotation
+
+    def _find_plain_rotation(self, width: int, device: torch.device, dtype: torch.dtype) -> Rotation:
+        """The same at 0, 1, 2, ..."""
+        positions = torch.arange(width, device=device)[None]
+        return self._rotation(torch.empty(0, device=device, dtype=dtype), positions)
 
     def _pass(
         self,
         hidden: torch.Tensor,
+        rotation: Rotation,
         *,
-        positions: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         cache: DynamicCache | None = None,
         deep: Deep | None = None,
     ) -> torch.Tensor:
         """Through all layers, from device to device, up to the last norm. ``mask`` is True where a key is seen."""
-        if positions is None:
-            positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
-        rotation = self._rotary(hidden, positions)
-        for number, layer in enumerate(self._layers):
-            device = device_of(layer)
+        for number, layer in enumerate(self.layers):
+            device = layer.device
             hidden = hidden.to(device)
-            rotation = tuple(part.to(device) for part in rotation)
+            cosines, sines = rotation
+            rotation = cosines.to(device), sines.to(device)
             mask = None if mask is None else mask.to(device)
-            hidden = layer(
-                hidden,
-                attention_mask=mask,
-                position_embeddings=rotation,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            )
+            hidden = layer(hidden, rotation, mask, cache)
             if deep and number < len(deep.layers):
                 hidden = deep.added(hidden, number)
         return hidden
 
-    def _rows(self, hidden: torch.Tensor, chosen: Sequence[int]) -> torch.Tensor:
+    def _rows(self, rows: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """The chosen rows before the last norm, on its device, (n, D)."""
-        # An index may be on the CPU whatever it points into.
-        index = torch.tensor(list(chosen), dtype=torch.long)
-        return hidden[index].to(device_of(self._norm))
+        return rows[chosen].to(device_of(self._norm))
 
     def _states(self, rows: torch.Tensor) -> torch.Tensor:
         """What of such rows becomes masks, (n, D)."""
@@ -273,3 +325,20 @@ class Language:
     def _say(self, rows: torch.Tensor) -> torch.Tensor:
         """The likeliest token after each of such rows, (n,)."""
         return self._head(self._norm(rows).to(device_of(self._head))).argmax(-1)  # type: ignore[no-any-return]
+
+
+def _numbers(values: Sequence[Any], device: torch.device) -> torch.Tensor:
+    """Whole numbers, brought to a device without waiting for it."""
+    return pinned(torch.tensor(values, dtype=torch.long), device).to(device, non_blocking=True)
+
+
+def _own_positions(asked: Asked, width: int) -> list[list[list[int]]]:
+    """Positions (3, turns, width) of prompts that have their own; behind them each axis goes on by one."""
+    axes: list[list[list[int]]] = [[], [], []]
+    for prompt, draft in asked:
+        *own, following = prompt.positions
+        fed = len(draft[:-1])
+        for axis, found in enumerate(axes):
+            line = [*(position[axis] for position in own), *range(following[axis], following[axis] + fed)]
+            found.append(line + [0] * (width - len(line)))
+    return axes

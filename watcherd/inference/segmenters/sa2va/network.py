@@ -42,13 +42,6 @@ class SegProjection(nn.Sequential):
         )
 
 
-class NoPositions(nn.Module):
-    """Instead of SAM2's sine positions of every feature level: only tracking needs one of them, and makes its own."""
-
-    def forward(self, _shape: torch.Size, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(0, device=device, dtype=dtype)
-
-
 class Sa2vaNetwork(nn.Module):
     """All parts of the model. It has no forward: `engine.py` says in which order they work.
 
@@ -66,8 +59,7 @@ class Sa2vaNetwork(nn.Module):
             self.add_module(name, part)
         self.text_hidden_fcs = SegProjection(config.hidden_size)
         self.sam2 = Sam2VideoModel(_sam2_config(config.hiera))
-        self.sam2.vision_encoder.neck.position_encoding = NoPositions()
-        lean(self.sam2.vision_encoder.backbone)
+        lean(self.sam2.vision_encoder)
 
     def see(self, tiles: torch.Tensor) -> torch.Tensor:
         """Visual tokens (tiles, 256, D), on the projector's device, of normalised tiles (tiles, 3, 448, 448) on the

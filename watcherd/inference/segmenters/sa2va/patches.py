@@ -22,7 +22,7 @@ from watcherd.errors import ConfigError, InputError, UnavailableError
 from watcherd.inference.segmenters.sa2va.eyes import Seen
 from watcherd.inference.segmenters.sa2va.families import MERGE
 from watcherd.inference.segmenters.sa2va.network import device_of
-from watcherd.inference.segmenters.sa2va.preprocess import colour, upload
+from watcherd.inference.segmenters.sa2va.preprocess import channels, colour, upload
 from watcherd.inference.segmenters.sa2va.qwen_vl import Grid, layout_for
 
 if TYPE_CHECKING:
@@ -107,18 +107,17 @@ class PatchedEyes:
 
     def _patches(self, picture: Resized, device: torch.device) -> torch.Tensor:
         """Normalised patches (patches, values) in float32: two by two neighbours behind one another."""
-        mean, deviation = self._channels(self._family.mean, device), self._channels(self._family.deviation, device)
+        mean, deviation = (
+            # Multiplied in float32, as the reference code does it.
+            channels(tuple(float(np.float32(value) * np.float32(255)) for value in values), device)
+            for values in (self._family.mean, self._family.deviation)
+        )
         planes = (upload([picture.pixels], device)[0] - mean) / deviation
         (rows, columns), patch = picture.grid, self._family.patch
         cut = planes.view(3, rows // MERGE, MERGE, patch, columns // MERGE, MERGE, patch)
         # To (row, column, row within, column within, channel, frame, height, width).
         cut = cut.permute(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None].expand(-1, -1, -1, -1, -1, FRAMES, -1, -1)
         return cut.reshape(rows * columns, -1)
-
-    @staticmethod
-    def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-        """As the reference code's processor has it: of pixels of 0 to 255."""
-        return (torch.tensor(values) * 255.0).to(device)[:, None, None]
 
 
 def refuse_other_looks(folder: Path, family: Family) -> None:

@@ -26,6 +26,7 @@ from transformers.vision_utils import (
 )
 
 from watcherd.inference.segmenters.sa2va.families import MERGE
+from watcherd.inference.transfer import pinned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -111,7 +112,9 @@ class Segments:
 
     def to(self, device: torch.device) -> Segments:
         """With its places on ``device``."""
-        return Segments(even=self.even, groups=tuple(group.to(device) for group in self.groups))
+        return Segments(
+            even=self.even, groups=tuple(pinned(group, device).to(device, non_blocking=True) for group in self.groups)
+        )
 
 
 class PackedAttention(nn.Module):
@@ -166,7 +169,9 @@ class Layout:
 
     def on(self, device: torch.device) -> dict[str, Any]:
         """Keyword arguments of a tower's call."""
-        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        moved: dict[str, Any] = {
+            name: pinned(tensor, device).to(device, non_blocking=True) for name, tensor in self.tensors.items()
+        }
         return moved | {name: each.to(device) for name, each in self.segments.items()} | {"grid_thw": self.grids}
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from watcherd.inference.segmenters.sa2va.checkpoint import Tensors
     from watcherd.inference.segmenters.sa2va.network import Sa2vaNetwork
 
-VERSION = "native-2"
+VERSION = "native-3"
 """Part of the revision: raised whenever this code may give other masks for the same weights."""
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (0, 1))
@@ -98,10 +98,11 @@ class Sa2vaSegmenter:
             torch.backends.cudnn.allow_tf32 = False
         load(network, self._tensors(network), placement.device_map, getattr(torch, placement.dtype), mark)
         checks.after_load(network, fresh=self.skeleton)
-        if self._model.compile and network.sam2.device.type == "cuda":
-            compile_encoders(network, mark)
         self._dtype = placement.dtype
-        self._engine = Engine(network, words, max_new_tokens=self._model.sa2va.max_new_tokens)
+        engine = Engine(network, words, max_new_tokens=self._model.sa2va.max_new_tokens)
+        if self._model.compile and network.sam2.device.type == "cuda":
+            compile_encoders(network, mark, engine.language.layers)
+        self._engine = engine
 
     def check(self) -> None:
         """Raise what `load` would raise for the model's files, by their headers; no weight is read."""
@@ -141,7 +142,7 @@ class Sa2vaSegmenter:
         return self.dispatch(frames).result()
 
     def dispatch(self, frames: Sequence[Frame]) -> Pending:
-        """`predict` in two halves: the first waits for the answers, the second for the masks."""
+        """`predict` in two halves: the first launches everything, the second waits for it."""
         pictures = self._view(frames, ())
         augmented = [number for number, frame in enumerate(frames) if frame.options.tta]
         if not augmented:
@@ -154,26 +155,42 @@ class Sa2vaSegmenter:
                 predictions[number] = average(predictions[number], [other[place] for other in others])
             return predictions
 
-        return Pending(done=views[-1].done, result=averaged)
+        every = (pictures, *views)
+        return Pending(
+            done=lambda: all(view.done() for view in every),
+            result=averaged,
+            worked_again=lambda: any(view.worked_again() for view in every),
+        )
 
     @torch.inference_mode()
     def _view(self, frames: Sequence[Frame], axes: tuple[int, ...]) -> Pending:
         """Predictions for the mirrored frames, mirrored back."""
-        found = self.engine.segment([mirrored(frame, axes) for frame in frames])
-        maps = [each.maps(*frame.pixels.shape[:2]) for each, frame in zip(found, frames, strict=True)]
+        launched = self.engine.launch([mirrored(frame, axes) for frame in frames])
+        sizes = [(frame.pixels.shape[0], frame.pixels.shape[1]) for frame in frames]
+        maps = self.engine.maps(launched.found, sizes)
         copies = to_host([each for each in maps if each is not None])
-        # What waits for the copies holds no tensor: the device's memory is free for the next batch.
-        said = [partial(_prediction, each.reply.text, each.reply.decode, each.reply.labels) for each in found]
+        # What waits for the copies holds no tensor but what a draft that does not hold needs: the device's memory is
+        # free for the next batch.
+        said = [partial(_prediction, each.reply.text, each.reply.decode, each.reply.labels) for each in launched.found]
         empty = [each is None for each in maps]
+        done, settle = launched.done, launched.settle
+        again: list[int] = []
 
+        @torch.inference_mode()
         def predictions() -> list[Prediction]:
+            others = settle()
+            again.extend(others)
             arrays = iter(copies.result())
-            return [
+            found = [
                 prediction(None if none else unmirror(shape_maps(next(arrays)), axes))
                 for prediction, none in zip(said, empty, strict=True)
             ]
+            for number, other in others.items():
+                reply, own = other.reply, other.probability(*sizes[number])
+                found[number] = _prediction(reply.text, reply.decode, reply.labels, unmirror(own, axes))
+            return found
 
-        return Pending(done=copies.done, result=predictions)
+        return Pending(done=lambda: done() and copies.done(), result=predictions, worked_again=lambda: bool(again))
 
     def predict_run(self, frames: Iterable[Frame]) -> Iterator[Prediction]:
         """One prediction for each frame of a run, which SAM2 follows with its memory.
