@@ -45,14 +45,14 @@ def packed() -> bytes:
 
 
 FILES = {
-    "a.dcm": (dicom(RAMP), 1),
+    "a.dcm": (dicom(RAMP), 2),
     "a.png": (image("PNG"), 0),
-    "deep.png": (image("PNG", RAMP.astype(np.uint16) * 250), 1),
+    "deep.png": (image("PNG", RAMP.astype(np.uint16) * 250), 2),
     "a.jpg": (image("JPEG"), 0),
     "a.bmp": (image("BMP"), 0),
-    "a.tif": (tiff(), 1),
-    "a.zip": (packed(), 1),
-    "a.dcm.gz": (gzip.compress(dicom(RAMP)), 1),
+    "a.tif": (tiff(), 2),
+    "a.zip": (packed(), 2),
+    "a.dcm.gz": (gzip.compress(dicom(RAMP)), 2),
     "a.pgm": (b"P5 64 48 255\n" + RAMP.tobytes(), 1),
     "a.txt": (b"no picture", 0),
 }
@@ -78,7 +78,7 @@ def test_the_intake_tells_by_the_content(taking: Taking) -> None:
             row.source: Options.from_json(row.options).pictures
             for row in connection.exec_driver_sql("SELECT source, options FROM job")
         }
-    assert {name: pictures for name, (_, pictures) in FILES.items()} | {"large.dcm": 1} == found
+    assert {name: pictures for name, (_, pictures) in FILES.items()} | {"large.dcm": 2} == found
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -104,6 +104,6 @@ def test_a_sidecar_can_neither_ask_for_it_nor_lose_it(taking: Taking) -> None:
     with taking.database.reader() as connection:
         rows = connection.exec_driver_sql("SELECT source, options FROM job ORDER BY source").fetchall()
     fine, wrong = (Options.from_json(row.options) for row in rows)
-    assert (0.25, 1, "") == (fine.threshold, fine.pictures, fine.refused)
+    assert (0.25, 2, "") == (fine.threshold, fine.pictures, fine.refused)
     assert 0 == wrong.pictures
     assert "there is no such key" in wrong.refused

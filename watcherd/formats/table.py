@@ -103,6 +103,17 @@ def _is_odd_bmp(head: bytes) -> bool:
     return header == 16 or (header >= 40 and (bits == 2 or compression in (3, 6) or colours > 256))
 
 
+def _is_rare_jpeg(head: bytes) -> bool:
+    """Whether a JPEG is one that Pillow does not know, of more than 8 bits or JPEG-LS, as far as its head tells."""
+    place = 2
+    while place + 5 <= len(head) and head[place] == 0xFF:
+        kind = head[place + 1]
+        if kind == 0xF7 or (0xC0 <= kind <= 0xC3 and head[place + 4] > 8):
+            return True
+        place += 2 + int.from_bytes(head[place + 2 : place + 4], "big")
+    return False
+
+
 def _is_webp(head: bytes) -> bool:
     return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
 
@@ -119,7 +130,7 @@ FORMATS = (
         suffixes=("dcm", "dicom"),
         advised=True,
         advised_in_zip=True,
-        pictures=1,  # what viewers show; and the default model goes by the modality
+        pictures=2,  # colours of more than 8 bits, tables of an odd number of bits, wrong tables of offsets
     ),
     Format(
         name="NIFTI",
@@ -141,17 +152,20 @@ FORMATS = (
         suffixes=("png",),
         advised=True,
         advised_in_zip=True,
-        pictures=1,  # transparency and all bits of 16
+        pictures=2,  # all bits of dark colours
         changed=_is_deep_png,
     ),
     Format(
         name="JPEG",
         words="JPEG",
         begins=(b"\xff\xd8\xff",),
+        readers=(PILLOW, f"{READERS}.codec_scan:JpegScan"),
         ends=(End(is_early=ends.jpeg, says="a JPEG without its end"),),
         suffixes=("jpg", "jpeg"),
         advised=True,
         advised_in_zip=True,
+        pictures=1,  # some were refused
+        changed=_is_rare_jpeg,
     ),
     Format(
         name="TIFF",
@@ -162,7 +176,7 @@ FORMATS = (
         suffixes=("tif", "tiff"),
         advised=True,
         advised_in_zip=True,
-        pictures=1,  # white that is zero, signs, large numbers, masks of pages
+        pictures=2,  # packed floats of the other byte order, fewer than 8 bits, predictors that mean nothing
     ),
     Format(
         name="BMP",
@@ -246,7 +260,7 @@ FORMATS = (
         ends=(End(is_early=ends.zip_archive, says="a zip without its directory", begins=(b"PK\x03\x04",)),),
         says_window=True,
         packable=False,
-        pictures=1,  # it may hold any of the others
+        pictures=2,  # it may hold any of the others
     ),
     Format(
         name="GZIP",
@@ -257,7 +271,7 @@ FORMATS = (
         ends=(End(is_early=ends.packed, says="a gzip without its end"),),
         says_window=True,
         packable=False,
-        pictures=1,  # it may hold any of the others
+        pictures=2,  # it may hold any of the others
     ),
 )
 """Of rows with the same sign the first that shows it counts."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import psutil
@@ -78,12 +77,18 @@ class Places:
     nodes: tuple[Node, ...] = ()
     why_none: str = ""
 
-    def devices(self, config: Config) -> tuple[devices.Device, ...]:
-        """All their GPUs. Raises `WatcherdError` when this machine's do not answer."""
-        log = get_logger()
-        warn = partial(log.warning, "gpu_left_out")
-        here = devices.inventory(config.devices.use, warn=lambda sentence: warn(reason=sentence)) if self.local else ()
+    def devices(self, config: Config, *, warn: bool = False) -> tuple[devices.Device, ...]:
+        """All their GPUs; the log says which are left out. Raises `WatcherdError` when this machine's do not answer."""
+        here: tuple[devices.Device, ...] = ()
+        if self.local and warn:
+            here = devices.inventory(config.devices.use, warn=_left_out)
+        elif self.local:
+            here = devices.inventory(config.devices.use)
         return (*here, *(card for node in self.nodes for card in on(node)))
+
+
+def _left_out(reason: str) -> None:
+    get_logger().warning("gpu_left_out", reason=reason)
 
 
 HERE = Places()
@@ -113,21 +118,35 @@ def placed(config: Config, names: Sequence[str], held: Held, places: Places = HE
     return replace(shared, refused={**refused, **shared.refused})
 
 
-def _on_devices(config: Config, names: Sequence[str], held: Held, places: Places) -> Shared:
+def _on_devices(
+    config: Config, names: Sequence[str], held: Held, places: Places, freed: Mapping[str, float] | None = None
+) -> Shared:
+    """``freed``: None for what is free now, which is what the log is told about."""
     try:
-        found = places.devices(config)
+        found = _within_limits(config, places.devices(config, warn=freed is None), held, freed)
         if not places.nodes:
-            return _share(config, names, _within_limits(config, found, held), held)
+            return _share(config, names, found, held, freed)
         as_many = config.model_copy(update={"devices": config.devices.model_copy(update={"replicas": "auto"})})
-        shared = _share(as_many if found else config, names, _within_limits(config, found, held), held)
+        shared = _share(as_many if found else config, names, found, held, freed)
         if not found:
-            shared = replace(shared, plans={name: _on_hosts(plan, places) for name, plan in shared.plans.items()})
-        return _at_most(shared, config) if found else shared
+            return _on_all_hosts(shared, places)
+        return _at_most(shared, config)
     except WatcherdError as error:
         return Shared(plans={}, refused=dict.fromkeys(names, Refused.of(error)))
     except BrokenExecutor as error:
         why = Refused(message=f"The process that plans where models go has died: {error}")
         return Shared(plans={}, refused=dict.fromkeys(names, why))
+
+
+def _on_all_hosts(shared: Shared, places: Places) -> Shared:
+    plans = {name: _on_hosts(plan, places) for name, plan in shared.plans.items()}
+    why = Refused(message="No machine has the host memory for it that is free.", for_room=True)
+    refused = {name: why for name, plan in plans.items() if not plan.replicas}
+    return replace(
+        shared,
+        plans={name: plan for name, plan in plans.items() if plan.replicas},
+        refused={**shared.refused, **refused},
+    )
 
 
 def _on_hosts(plan: Plan, places: Places) -> Plan:
@@ -161,22 +180,18 @@ def unused(places: Places, promised: Mapping[str, float]) -> Places:
 def when_free(config: Config, name: str, freed: Mapping[str, float], held: Held, places: Places = HERE) -> Plan | None:
     """Where a model goes once others have gone that were promised so much of each device (as in `Held`); None where
     that is not enough for it."""
-    try:
-        found = _within_limits(config, places.devices(config), held, freed)
-        more = freed.get("", 0.0) - held.to_come.get("", 0.0)
-        return share_apart(config, [name], found, more_host_gib=more, taken=_taken(held)).plans.get(name)
-    except (WatcherdError, BrokenExecutor):
-        return None
+    return _on_devices(config, [name], held, places, freed).plans.get(name)
 
 
 def is_free(config: Config, plan: Plan, held: Held, places: Places = HERE) -> bool:
-    """Whether the devices of a plan have what it takes of them now. Nothing is planned for that."""
+    """Whether the devices of a plan have what it takes of them now. Nothing is planned for that; of a host's memory
+    nothing is asked."""
     try:
         found = _within_limits(config, places.devices(config), held)
     except WatcherdError:
         return False
     free = {each.uuid: each.free_gib for each in found}
-    hosts = {host_key(replica.node) for replica in plan.replicas if not replica.visible}
+    hosts = {"", *(host_key(node.name) for node in places.nodes)}
     return all(free.get(device, 0.0) >= gib for device, gib in holds(plan).items() if device not in hosts)
 
 
@@ -198,11 +213,18 @@ def _within_limits(
     return [replace(each, free_gib=free(each)) for each in found]
 
 
-def _share(config: Config, names: Sequence[str], found: Sequence[devices.Device], held: Held) -> Shared:
+def _share(
+    config: Config,
+    names: Sequence[str],
+    found: Sequence[devices.Device],
+    held: Held,
+    freed: Mapping[str, float] | None = None,
+) -> Shared:
     """Where these models go; without a GPU and without a folder there is nothing that torch has to be imported for."""
     tables = [config.model_called(name) for name in names]
     if found or any(table.path is not None for table in tables):
-        return share_apart(config, names, found, more_host_gib=-held.to_come.get("", 0.0), taken=_taken(held))
+        more = (freed or {}).get("", 0.0) - held.to_come.get("", 0.0)
+        return share_apart(config, names, found, more_host_gib=more, taken=_taken(held))
     demands = [
         Demand(
             name=name,

@@ -9,6 +9,7 @@ import tracemalloc
 import warnings
 import zipfile
 import zlib
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -665,6 +667,48 @@ def test_a_jpeg_run_is_read(tmp_path):
 
 def test_a_deflated_file_is_read(tmp_path):
     assert np.array_equal(GREY, frames(tmp_path, deflated(GREY))[0])
+
+
+@pytest.mark.parametrize("bits", [9, 10, 11, 12, 13, 14, 15, 16])
+def test_a_table_is_white_at_the_largest_number_of_its_bits(tmp_path, bits):
+    entries = [value >> 4 << bits - 8 for value in range(4096)]
+    shown = frames(tmp_path, dicom(RAMP, BitsStored=12, HighBit=11, **table(entries, 0, bits, "VOILUTSequence")))[0]
+    white = (1 << bits) - 1
+    assert np.array_equal(np.floor(np.array(entries)[RAMP] * (255 / white) + 0.5), shown)
+
+
+def test_the_name_of_a_function_may_be_written_small(tmp_path):
+    given = {"WindowCenter": 2048, "WindowWidth": 1000}
+    files = [dicom(RAMP, VOILUTFunction=name, **given) for name in ("SIGMOID", " sigmoid")]
+    assert np.array_equal(*(frames(tmp_path, data) for data in files))
+
+
+@pytest.mark.parametrize(("kind", "bits"), [(np.uint16, 8), (np.uint16, 12), (np.uint16, 16)])
+def test_colours_of_more_bits_are_shown_as_they_are(tmp_path, kind, bits):
+    """No window is made of their values: a dark picture stays as dark as viewers show it."""
+    values = COLOURS.astype(kind) << bits - 8 >> 1
+    done = decoded(tmp_path, dicom(values, BitsStored=bits, HighBit=bits - 1))
+    assert (0, (1 << bits) - 1) == done.window
+    assert np.abs(FrameFile(done.path)[0].astype(int) - (COLOURS >> 1)).max() <= 1
+
+
+@pytest.mark.parametrize("wrong", [lambda place: place + 1, lambda place: 0, lambda place: place - 4])
+def test_a_table_of_offsets_that_is_wrong_does_not_matter(tmp_path, wrong):
+    """Where there is a fragment for each frame; writers forget that these have an even length."""
+    values = cine(3)
+    whole = dataset(values)
+    codes = encapsulate([code(frame, JPEGLSLossless) for frame in values])
+    count = int.from_bytes(codes[4:8], "little")
+    offsets = np.frombuffer(codes[8 : 8 + count], "<u4")
+    assert 3 == offsets.size
+    changed = np.array([wrong(int(place)) if place else 0 for place in offsets], "<u4").tobytes()
+    whole.file_meta.TransferSyntaxUID = JPEGLSLossless
+    whole.PixelData = codes[:8] + changed + codes[8 + count :]
+    whole["PixelData"].VR = "OB"
+    whole["PixelData"].is_undefined_length = True
+    (tmp_path / "scan").write_bytes(content(whole))
+    with closing(DicomScan(tmp_path / "scan", DecodeLimits())) as scan:
+        assert all(np.array_equal(values[index], scan.read(index)) for index in (0, 1, 2, 1))
 
 
 # ---------------------------------------------------------------------------------------------- what it says besides

@@ -17,9 +17,10 @@ from tests.unit.imaging.test_bad_input import failure
 from tests.unit.imaging.test_stacks import decoded
 from tests.unit.imaging.test_zip import zipped
 from watcherd.errors import InputError
+from watcherd.formats.npy_frames import FrameFile
 from watcherd.formats.truncation import ends_early
 from watcherd.imaging import limits
-from watcherd.imaging.decode import DecodeLimits, TruncatedError
+from watcherd.imaging.decode import DecodeLimits, TruncatedError, decode
 from watcherd.imaging.readers.codec_scan import jxl_size
 
 if TYPE_CHECKING:
@@ -263,3 +264,22 @@ def test_any_damage_gives_a_picture_or_one_of_our_errors(tmp_path):
             assert isinstance(ends_early(io.BytesIO(bytes(damaged))), str)
             with suppress(InputError):
                 assert decoded(tmp_path / "a")[0].frames
+
+
+@pytest.mark.parametrize("kind", ["12 bits", "lossless", "LS", "LS of 8"])
+def test_jpegs_that_pillow_does_not_know(tmp_path, kind):
+    values = np.linspace(0, 4095, 48 * 40).astype(np.uint16).reshape(48, 40)
+    made = {
+        "12 bits": lambda: imagecodecs.jpeg8_encode(values, level=100, bitspersample=12),
+        "lossless": lambda: imagecodecs.jpeg8_encode(values, lossless=True, bitspersample=16),
+        "LS": lambda: imagecodecs.jpegls_encode(values),
+        "LS of 8": lambda: imagecodecs.jpegls_encode((values >> 4).astype(np.uint8)),
+    }
+    data = bytes(made[kind]())
+    (tmp_path / "a.jpg").write_bytes(data)
+    found = decode(tmp_path / "a.jpg", tmp_path / "a.npy", DecodeLimits())
+    assert ("JPEG", 1) == (found.format, found.pictures)
+    assert np.corrcoef(values.ravel(), FrameFile(found.path)[0].ravel())[0, 1] > 0.999
+    (tmp_path / "b.jpg").write_bytes(data[: len(data) // 2] + b"\xff\xd9")
+    with pytest.raises(InputError):
+        decode(tmp_path / "b.jpg", tmp_path / "b.npy", DecodeLimits())

@@ -229,3 +229,28 @@ def test_a_chain_of_pages_without_an_end_is_refused(pages, words):
 
 def test_beside_each_page_a_smaller_copy_may_stand():
     assert 20 == len(list(within(map(Page, range(20)), DecodeLimits(max_frames=10))))
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "deflate", "zstd"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_floats_of_either_byte_order(tmp_path, order, compression):
+    values = (VALUES / 4095 - 0.5).astype(np.float32)
+    path = written(tmp_path / "a.tif", values, byteorder=order, compression=compression)
+    assert follows(values, decoded(path)[1][0]) > 0.999
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
+def test_values_of_fewer_than_8_bits_are_white_at_their_largest(tmp_path, bits):
+    values = (VALUES >> 12 - bits).astype(np.uint8)
+    path = written(tmp_path / "a.tif", values, bitspersample=bits)
+    assert np.abs(decoded(path)[1][0] - values * (255 / ((1 << bits) - 1))).max() <= 0.5
+
+
+@pytest.mark.parametrize("predictor", [2, 50])
+def test_a_predictor_of_what_is_not_compressed_means_nothing(tmp_path, predictor):
+    """As libtiff, and so every viewer, takes it."""
+    path = written(tmp_path / "a.tif", VALUES.astype(np.int16), extratags=[(50_000, "H", 1, predictor, True)])
+    data = path.read_bytes()
+    assert 1 == data.count(struct.pack("<HHI", 50_000, 3, 1))
+    path.write_bytes(data.replace(struct.pack("<HHI", 50_000, 3, 1), struct.pack("<HHI", 317, 3, 1)))
+    assert follows(VALUES, decoded(path)[1][0]) > 0.999

@@ -321,6 +321,40 @@ def test_a_silence_is_a_hang_that_is_asked_for_its_stack_and_killed(life: Life) 
     assert isinstance(heard.outcomes.get(timeout=PATIENCE), NotSegmented)
 
 
+def test_a_quick_replica_is_noticed_early_when_it_falls_silent(life: Life) -> None:
+    """20 times its longest batch; the first of a size, and one that is more than a picture, have the whole time."""
+    now = [0.0]
+    pool, machine, heard = life(seconds=300.0, clock=lambda: now[0])
+    heard.ready.get(timeout=PATIENCE)
+
+    def silence_over(took: float, *items: WorkItem) -> float:
+        """Seconds that the replica was given for a batch, which it then answers after these."""
+        del machine.silences[:]
+        pool.submit(items)
+        machine.sent.get(timeout=PATIENCE)
+        now[0] += took
+        machine.say(*(segmented(each.job_id) for each in items), BatchEnded())
+        for _ in items:
+            heard.outcomes.get(timeout=PATIENCE)
+        while pool.status()[0].phase is not Phase.IDLE:
+            time.sleep(0.001)
+        return machine.silences[0]
+
+    assert 300 == silence_over(40, item(1))  # nothing is known of it
+    assert 300 == silence_over(2, item(2))  # the first was that of its size: it is no measure
+    assert 40 == silence_over(0.125, item(3))
+    assert 40 == silence_over(1, item(4))  # the longest counts, not the last
+    assert 300 == silence_over(30, item(5, size=(512, 512)))
+    assert 300 == silence_over(60, item(6, frames=100))
+    assert 300 == silence_over(3, item(7), item(8))
+    assert 40 == silence_over(3, item(9), item(10))
+    assert 60 == silence_over(0.125, item(11))
+    machine.fail(Ended("killed"))
+    heard.deaths.get(timeout=PATIENCE)
+    heard.ready.get(timeout=PATIENCE)
+    assert 300 == silence_over(1, item(12))  # another process
+
+
 def test_a_silence_of_a_machine_that_is_cut_off_blames_no_scan(life: Life) -> None:
     """Nobody knows what its process was doing: the scan is tried again later, and not as one that kills."""
     pool, machine, heard = life(seconds=0.05)
@@ -355,40 +389,6 @@ def test_replicas_that_join_later_take_work_from_the_same_queue(life: Life) -> N
     pool.submit([item(2)])
     while pool.status()[1].jobs != (2,):
         assert pool.progressing()
-
-
-def test_a_quick_replica_is_noticed_early_when_it_falls_silent(life: Life) -> None:
-    """20 times its longest batch; the first of a size, and one that is more than a picture, have the whole time."""
-    now = [0.0]
-    pool, machine, heard = life(seconds=300.0, clock=lambda: now[0])
-    heard.ready.get(timeout=PATIENCE)
-
-    def silence_over(took: float, *items: WorkItem) -> float:
-        """Seconds that the replica was given for a batch, which it then answers after these."""
-        del machine.silences[:]
-        pool.submit(items)
-        machine.sent.get(timeout=PATIENCE)
-        now[0] += took
-        machine.say(*(segmented(each.job_id) for each in items), BatchEnded())
-        for _ in items:
-            heard.outcomes.get(timeout=PATIENCE)
-        while pool.status()[0].phase is not Phase.IDLE:
-            time.sleep(0.001)
-        return machine.silences[0]
-
-    assert 300 == silence_over(40, item(1))  # nothing is known of it
-    assert 300 == silence_over(2, item(2))  # the first was that of its size: it is no measure
-    assert 40 == silence_over(0.125, item(3))
-    assert 40 == silence_over(1, item(4))  # the longest counts, not the last
-    assert 300 == silence_over(30, item(5, size=(512, 512)))
-    assert 300 == silence_over(60, item(6, frames=100))
-    assert 300 == silence_over(3, item(7), item(8))
-    assert 40 == silence_over(3, item(9), item(10))
-    assert 60 == silence_over(0.125, item(11))
-    machine.fail(Ended("killed"))
-    heard.deaths.get(timeout=PATIENCE)
-    heard.ready.get(timeout=PATIENCE)
-    assert 300 == silence_over(1, item(12))  # another process
 
 
 def test_a_process_that_is_worn_has_answered_for_all_that_it_began(life: Life) -> None:

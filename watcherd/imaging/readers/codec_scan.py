@@ -1,4 +1,5 @@
-"""JPEG 2000 and JPEG XL files, decoded by imagecodecs. Their headers say their size before anything is decoded.
+"""JPEG 2000 and JPEG XL files, and JPEGs of rare kinds, decoded by imagecodecs. Their headers say their size before
+anything is decoded.
 
 Sources: ITU-T T.800 A.5.1 (SIZ) and I.5.3 (boxes of a JP2 header); ISO/IEC 18181-1 (size of a JPEG XL) and 18181-2 (its
 container).
@@ -13,8 +14,9 @@ import numpy as np
 
 from watcherd.errors import InputError
 from watcherd.formats.isobmff import boxes
+from watcherd.imaging.readers.dicom_codecs import read_code
 from watcherd.imaging.readers.jpeg2000_inside import zeros_inside
-from watcherd.imaging.readers.jpeg_inside import damaged
+from watcherd.imaging.readers.jpeg_inside import damage_inside, damaged
 from watcherd.imaging.readers.scan import Pixels, over_black
 
 if TYPE_CHECKING:
@@ -86,6 +88,37 @@ def _start_of_code(data: bytes) -> int:
     if not places or not data.startswith(CODESTREAM, places[0]):
         raise InputError("The JPEG 2000 file holds no picture.", hint=DAMAGED)
     return places[0]
+
+
+class JpegScan:
+    """A JPEG that Pillow does not know: of more than 8 bits, or JPEG-LS. Raises ValueError for others: what is left of
+    a damaged one would be filled."""
+
+    format = "JPEG"
+    frames = 1
+
+    def __init__(self, path: Path, limits: DecodeLimits) -> None:
+        self._data = path.read_bytes()
+        code = read_code(self._data)
+        self._is_ls = code.is_ls
+        if code.precision <= 8 and not code.is_ls:
+            raise ValueError("a JPEG of 8 bits")
+        limits.check_size(code.width, code.height)
+        limits.check_memory(code.width, code.height, code.samples * 2 + 1)
+        self.bit_depth = code.precision
+
+    def read(self, _index: int) -> Pixels:
+        import imagecodecs  # slow to import
+
+        if self._is_ls:
+            values: Pixels = imagecodecs.jpegls_decode(self._data)
+        else:
+            values = imagecodecs.jpeg8_decode(self._data)
+            damaged("The JPEG", damage_inside(self._data))
+        return _shown(_stretched(values, self.bit_depth), None, "JPEG")
+
+    def close(self) -> None:
+        self._data = b""
 
 
 class JpegXlScan:

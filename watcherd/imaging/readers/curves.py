@@ -24,15 +24,17 @@ MOST_ENTRIES: Final = 1 << 16
 """Entries of a table, at most; a descriptor says 0 for them."""
 
 DEPTHS: Final = (8, 10, 12, 14, 16)
-"""Bits that a table's entries may have, whatever its descriptor says."""
+"""Bits that the entries of most tables have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """A look-up table. ``data``: its entries, 16 bits each in the machine's order. ``first``: the first one's value."""
+    """A look-up table. ``data``: its entries, 16 bits each in the machine's order. ``first``: the first one's value.
+    ``bits``: of an entry, as its descriptor says, which is often wrong."""
 
     first: int
     data: bytes
+    bits: int = 0
 
     @property
     def entries(self) -> NDArray[np.uint16]:
@@ -40,8 +42,11 @@ class Table:
 
     @property
     def full(self) -> int:
-        """The largest number of the fewest of the `DEPTHS` that hold every entry."""
+        """The largest number of as many bits as the descriptor says, where the largest entry has as many; else of the
+        fewest of the `DEPTHS` that hold every entry."""
         largest = int(self.entries.max())
+        if self.bits == largest.bit_length() > DEPTHS[0]:
+            return (1 << self.bits) - 1
         return next(top for bits in DEPTHS if (top := (1 << bits) - 1) >= largest)
 
     def look_up(self, values: Pixels) -> NDArray[np.uint16]:
@@ -140,7 +145,7 @@ def table_of(descriptor: Any, data: Any, *, signed: bool, little: bool) -> Table
     if not entries.size:
         return None
     first = said[1] - (1 << 16) if signed and said[1] >= 1 << 15 else said[1]
-    return Table(first=first, data=entries.astype(np.uint16).tobytes())
+    return Table(first=first, data=entries.astype(np.uint16).tobytes(), bits=said[2])
 
 
 def words_of(value: Any, *, little: bool) -> list[int]:

@@ -43,7 +43,8 @@ DECODER_DEPENDENCIES: Final = dict.fromkeys(SYNTAXES, ("imagecodecs",))
 OVERSHOOT: Final = 16
 """A lossy value above the largest by no more than this part of it is the largest: it has no bits of something else."""
 
-SOF: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+LS: Final = 0xF7
+SOF: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {LS}
 """Second bytes of the markers of JPEG and JPEG-LS that say how large a picture is."""
 
 END: Final = b"\xff\xd9"
@@ -82,6 +83,7 @@ class Code:
     samples: int
     precision: int
     high_throughput: bool = False
+    is_ls: bool = False
 
 
 def decode_frame(source: bytes, runner: DecodeRunner) -> bytearray:
@@ -200,7 +202,8 @@ def _jpeg(source: bytes) -> Code:
             raise CodeError("it does not say how large it is")
         if marker in SOF:
             precision, height, width, samples = struct.unpack_from(">BHHB", source, place + 4)
-            return Code(width=width, height=height, samples=samples, precision=precision)
+            is_ls = marker == LS
+            return Code(width=width, height=height, samples=samples, precision=precision, is_ls=is_ls)
         place += 2 if marker in BARE else 2 + struct.unpack_from(">H", source, place + 2)[0]
 
 

@@ -227,7 +227,7 @@ def _together(ways: list[Way], frames: int) -> Shown | None:
 
 def _ways(place: Dataset, header: Dataset, *, signed: bool) -> list[Way]:
     centres, widths = _numbers(place.get("WindowCenter")), _numbers(place.get("WindowWidth"))
-    function = str(place.get("VOILUTFunction") or "LINEAR")
+    function = str(place.get("VOILUTFunction") or "LINEAR").strip().upper()
     windows = (_windowed(centre, width, function) for centre, width in zip(centres, widths, strict=False))
     tables = (_table(item, signed=signed, header=header) for item in place.get("VOILUTSequence") or ())
     return [window for window in windows if window] + [TableCurve(table=table) for table in tables if table]

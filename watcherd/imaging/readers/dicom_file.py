@@ -39,6 +39,12 @@ LARGE_VALUE: Final = 1 << 22
 INFLATED_SHARE: Final = 4
 """Part (one in so many) of the worker's memory that an inflated file may take; pydicom and the pixels need theirs."""
 
+ITEM: Final = b"\xfe\xff\x00\xe0"
+"""The tag of a fragment, and of the table before the first."""
+
+HEAD_OF_ITEM: Final = 8
+"""Bytes of its tag and its length."""
+
 _PIXEL_KEYWORDS: Final = {0x0010: "PixelData", 0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData"}
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 DAMAGED: Final = "It is damaged or of a rare kind. Export it again, or open and save it with a DICOM viewer."
@@ -57,6 +63,28 @@ class DicomFile:
     file: BinaryIO
     offset: int
     length: int | None
+
+    def fragments(self) -> tuple[list[int], list[int]]:
+        """Where each fragment of compressed pictures begins with its head, counted from behind the table of offsets,
+        and how many bytes it holds behind its head. The tables that files bring along may say otherwise."""
+        starts: list[int] = []
+        lengths: list[int] = []
+        self.file.seek(self.offset)
+        first = self._item()
+        place = behind = self.offset + HEAD_OF_ITEM + (first or 0)
+        while first is not None:
+            self.file.seek(place)
+            if (length := self._item()) is None:
+                break
+            starts.append(place - behind)
+            lengths.append(length)
+            place += HEAD_OF_ITEM + length
+        return starts, lengths
+
+    def _item(self) -> int | None:
+        """The length of the item at which the file stands; None where there is none."""
+        head = self.file.read(HEAD_OF_ITEM)
+        return int.from_bytes(head[4:], "little") if len(head) == HEAD_OF_ITEM and head[:4] == ITEM else None
 
     def close(self) -> None:
         self.file.close()

@@ -79,6 +79,10 @@ class DicomScan:
         self._reasons: list[str] = []
         if opened.syntax in SYNTAXES:
             self._options |= {"decoding_plugin": PLUGIN, "reasons": self._reasons, "whole": set()}
+        if opened.length is None and opened.syntax.is_encapsulated:
+            starts, lengths = opened.fragments()
+            if len(starts) == self.frames:  # one for each, whatever the file's tables say of their places
+                self._options["extended_offsets"] = (starts, lengths)
         if header.PhotometricInterpretation not in GREY + COLOURS:
             raise InputError(
                 "The DICOM file's colours are stored in a way that is not supported.",
@@ -130,6 +134,8 @@ class DicomScan:
         spacing = spacing_of(header)
         if header.PhotometricInterpretation == "PALETTE COLOR":
             self._palette = palette_of(header)
+        elif not grey and int(self._options["bits_allocated"]) > 8:
+            ways = (Window(low=0, high=(1 << self.bit_depth) - 1),)  # no window is for colours: PS3.3 C.11.2.1.2
         planes = planes_of(header, self.frames)
         grid, backward = grid_of(planes)
         if grid is None and spacing is not None:

@@ -33,8 +33,9 @@ PARTS = ((273, 279), (324, 325))
 NO_FRAME = 1 | 4
 """Bits of NewSubfileType: a page that is a smaller copy of another, or its mask."""
 
-UNSIGNED, SIGNED = 1, 2
-"""SampleFormat: whole numbers without a sign, and with one, which Pillow shows without it."""
+UNSIGNED, SIGNED, FLOATS = 1, 2, 3
+"""SampleFormat: whole numbers without a sign, and with one, which Pillow shows without it; floats, whose bytes Pillow
+swaps once too often where they are stored with the high one first and compressed."""
 
 ALPHA = (1, 2)
 """ExtraSamples: alpha, multiplied or not."""
@@ -172,8 +173,9 @@ class PillowScan:
 
     def needs_tifffile(self) -> bool:
         """Whether Pillow would open this TIFF and lose some of it: low bytes of 16-bit colours, signs, the upper half
-        of 32 bits, white that is zero in more than 8 bits, channels that are no colour, a volume's other slices, or the
-        stack behind ImageJ's only directory. Of any page, for each has tags of its own."""
+        of 32 bits, white that is zero in more than 8 bits, floats of the other byte order, channels that are no colour,
+        a volume's other slices, or the stack behind ImageJ's only directory. Of any page, for each has tags of its own.
+        """
         return self._loses
 
     def _would_lose(self) -> bool:
@@ -187,6 +189,7 @@ class PillowScan:
             or (description.startswith(SHAPED) and self._tag(PLANES) == SEPARATE)
             or SIGNED in kinds
             or (bits == 32 and UNSIGNED in kinds)
+            or (FLOATS in kinds and self._tag(COMPRESSION, 1) != 1 and os.pread(self._file.fileno(), 2, 0) == b"MM")
             or self._tag(DEPTH, 1) != 1
             or (bits > 8 and (not alone or self._tag(PHOTOMETRIC) == 0))
             or (not alone and (grey or self._has_extra_channels()))
@@ -211,6 +214,8 @@ class PillowScan:
         numbers = self._deep(index) if self._is_deeper() else _numbers(self._image)
         pixels = turned(numbers, _orientation(self._image))
         if self._declared == 16 and pixels.dtype == np.uint8 and pixels.max() < COARSE_LIMIT:
+            if self.format == "PNG" and self.frames == 1:
+                return turned(self._deep(index), _orientation(self._image))
             raise InputError(
                 "The scan is a 16-bit colour picture that uses only its lower bits, which this format's reader drops.",
                 hint="Export it as a 16-bit grey PNG, a TIFF without LZW compression, or an 8-bit picture.",

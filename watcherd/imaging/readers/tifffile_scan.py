@@ -27,6 +27,9 @@ ORIENTATION, ACROSS, DOWN, UNIT = 274, 282, 283, 296
 MULTIPLIED = 1
 """ExtraSamples: alpha with which the colours have been multiplied."""
 
+WITH_PREDICTOR = frozenset({5, 8, 32946, 34925, 34926, 50000, 50013})
+"""Compressions before which values may be turned into differences: LZW, deflate, LZMA, Zstandard."""
+
 DAMAGED = "It is damaged. Open it with another program, and save the picture anew."
 
 ALPHA = (MULTIPLIED, 2)
@@ -109,7 +112,8 @@ class TifffileScan:
         if page.imagedepth != 1 or values.dtype.kind not in "iubf":
             raise InputError("The TIFF holds volumes or complex numbers, no pictures.", hint="Save it as plain pages.")
         tag = page.tags.get(ORIENTATION)
-        return turned(_bright_is_high(page, _channels_last(page, values)), int(tag.value) if tag else 1)
+        shown = _stretched(page, _bright_is_high(page, _channels_last(page, values)))
+        return turned(shown, int(tag.value) if tag else 1)
 
     def _check_inside(self, index: int, page: tifffile.TiffPage) -> None:
         """Raises `InputError` where a JPEG's decoder has filled what is missing; each page is asked once."""
@@ -168,6 +172,8 @@ def _unpacked(page: tifffile.TiffPage) -> NDArray[Any]:
             f"The TIFF is compressed with {_named(page)}, which cannot be read here.",
             hint="Save it without compression, or with LZW or deflate.",
         ) from None
+    if page.compression not in WITH_PREDICTOR:
+        page.predictor = tifffile.PREDICTOR.NONE  # the tag means nothing then, as libtiff takes it
     return page.asarray(maxworkers=1)
 
 
@@ -182,7 +188,9 @@ def _channels_last(page: tifffile.TiffPage, values: NDArray[Any]) -> NDArray[Any
         values = np.moveaxis(values, 0, -1)
     elif page.axes not in ("YX", "YXS"):
         raise InputError(f"The TIFF's axes are {page.axes}, not those of a picture.", hint="Save it as plain pages.")
-    return values * np.uint8(255) if values.dtype == np.bool_ else values
+    if values.dtype == np.bool_:
+        return values * np.uint8(255)
+    return values
 
 
 def _bright_is_high(page: tifffile.TiffPage, values: NDArray[Any]) -> Pixels:
@@ -207,6 +215,14 @@ def _bright_is_high(page: tifffile.TiffPage, values: NDArray[Any]) -> Pixels:
             -values if values.dtype.kind == "f" else np.subtract(_white(page, values.dtype), values, dtype=values.dtype)
         )
     return values
+
+
+def _stretched(page: tifffile.TiffPage, values: Pixels) -> Pixels:
+    """Values of fewer than 8 bits so that the largest of these is 255; others as they are."""
+    if values.dtype != np.uint8 or not 1 < page.bitspersample < 8 or page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        return values
+    most = (1 << int(page.bitspersample)) - 1
+    return ((values.astype(np.uint16) * 255 + most // 2) // most).astype(np.uint8)
 
 
 def _white(page: tifffile.TiffPage, dtype: np.dtype[Any]) -> int:
