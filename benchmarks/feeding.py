@@ -28,7 +28,11 @@ SETTLE = 0.2
 
 @contextmanager
 def daemon(
-    *, module: Sequence[str] = ("watcherd",), environment: Mapping[str, str] | None = None, **sections: dict[str, Any]
+    *,
+    module: Sequence[str] = ("watcherd",),
+    environment: Mapping[str, str] | None = None,
+    tree: Path | None = None,
+    **sections: dict[str, Any],
 ) -> Iterator[Running]:
     """A daemon that is ready, in a folder of its own; nothing is left of either.
 
@@ -45,7 +49,7 @@ def daemon(
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     running = Running(folder, **{name: {**values[name], **sections.get(name, {})} for name in values})
     try:
-        running.start(module=module, environment=environment)
+        running.start(module=module, environment=environment, tree=tree)
         running.ready()
         yield running
         if running.lives:
