@@ -6,7 +6,7 @@ BOXED := tests/acceptance/test_systemd.py tests/acceptance/test_samba.py
 SHIPPED := $(addprefix tests/acceptance/,test_pacs.py test_container.py test_deb.py)
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test test-web test-systemd test-pacs container test-container deb test-deb lint guards bench bench-scale bench-gpu soak setup release wheels clean
+.PHONY: demo test test-web test-cluster test-systemd test-pacs container test-container deb test-deb lint guards bench bench-scale bench-gpu soak setup release wheels clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/.installed
@@ -31,12 +31,18 @@ lint: setup
 # In the order that tests/conftest.py gives: what takes minutes is begun first. Three processes keep two cores busy:
 # while one waits for a daemon, the others compute.
 test: lint
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow_soak and not gpu and not browser" $(addprefix --ignore=,$(BOXED) $(SHIPPED))
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow_soak and not gpu and not browser and not cluster" $(addprefix --ignore=,$(BOXED) $(SHIPPED))
 
 # A real Chromium (apt install chromium) before the page; what drives it is installed for this target alone.
 test-web: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt playwright axe-playwright-python
 	$(BIN)/pytest -m browser tests/web
+
+# Pretended machines, with a network between them, under a real Ray, which is installed for this target alone: needs
+# root and iproute2, and takes some minutes.
+test-cluster: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ray
+	$(BIN)/pytest -m cluster tests/acceptance/test_cluster.py
 
 # A real systemd and a real smbd, in namespaces of their own: needs root, and minutes.
 test-systemd: setup

@@ -45,9 +45,9 @@ OF_A_GPU_BUILD = re.compile(r"nvidia-(?!ml-py$)|cuda-|triton$")
 """Names of what torch brings along only where it is built for GPUs; docs/dependencies.md has a sentence on these."""
 
 
-APART = frozenset({"dev", "nnunet"})
-"""Extras that are not in the table: what only a developer needs, and nnU-Net, whose libraries docs/dependencies.md
-names by hand, for they are not installed beside the others where the table is made."""
+APART = frozenset({"cluster", "dev", "nnunet"})
+"""Extras that are not in the table: what only a developer needs, and Ray and nnU-Net, whose libraries
+docs/dependencies.md names by hand, for they are not installed beside the others where the table is made."""
 
 
 def project() -> dict[str, list[str]]:

@@ -81,7 +81,10 @@ EXTRAS = (VIDEO, SEG, PLOTS, WEB)
 NNUNET = Extra(name="nnunet", module="nnunetv2", library="nnU-Net v2 (nnunetv2)", constrained=True)
 """That of the segmenter nnunet. It asks for libraries that need a build fitting that of torch."""
 
-EXTRA_BY_MODULE = {module: extra for extra in (*EXTRAS, NNUNET) for module in (extra.module, *extra.beside)}
+CLUSTER = Extra(name="cluster", module="ray", library="Ray")
+"""That of `[cluster]`: large, and nothing of it is imported where ``cluster.engine`` is empty."""
+
+EXTRA_BY_MODULE = {module: extra for extra in (*EXTRAS, NNUNET, CLUSTER) for module in (extra.module, *extra.beside)}
 """Module to its row."""
 
 EXTRA_BY_OUTPUT = {extra.output: extra for extra in EXTRAS if extra.output is not None}

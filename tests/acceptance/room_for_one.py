@@ -26,16 +26,14 @@ ROOM_GIB = 15.0
 NEED_GIB = 10.0
 KILLED = os.environ.get("ROOM_FOR_ONE_KILLED", "")
 
-running: set[Counted] = set()
 begun = 0
 
 
 class Counted(Replicas):
-    """A model's replicas, of which it is known whether they are there."""
+    """A model's replicas, of which it is known when they begin and end."""
 
     def start(self, specs: Any) -> None:
         global begun  # noqa: PLW0603 - one process, one fleet
-        running.add(self)
         super().start(specs)
         begun += 1
         if begun > 1:
@@ -43,7 +41,6 @@ class Counted(Replicas):
 
     def stop(self, *, within: float) -> None:
         super().stop(within=within)
-        running.discard(self)
         die_at("ended")
 
 
@@ -52,20 +49,25 @@ def die_at(moment: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def shared(config: Any, names: Sequence[str], _devices: Any, taken: Any = (), *, more_host_gib: float = 0.0) -> Shared:
+def share_apart(
+    config: Any, names: Sequence[str], _devices: Any, *, taken: Any = (), more_host_gib: float = 0.0
+) -> Shared:
+    """In the host's memory, of which these models take next to nothing: all that they were promised is to come."""
     assert not taken, "there is no card that anybody could have taken"
     tables = [config.model_called(name) for name in names]
     demands = [
         Demand(name=name, sizes=None, dtype="float32", reserve_gib=NEED_GIB, share=table.share)
         for name, table in zip(names, tables, strict=True)
     ]
-    free = ROOM_GIB - NEED_GIB * len(running) + more_host_gib
-    return share_out(demands, (), Limits(replicas=1, host_gib=free))
+    return share_out(demands, (), Limits(replicas=1, host_gib=ROOM_GIB + more_host_gib))
+
+
+def share(config: Any, names: Sequence[str], found: Any, held: placing.Held, freed: Any = None) -> Shared:
+    return share_apart(config, names, found, more_host_gib=(freed or {}).get("", 0.0) - held.to_come.get("", 0.0))
 
 
 if __name__ == "__main__":
     setattr(fleet, "Replicas", Counted)  # noqa: B010 - for mypy it is a class and not a variable
     fleet.LOOK_SECONDS = 0.2
-    placing._share = shared
-    placing.share_apart = shared
+    placing._share = share
     sys.exit(run(sys.argv[4:]))

@@ -43,6 +43,7 @@ NOT_RUN = {
     r"(\S*/)?python -m benchmarks": "measures for minutes",
     r"watcherd stop": "ends the service that the others need: tests/acceptance/test_steering.py",
     r"watcherd web$": "goes on until somebody ends it: tests/integration/web/test_server.py",
+    r"watcherd (head|bridge|worker|plan --cluster)": "needs Ray, and goes on until somebody ends it: test_cluster.py",
     r"watcherd top": "needs a terminal: tests/integration/cli/test_top.py",
     r"watcherd status --watch": "needs a terminal: tests/integration/cli/test_status.py",
     r"watcherd logs .*--follow": "goes on until somebody ends it: tests/integration/cli/test_logs.py",

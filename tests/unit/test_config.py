@@ -182,3 +182,24 @@ def test_an_output_without_its_library_stops_the_start(
             with pytest.raises(ConfigError, match=rf"\.outputs = \['{output}'\]: {output} needs {library}") as caught:
                 build(tmp_path, **sections)
         assert f"watcherd[{extra}]" in caught.value.hint
+
+
+def test_a_cluster_without_its_library_stops_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it; and without a cluster nobody asks for the library."""
+    monkeypatch.setattr("watcherd.config.toml_file.find_spec", lambda _: None)
+    assert "" == build(tmp_path).cluster.engine
+    with pytest.raises(ConfigError, match=r"cluster\.engine = 'ray' needs Ray, which is not installed") as caught:
+        build(tmp_path, cluster={"engine": "ray"})
+    assert 'pip install "watcherd[cluster]"' in caught.value.hint
+
+
+@pytest.mark.parametrize("address", ["ray://a:1", "a", ":6380", "a:0", "a:b"])
+def test_an_address_that_ray_would_not_find_is_refused(tmp_path: Path, address: str) -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.address") as caught:
+        build(tmp_path, cluster={"address": address})
+    assert "10.0.0.1:6380" in str(caught.value)
+
+
+def test_the_clusters_token_lies_in_the_state_folder_or_where_it_is_said(tmp_path: Path) -> None:
+    assert tmp_path / "state" / "cluster.token" == build(tmp_path).cluster_token
+    assert tmp_path / "t" == build(tmp_path, cluster={"token_file": "t"}).cluster_token

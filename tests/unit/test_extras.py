@@ -11,7 +11,7 @@ import pytest
 
 from tools.licences import APART, OF_A_GPU_BUILD, closure, project
 from watcherd.cli import app
-from watcherd.outputs import DRAWN, EXTRA_BY_MODULE, EXTRAS, NNUNET, Extra
+from watcherd.outputs import CLUSTER, DRAWN, EXTRA_BY_MODULE, EXTRAS, NNUNET, Extra
 
 ROOT = Path(__file__).parents[2]
 MOST_PACKAGES = 70
@@ -73,6 +73,18 @@ def test_nnunet_stands_apart() -> None:
         assert re.search(rf"^{name}==[0-9.]+$", fixed, re.MULTILINE), name
 
 
+def test_ray_stands_apart() -> None:
+    """It is not installed where the tests run; its version is fixed, and so are those of what it brings."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert CLUSTER.name in APART
+    assert ["ray"] == [re.split("[<>=]", need)[0] for need in table[CLUSTER.name]]
+    assert f"`{CLUSTER.command}`" in (ROOT / "docs" / "dependencies.md").read_text()
+    assert f"{CLUSTER.command}\n" in (ROOT / "docs" / "cluster.md").read_text()
+    fixed = (ROOT / "constraints.txt").read_text().lower()
+    for name in ("ray", "jsonschema", "protobuf", "referencing", "rpds-py"):
+        assert re.search(rf"^{name}==[0-9.]+$", fixed, re.MULTILINE), name
+
+
 def test_nothing_imports_an_extra_before_it_is_asked_for() -> None:
     """An import at the head of a module would stop everything that uses the module; the page's folder is one that
     nothing else uses, but for its command."""
@@ -86,7 +98,7 @@ def test_nothing_imports_an_extra_before_it_is_asked_for() -> None:
         assert not re.search(rf"^(from|import) ({named})\b", path.read_text(), re.MULTILINE), path
 
 
-@pytest.mark.parametrize("extra", [*EXTRAS, NNUNET], ids=lambda extra: extra.name)
+@pytest.mark.parametrize("extra", [*EXTRAS, NNUNET, CLUSTER], ids=lambda extra: extra.name)
 def test_a_command_that_needs_an_extra_names_it(
     extra: Extra, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

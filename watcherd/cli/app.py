@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from watcherd.cli.ask import ask
+from watcherd.cli.cluster import bridge, head, worker
 from watcherd.cli.compare import compare
 from watcherd.cli.config import config_app
 from watcherd.cli.db import db_app
@@ -74,6 +75,8 @@ app.command("inspect-model")(inspect_model)
 app.command("export-model")(export_model)
 app.command("install-service")(install_service)
 app.command("uninstall-service")(uninstall_service)
+for part in (head, worker, bridge):
+    app.command()(part)
 app.add_typer(config_app, name="config")
 app.add_typer(db_app, name="db")
 app.add_typer(outbox_app, name="outbox")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from watcherd.config import Config
+    from watcherd.inference.cluster.nodes import Node
     from watcherd.inference.machine.devices import Device
     from watcherd.inference.pool.placement import Plan, PlannedReplica
     from watcherd.inference.pool.sharing import Shared
@@ -37,13 +38,19 @@ def plan(
     dtype: Annotated[Dtype | None, typer.Option(help="The run dtype; auto: bfloat16 on GPUs that have it.")] = None,
     segmenter: Annotated[str | None, typer.Option(help="What runs the model; else guessed from config.json.")] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration file.")] = None,
+    cluster: Annotated[bool, typer.Option("--cluster", help="All machines of the cluster, as they are now.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show which GPUs would carry which replica of the model, or of each of several, and why."""
     from watcherd.inference.machine import devices
     from watcherd.inference.pool import placement
 
+    if cluster and gpus is not None:
+        raise UsageError("--cluster and --gpus are two answers to one question.", hint="Leave one of them out.")
     settings = _settings(_base(config, model), model, segmenter, dtype, per_replica)
+    if cluster:
+        _plan_cluster(settings, as_json=as_json)
+        return
     inventory = (
         devices.parse_inventory(gpus)
         if gpus is not None
@@ -67,6 +74,45 @@ def plan(
         typer.echo(json.dumps(_as_json(found, inventory), indent=2))
     else:
         _show(found)
+
+
+def _plan_cluster(settings: Config, *, as_json: bool) -> None:
+    """All models on all machines, and what is to be said of each machine. Raises `typer.Exit` when one has no place."""
+    from watcherd.inference.cluster import nodes
+    from watcherd.service.placing import Held, Places, placed
+
+    if not settings.cluster.engine:
+        raise ConfigError('cluster.engine is "": there is no cluster.', hint="docs/cluster.md says how to make one.")
+    machines = nodes.ask(settings.state.bridge)
+    usable = tuple(each for each in machines if not each.refused)
+    places = Places(local=settings.cluster.local, nodes=usable, why_none="no worker has joined it")
+    found = placed(settings, list(settings.model_tables), Held(), places)
+    if as_json:
+        seen = [_machine_as_json(each) for each in machines]
+        plans = {name: _as_json(each, places.devices(settings)) for name, each in found.plans.items()}
+        refused = {name: {"reason": why.message, "todo": why.hint} for name, why in found.refused.items()}
+        typer.echo(json.dumps({"machines": seen, "models": plans, "without_place": refused}, indent=2))
+    else:
+        for each in machines:
+            what = f"{len(each.cards)} GPUs" if each.cards else f"no GPU, {each.host_free_gib:.1f} GiB of memory free"
+            state = f"refused: {each.refused}" if each.refused else what
+            typer.echo(f"{each.name} ({each.address}): {state}")
+        _show_several(found)
+    if found.refused:
+        raise typer.Exit(UnavailableError.exit_code)
+
+
+def _machine_as_json(machine: Node) -> dict[str, Any]:
+    return {
+        "name": machine.name,
+        "address": machine.address,
+        "version": machine.version,
+        "cards": [
+            {"uuid": card.uuid, "name": card.name, "free_gib": _rounded(card.free_gib)} for card in machine.cards
+        ],
+        "host_free_gib": _rounded(machine.host_free_gib),
+        "refused": machine.refused or None,
+    }
 
 
 def _plan_several(
@@ -168,6 +214,7 @@ def _as_json(plan: Plan, inventory: Sequence[Device]) -> dict[str, Any]:
         "replicas": [
             {
                 "devices": [device.index for device in replica.devices] or ["cpu"],
+                "node": replica.node,
                 "weights_gib": _rounded(replica.weights_gib),
                 "reserve_gib": _rounded(replica.reserve_gib),
                 "free_gib": _rounded(replica.free_gib),
@@ -182,6 +229,7 @@ def _as_json(plan: Plan, inventory: Sequence[Device]) -> dict[str, Any]:
         "inventory": [
             {
                 "index": device.index,
+                "node": device.node,
                 "uuid": device.uuid,
                 "name": device.name,
                 "total_gib": _rounded(device.total_gib),
@@ -215,12 +263,13 @@ def _show(plan: Plan) -> None:
 
 
 def _row(number: int, replica: PlannedReplica) -> tuple[str, str, str, str, str]:
-    where = ", ".join(map(_device, replica.devices)) or "cpu"
+    where = ", ".join(map(_device, replica.devices)) or (f"cpu of {replica.node}" if replica.node else "cpu")
     return str(number), where, _gib(replica.weights_gib), _gib(replica.reserve_gib), _gib(replica.free_gib)
 
 
 def _device(device: Device) -> str:
-    return f"GPU {device.index} ({device.name})"
+    where = f" of {device.node}" if device.node else ""
+    return f"GPU {device.index}{where} ({device.name})"
 
 
 def _gib(value: float | None) -> str:

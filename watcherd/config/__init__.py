@@ -4,6 +4,7 @@ from watcherd.config.naming import as_named, speaking_of
 from watcherd.config.reload import merged
 from watcherd.config.tables import (
     IGNORED_NAMES,
+    Cluster,
     Config,
     Devices,
     Disposal,
@@ -34,6 +35,7 @@ from watcherd.config.toml_file import build, find, load
 
 __all__ = [
     "IGNORED_NAMES",
+    "Cluster",
     "Config",
     "Devices",
     "Disposal",

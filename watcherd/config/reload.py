@@ -20,6 +20,7 @@ def merged(old: Config, fresh: Config) -> tuple[Config, list[str]]:
     )
     update = {
         "state": old.state,
+        "cluster": old.cluster,
         "devices": old.devices.model_copy(
             update={name: getattr(fresh.devices, name) for name in ("idle_minutes", "minimum_minutes")}
         ),

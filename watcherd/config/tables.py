@@ -127,6 +127,11 @@ class StateFolder(Section):
         return self.path / "commands"
 
     @property
+    def bridge(self) -> Path:
+        """The socket on which `watcherd bridge` is asked for the cluster's machines."""
+        return self.path / "bridge.sock"
+
+    @property
     def cache(self) -> Path:
         """What may be deleted at any time: measured reserves, golden answers."""
         return self.path / "cache"
@@ -440,6 +445,34 @@ class Web(Section):
         return self
 
 
+class Cluster(Section):
+    """Cards of other machines, through Ray (docs/cluster.md)."""
+
+    engine: Literal["", "ray"] = ""
+    """Empty: this machine alone."""
+    address: str = "auto"
+    """Of Ray's head, as HOST:PORT; auto: the cluster that a Ray on this machine belongs to."""
+    local: bool = True
+    """Use this machine's cards too."""
+    ship_models: bool = False
+    """Copy model folders to the nodes, once to each, checked by hash; else they lie there at the same paths."""
+    token_file: Path | None = None
+    """What all machines of the cluster know and nobody else; empty: cluster.token in the state folder."""
+
+    @field_validator("token_file", mode="before")
+    @classmethod
+    def _none_when_empty(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("address")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        host, colon, port = value.rpartition(":")
+        if value != "auto" and not (colon and host and "/" not in host and port.isdecimal() and 0 < int(port) < 65536):
+            raise ValueError('"auto", or the host and the port of Ray\'s head: "10.0.0.1:6380"')
+        return value
+
+
 class Profile(Section):
     """Settings for the scans under one folder of the inbox; what is left out is as for all."""
 
@@ -491,6 +524,7 @@ class Config(BaseSettings):
     metrics: Metrics = Metrics()
     hooks: Hooks = Hooks()
     web: Web = Web()
+    cluster: Cluster = Cluster()
     profiles: dict[str, Profile] = {}
 
     @classmethod
@@ -551,6 +585,11 @@ class Config(BaseSettings):
                 )
             folders[profile.folder] = f"profiles.{name}"
         return self
+
+    @property
+    def cluster_token(self) -> Path:
+        """The file with the cluster's token."""
+        return self.cluster.token_file or self.state.path / "cluster.token"
 
     @property
     def model_tables(self) -> dict[str, Model]:

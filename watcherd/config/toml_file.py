@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from watcherd.config.tables import Config, Model, Profile
 from watcherd.errors import ConfigError
 from watcherd.file_names import storable
-from watcherd.outputs import EXTRA_BY_OUTPUT
+from watcherd.outputs import CLUSTER, EXTRA_BY_OUTPUT
 
 SEARCHED = (Path("config.toml"), Path("/etc/watcherd/config.toml"))
 """Where a configuration is looked for after ``--config`` and ``WATCHERD_CONFIG``."""
@@ -69,6 +69,7 @@ def build(values: dict[str, Any], *, base: Path, name: str = "the configuration"
     _refuse_unreadable(config, name)
     _refuse_overlaps(config, name)
     _refuse_outputs_without_their_library(config, name)
+    _refuse_cluster_without_its_library(config, name)
     return config
 
 
@@ -103,6 +104,16 @@ def _refuse_outputs_without_their_library(config: Config, name: str) -> None:
                 )
 
 
+def _refuse_cluster_without_its_library(config: Config, name: str) -> None:
+    """Its machines would never be there."""
+    if config.cluster.engine and find_spec(CLUSTER.module) is None:
+        raise ConfigError(
+            f"{name} is wrong:\n  cluster.engine = {config.cluster.engine!r} needs {CLUSTER.library}, which is not "
+            "installed",
+            hint=f'Install it ({CLUSTER.command}), or set cluster.engine = "" to use this machine alone.',
+        )
+
+
 def _absolute(config: Config, base: Path) -> Config:
     def under_base(path: Path) -> Path:
         return Path(os.path.normpath(base / path))
@@ -117,7 +128,8 @@ def _absolute(config: Config, base: Path) -> Config:
         return model.model_copy(update={"path": path, "sa2va": sa2va.model_copy(update=files)})
 
     inbox, outbox, state = config.inbox, config.outbox, config.state
-    metrics, hooks = config.metrics, config.hooks
+    metrics, hooks, cluster = config.metrics, config.hooks, config.cluster
+    token_file = cluster.token_file and under_base(cluster.token_file)
     return config.model_copy(
         update={
             "inbox": inbox.model_copy(
@@ -128,6 +140,7 @@ def _absolute(config: Config, base: Path) -> Config:
             "model": of_model(config.model),
             "models": {name: of_model(model) for name, model in config.models.items()},
             "metrics": metrics.model_copy(update={"file": under_base(metrics.file)}) if metrics.file else metrics,
+            "cluster": cluster.model_copy(update={"token_file": token_file}),
             "hooks": hooks.model_copy(update={"command": _program_under(base, hooks.command)}),
         }
     )

@@ -29,7 +29,7 @@ class ReplicaSpec:
     ``name``: of its model, as the configuration calls it.
     ``visible``: UUIDs of its GPUs, in the order of ``placement.devices``; empty on a CPU.
     ``cache``: folder for measured reserves and golden answers. ``stack``: file for the stack dump of a hang.
-    ``threads``: CPU threads for torch; 0: as torch likes.
+    ``threads``: CPU threads for torch; 0: as torch likes. ``node``: the machine that it is to run on; empty: this one.
     """
 
     number: int
@@ -42,6 +42,7 @@ class ReplicaSpec:
     log: Log
     hidden_names: bool = False
     threads: int = 0
+    node: str = ""
 
 
 @quickly_pickled

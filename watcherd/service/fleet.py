@@ -23,6 +23,8 @@ from watcherd.inference.pool.lanes import Lane
 from watcherd.inference.pool.sharing import Refused, holds
 from watcherd.linux.threads import NamedThread
 from watcherd.logs import get_logger
+from watcherd.service.growing import grow
+from watcherd.service.machines import Machines
 from watcherd.service.placing import Held, is_free, placed, to_come, when_free
 from watcherd.service.replicas import Replicas
 from watcherd.service.seats import AGAIN_SECONDS, Seat, Seats
@@ -72,6 +74,7 @@ class Fleet:
         self._numbers = count()
         self._wake = threading.Event()
         self._cards = Cards(())
+        self.machines = Machines(run.config, self._wake.set)
         self._swapping = Swapping(run, lanes, self._would_fit)
         self._log = get_logger()
 
@@ -83,6 +86,7 @@ class Fleet:
         Raises `WatcherdError` when not one of them can be.
         """
         self._scratch = scratch
+        self.machines.start()
         config = self._run.config
         for name, table in config.model_tables.items():
             self._seats.put(name, Seat(table=table))
@@ -108,13 +112,15 @@ class Fleet:
         return {name: seat.why for name, seat in self._seats.now().items() if seat.why is not None}
 
     def progressing(self) -> bool:
-        """Whether at least one replica is ready for work, or shows signs of life within its deadline."""
-        return any(each.progressing() for each in self._seats.replicas())
+        """Whether at least one replica is ready for work, or shows signs of life within its deadline; or none is there
+        because its machine is waited for."""
+        waits = any(seat.why is not None and seat.why.waits for seat in self._seats.now().values())
+        return waits or any(each.progressing() for each in self._seats.replicas())
 
     @property
     def cards(self) -> tuple[Card, ...]:
         """The GPUs as they were seen last."""
-        return self._cards.latest
+        return (*self._cards.latest, *self.machines.cards)
 
     def follow_config(self, config: Config) -> str:
         """Models come, change and go as this configuration says; what follows, in words. Called before others go by
@@ -134,6 +140,7 @@ class Fleet:
     def stop(self, *, within: float) -> None:
         """Let the batches that are being computed end, ``within`` seconds at most, unless somebody hurries us."""
         self._wake.set()
+        self.machines.stop()
         everybody = self._seats.replicas()
         stoppers = [
             NamedThread(target=each.stop, kwargs={"within": within}, name="stopper", daemon=True) for each in everybody
@@ -160,9 +167,14 @@ class Fleet:
                 self._reconcile(wanted)
             now = time.monotonic()
             config = self._run.config
-            due = [name for name, seat in self._seats.now().items() if seat.why is not None and seat.due <= now]
+            due = [
+                name
+                for name, seat in self._seats.now().items()
+                if seat.why is not None and (seat.due <= now or (seat.why.waits and self.machines.places.nodes))
+            ]
             if (due := [name for name in due if name in config.model_tables]) and not self._run.stopping.is_set():
                 self._bring(due, config)
+            grow(self._seats, self.machines, config, self._specs)
             if (swap := self._swapping.decide(self._seats.now(), time.monotonic())) is not None:
                 self._swap(*swap)
 
@@ -182,7 +194,7 @@ class Fleet:
         freed: Counter[str] = Counter()
         for each in gone:
             freed.update(seats[each].holds)
-        return when_free(self._run.config, name, freed, self._held({name, *gone}))
+        return when_free(self._run.config, name, freed, self._held({name, *gone}), self.machines.places)
 
     def _held(self, but: Collection[str]) -> Held:
         """What models with replicas were promised, leaving some out; what is still to come of it, of all of them."""
@@ -219,7 +231,7 @@ class Fleet:
     def _comes_free(self, plan: Plan, config: Config, but: Collection[str]) -> bool:
         """A driver may need a moment until it counts the memory of a process that has ended as free."""
         deadline = time.monotonic() + RELEASE_SECONDS
-        while not is_free(config, plan, self._held(but)):
+        while not is_free(config, plan, self._held(but), self.machines.places):
             if time.monotonic() > deadline or self._run.stopping.wait(RELEASE_LOOK_SECONDS):
                 return False
         return True
@@ -255,7 +267,7 @@ class Fleet:
 
     def _bring(self, names: Sequence[str], config: Config) -> None:
         """Place these models beside those that run, and start their replicas."""
-        found = placed(config, names, self._held(names))
+        found = placed(config, names, self._held(names), self.machines.places)
         for name, why in found.refused.items():
             self._refuse(name, self._waits_for_room(name, why))
         self._place(found.plans, config)
@@ -266,9 +278,9 @@ class Fleet:
             self._log.info(
                 "model_placed", reason=each.reason, segmenter=config.model_called(name).segmenter, model_name=name
             )
-            self._begin(name, self._specs(config, name, each, threads), holds(each))
+            self._begin(name, self._specs(config, name, each, threads), each)
 
-    def _begin(self, name: str, specs: Sequence[ReplicaSpec], held: Mapping[str, float]) -> None:
+    def _begin(self, name: str, specs: Sequence[ReplicaSpec], plan: Plan) -> None:
         lane = self._lanes.get(name)
 
         def unusable(failed: LoadFailed) -> None:
@@ -279,13 +291,17 @@ class Fleet:
         def ready() -> None:
             self._is_ready(name, replicas)
 
-        replicas = Replicas(self._run, lane, self._pipeline, ready=ready, unusable=unusable)
-        self._cards.watch(uuid for spec in specs for uuid in spec.visible)
+        replicas = Replicas(
+            self._run, lane, self._pipeline, ready=ready, unusable=unusable, carriers=self.machines.carrier
+        )
+        self._cards.watch(uuid for spec in specs for uuid in spec.visible if not spec.node)
 
         def seated(seat: Seat) -> Seat | None:
             if self._run.stopping.is_set():
                 return None
-            return replace(seat, replicas=replicas, why=None, since=time.monotonic(), holds=held)
+            return replace(
+                seat, replicas=replicas, why=None, since=time.monotonic(), holds=holds(plan), dtype=plan.dtype
+            )
 
         self._seats.begin(name, seated, partial(replicas.start, specs))
 
@@ -303,7 +319,8 @@ class Fleet:
                 stack=self._scratch / f"replica-{number}.stack",
                 log=config.log,
                 hidden_names=config.privacy.names == "hidden",
-                threads=0 if replica.visible else threads,
+                threads=0 if replica.visible or replica.node else threads,
+                node=replica.node,
             )
             for replica in plan.replicas
             for number in [next(self._numbers)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from watcherd.flights import ReplicaRecord
 from watcherd.inference.pool.interface import Phase
+from watcherd.inference.pool.local import LocalCarrier
 from watcherd.inference.pool.pool import ReplicaPool
 from watcherd.logs import get_logger
 from watcherd.pauses import StoppedError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from watcherd.inference.messages import LoadFailed, Ready, ReplicaSpec
+    from watcherd.inference.pool.carrier import Carriers
     from watcherd.inference.pool.interface import Died, Pool, ReplicaStatus
     from watcherd.inference.pool.lanes import Lane
     from watcherd.pipeline.stations import Pipeline
@@ -28,6 +30,7 @@ class Replicas:
     """Starts a model's replicas, and writes their life into the history (see `inference.pool.interface.Listener`).
 
     ``ready``: called when one has loaded the model. ``unusable``: called when none can, and none lives any more.
+    ``carriers``: decides where each runs.
     Each replica's thread tells of its own replica. The lock guards their rows' ids; the rest is set before the first
     replica runs.
     """
@@ -40,12 +43,14 @@ class Replicas:
         *,
         ready: Callable[[], None],
         unusable: Callable[[LoadFailed], None],
+        carriers: Carriers = LocalCarrier,
     ) -> None:
         self._run = run
         self._lane = lane
         self._pipeline = pipeline
         self._ready = ready
         self._unusable = unusable
+        self._carriers = carriers
         self._lock = threading.Lock()
         self._specs: dict[int, ReplicaSpec] = {}
         self._ids: dict[int, int] = {}
@@ -62,10 +67,17 @@ class Replicas:
             self._pipeline,
             load_seconds=limits.load_seconds,
             batch_seconds=limits.batch_seconds,
+            carriers=self._carriers,
         )
         self._pool = pool
         self._lane.carried_by(pool)
         pool.start()
+
+    def grow(self, specs: Sequence[ReplicaSpec]) -> None:
+        """Start further replicas beside those that run."""
+        assert self._pool is not None
+        self._specs = self._specs | {spec.number: spec for spec in specs}
+        self._pool.grow(specs)
 
     def status(self) -> list[ReplicaStatus]:
         """Every replica as it is now; none before they are started."""
@@ -99,6 +111,8 @@ class Replicas:
             "dtype": spec.placement.dtype,
             "model_name": spec.name,
         }
+        if spec.node:
+            placed["node"] = spec.node
         replica_id = self._note(
             lambda c: runs.start_replica(
                 c, run_id=self._run.id, number=number, model=model, placement=placed, pid=pid, now=datetime.now(UTC)
@@ -107,7 +121,8 @@ class Replicas:
         if replica_id is not None:
             with self._lock:
                 self._ids[number] = replica_id
-        self._log.info("replica_starting", replica=number, pid=pid, model_name=spec.name)
+        where = {"node": spec.node} if spec.node else {}
+        self._log.info("replica_starting", replica=number, pid=pid, model_name=spec.name, **where)
 
     def replica_ready(self, number: int, ready: Ready) -> None:
         """A replica's model is loaded and passed its checks."""

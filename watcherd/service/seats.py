@@ -24,15 +24,22 @@ LONGEST_SECONDS = 600.0
 class Seat:
     """A model of the configuration. ``table``: what it was loaded from, or is to be. ``why``: there are no replicas,
     and this is the reason. ``tries``: in a row without success; ``due``: when the next is; ``since``: when it got its
-    place, both of `time.monotonic`. ``holds``: GiB of each device, see `inference.pool.sharing.holds`."""
+    place, both of `time.monotonic`. ``holds``: GiB of each device, see `inference.pool.sharing.holds`. ``dtype``: of
+    its replicas' weights."""
 
     table: Model
     replicas: Replicas | None = None
     since: float = 0.0
     holds: Mapping[str, float] = field(default_factory=dict)
+    dtype: str = ""
     why: Refused | None = None
     tries: int = 0
     due: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many replicas it has."""
+        return len(self.replicas.status()) if self.replicas is not None else 0
 
 
 class Seats:
@@ -76,6 +83,13 @@ class Seats:
                 self._seats[name] = changed
                 start()
 
+    def has_more(self, name: str, replicas: Replicas, held: Mapping[str, float]) -> None:
+        """These have got further devices."""
+        with self._lock:
+            seat = self._seats.get(name)
+            if seat is not None and seat.replicas is replicas:
+                self._seats[name] = replace(seat, holds={**seat.holds, **held})
+
     def is_ready(self, name: str, replicas: Replicas) -> None:
         """These have loaded the model: its next failure is a first one."""
         with self._lock:
@@ -104,7 +118,7 @@ class Seats:
         """What ends the service: no model can do anything."""
         reasons = [seat.why for seat in self.now().values()]
         first = reasons[0] if reasons else None
-        if first is None or None in reasons:
+        if first is None or None in reasons or any(why is not None and why.waits for why in reasons):
             return None
         kind: type[WatcherdError] = ConfigError if first.exit_code == ConfigError.exit_code else UnavailableError
         return kind(first.message, hint=first.hint)

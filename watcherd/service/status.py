@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from watcherd.inference.cluster.nodes import Node
     from watcherd.inference.machine.cards import Card
     from watcherd.inference.pool.interface import ReplicaStatus
     from watcherd.inference.pool.lanes import Lanes
@@ -107,6 +108,8 @@ class Status:
             "model": {name: getattr(model, name) for name in model.__slots__} if model else None,
             "models": self._fleet.models(),
             "cards": list(map(_card, self._fleet.cards)),
+            "machines": [_machine(node) for node in self._fleet.machines.nodes],
+            "cluster_trouble": self._fleet.machines.trouble or None,
         }
 
     def line(self) -> str:
@@ -126,6 +129,8 @@ class Status:
                 line += f"; {vram:.0f} MiB of VRAM at the last peak"
         for name, why in self._fleet.without_replicas().items():
             line += f"; no {name}: {why.message}"
+        if trouble := self._fleet.machines.trouble:
+            line += f"; {trouble}"
         for part, reason in self._run.pauses.reasons.items():
             line += f"; {part} paused: {reason}"
         return line
@@ -135,6 +140,7 @@ def _replica(status: ReplicaStatus) -> dict[str, Any]:
     return {
         "number": status.number,
         "model": status.name,
+        "node": status.node,
         "phase": status.phase.value,
         "devices": list(status.devices),
         "pid": status.pid,
@@ -144,6 +150,17 @@ def _replica(status: ReplicaStatus) -> dict[str, Any]:
         "jobs": list(status.jobs),
         "last_error": status.last_error,
         "batch_size": status.ready.batch_size if status.ready else None,
+    }
+
+
+def _machine(node: Node) -> dict[str, Any]:
+    """One of the cluster's."""
+    return {
+        "name": node.name,
+        "address": node.address,
+        "version": node.version,
+        "cards": len(node.cards),
+        "refused": node.refused or None,
     }
 
 

@@ -148,6 +148,7 @@ def notices(answer: Mapping[str, Any]) -> list[Notice]:
     found = [*_pauses(answer), *_inbox_away(answer["daemon"] or {})]
     found += [
         *_models_away(answer),
+        *_machines_away(answer["daemon"] or {}),
         *_replicas_down(answer["daemon"] or {}),
         *_disks(answer["disks"]),
         *_left_behind(answer),
@@ -212,6 +213,15 @@ def _models_away(answer: Mapping[str, Any]) -> Iterator[Notice]:
                 todo=f"Put [models.{name}] back and reload, or have another do them: "
                 f"watcherd retry --model default --from-model {name}",
             )
+
+
+def _machines_away(daemon: Mapping[str, Any]) -> Iterator[Notice]:
+    """What is wrong with the cluster, where there is one."""
+    if trouble := daemon.get("cluster_trouble"):
+        yield Notice(tone="warn", text=f"The cluster cannot be reached: {trouble}")
+    for machine in daemon.get("machines", []):
+        if machine["refused"]:
+            yield Notice(tone="warn", text=f"The machine {machine['name']} is refused: {machine['refused']}.")
 
 
 def _replicas_down(daemon: Mapping[str, Any]) -> Iterator[Notice]:
@@ -375,15 +385,17 @@ def _replica(replica: Mapping[str, Any], cards: Mapping[str, Mapping[str, Any]],
         model=model,
         state=state,
         tone=tone,
-        devices=", ".join(_device(uuid, cards) for uuid in replica["devices"]),
+        devices=", ".join(_device(uuid, cards, replica.get("node") or "") for uuid in replica["devices"]),
         memory=_held(replica, cards),
         doing=_doing(replica, told=told),
     )
 
 
-def _device(uuid: str, cards: Mapping[str, Mapping[str, Any]]) -> str:
+def _device(uuid: str, cards: Mapping[str, Mapping[str, Any]], node: str) -> str:
+    """As the history calls it too: with its machine in front, where that is another one."""
     index = cards.get(uuid, {}).get("index")
-    return f"cuda:{index}" if index is not None else uuid[:12]
+    label = f"cuda:{index}" if index is not None else uuid[:12]
+    return f"{node}:{label}" if node else label
 
 
 def _held(replica: Mapping[str, Any], cards: Mapping[str, Mapping[str, Any]]) -> str:
@@ -412,7 +424,7 @@ def gauges(daemon: Mapping[str, Any] | None) -> list[Gauge]:
 
 
 def _gauge(card: Mapping[str, Any]) -> Gauge:
-    label = f"cuda:{card['index']}" if card["index"] is not None else card["uuid"][:12]
+    label = _device(card["uuid"], {card["uuid"]: card}, card.get("node") or "")
     used, total = card["used_mib"], card["total_mib"]
     if used is None or not total:
         text = f"of {gib(total)}, use unknown" if total else "unknown: the driver does not answer"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.unit.inference.shapes import EightBillion, eight_billion
 from watcherd.errors import UnavailableError
 from watcherd.inference.loading import resolve_dtype
 from watcherd.inference.machine.devices import GIB, Device, parse_inventory
+from watcherd.inference.machine.grouping import Card, gather
 from watcherd.inference.pool.placement import SAFETY_GIB, Plan, plan
 from watcherd.inference.split import ModelSizes, split_over
 
@@ -216,3 +218,12 @@ def test_no_device_is_overfilled_or_used_twice_whatever_the_machine(
         assert sum(replica.loads_gib) == pytest.approx(sum(model.tensors.values()) / GIB)
         for device, load in zip(replica.devices, replica.loads_gib, strict=True):
             assert load + reserve + SAFETY_GIB <= device.free_gib + 1e-9
+
+
+def test_a_replica_is_never_split_over_two_machines() -> None:
+    """Two small cards here and one there: the pair is found, the third carries nothing."""
+    near = parse_inventory("1x10GiB")
+    far = [replace(card, uuid=f"far-{card.index}", node="far") for card in parse_inventory("2x10GiB")]
+    cards = [Card(device=device, room=10.0) for device in (*near, *far)]
+    groups = gather(cards, "auto", lambda rooms: sum(rooms) >= 20.0)
+    assert [["far-0", "far-1"]] == [[card.device.uuid for card in group] for group in groups]

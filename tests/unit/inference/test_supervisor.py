@@ -40,7 +40,7 @@ HERE, THERE = Path("/here"), Path("/there")
 READY = Ready(
     info=ModelInfo(segmenter="far", model="none", revision="1", dtype="float32"),
     load_ms=1,
-    batch_size=1,
+    batch_size=2,
     weights=(),
     host_rss_mib=None,
 )
@@ -52,6 +52,7 @@ class FarMachine:
     def __init__(self, spec: ReplicaSpec) -> None:
         self.starts = 0
         self.refusals = 0
+        self.is_cut_off = False
         self.sent: queue.Queue[Sequence[WorkItem]] = queue.Queue()
         self.calls: queue.Queue[str] = queue.Queue()
         self.fetched: list[Path] = []
@@ -124,6 +125,9 @@ class FarMachine:
     def join(self, seconds: float | None = None) -> None:
         self.calls.put("join")
         self._said.clear()
+
+    def unreachable(self) -> bool:
+        return self.is_cut_off
 
     def wait_released(self, stop: threading.Event) -> None:
         self.calls.put("wait_released")
@@ -343,12 +347,48 @@ def test_a_quick_replica_is_noticed_early_when_it_falls_silent(life: Life) -> No
     assert 300 == silence_over(30, item(5, size=(512, 512)))
     assert 300 == silence_over(60, item(6, frames=100))
     assert 300 == silence_over(3, item(7), item(8))
-    assert 40 == silence_over(3, item(9), item(10))
+    assert 40 == silence_over(3, item(9), item(10), item(13))  # the third is computed by itself
     assert 60 == silence_over(0.125, item(11))
     machine.fail(Ended("killed"))
     heard.deaths.get(timeout=PATIENCE)
     heard.ready.get(timeout=PATIENCE)
     assert 300 == silence_over(1, item(12))  # another process
+
+
+def test_a_silence_of_a_machine_that_is_cut_off_blames_no_scan(life: Life) -> None:
+    """Nobody knows what its process was doing: the scan is tried again later, and not as one that kills."""
+    pool, machine, heard = life(seconds=0.05)
+    heard.ready.get(timeout=PATIENCE)
+    machine.is_cut_off = True
+    pool.submit([item(1)])
+    lost = heard.outcomes.get(timeout=PATIENCE)
+    assert isinstance(lost, NotSegmented)
+    assert ErrorClass.TRANSIENT is lost.error_class
+
+
+def test_a_batch_that_ends_without_all_its_answers_loses_no_scan(life: Life) -> None:
+    pool, machine, heard = life()
+    heard.ready.get(timeout=PATIENCE)
+    pool.submit([item(1), item(2)])
+    machine.sent.get(timeout=PATIENCE)
+    machine.say(segmented(1), BatchEnded())
+    assert isinstance(heard.outcomes.get(timeout=PATIENCE), Segmented)
+    lost = heard.outcomes.get(timeout=PATIENCE)
+    assert (2, ErrorClass.TRANSIENT) == (lost.job_id, getattr(lost, "error_class", None))
+    assert "without an answer for 1 of its scans" in heard.deaths.get(timeout=PATIENCE).reason
+
+
+def test_replicas_that_join_later_take_work_from_the_same_queue(life: Life) -> None:
+    pool, machine, heard = life()
+    heard.ready.get(timeout=PATIENCE)
+    pool.submit([item(1)])
+    machine.sent.get(timeout=PATIENCE)
+    pool.grow([spec(1)])
+    heard.ready.get(timeout=PATIENCE)
+    assert [Phase.BUSY, Phase.IDLE] == [status.phase for status in pool.status()]
+    pool.submit([item(2)])
+    while pool.status()[1].jobs != (2,):
+        assert pool.progressing()
 
 
 def test_a_process_that_is_worn_has_answered_for_all_that_it_began(life: Life) -> None:

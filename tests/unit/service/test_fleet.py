@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.runs import a_run
-from watcherd.config import Config, Model
+from watcherd.config import Cluster, Config, Model
 from watcherd.errors import ConfigError, UnavailableError
+from watcherd.inference.cluster.nodes import Node
+from watcherd.inference.machine.devices import Device
 from watcherd.inference.pool.interface import Phase, ReplicaStatus
 from watcherd.inference.pool.lanes import Lanes
 from watcherd.inference.pool.placement import Plan as OneModelsPlan
 from watcherd.inference.pool.placement import PlannedReplica
 from watcherd.inference.pool.sharing import Refused, Shared
 from watcherd.service import fleet as module
+from watcherd.service import growing
 from watcherd.service.ending import Ending
 from watcherd.service.fleet import Fleet, lane_for
-from watcherd.service.placing import Held
+from watcherd.service.placing import Held, Places, placed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +37,7 @@ class Pretended:
 
     made: list[Pretended] = []  # noqa: RUF012 - emptied for each test
 
-    def __init__(self, _run: Any, lane: Any, _pipeline: Any, *, ready: Any, unusable: Any) -> None:
+    def __init__(self, _run: Any, lane: Any, _pipeline: Any, *, ready: Any, unusable: Any, carriers: Any) -> None:
         self.lane, self.ready, self.unusable = lane, ready, unusable
         self.numbers: list[int] = []
         self.stopped = False
@@ -43,6 +46,9 @@ class Pretended:
     def start(self, specs: Sequence[Any]) -> None:
         self.numbers = [spec.number for spec in specs]
         self.lane.carried_by(self)
+
+    def grow(self, specs: Sequence[Any]) -> None:
+        self.numbers += [spec.number for spec in specs]
 
     def status(self) -> list[Any]:
         return [ReplicaStatus(number=number, phase=Phase.STARTING, devices=("card",)) for number in self.numbers]
@@ -65,6 +71,7 @@ class Scene:
         self.planned: list[tuple[str, dict[str, float], list[str]]] = []
         self.frees = [True]
         self.held: list[Held] = []
+        self.places: list[Places] = []
         self.folder = folder
         self.ending = Ending()
         self.lanes: Any = Lanes(*(lane_for(name, table) for name, table in config.model_tables.items()))
@@ -72,16 +79,17 @@ class Scene:
         self.run = a_run(config)
         self.fleet = Fleet(self.run, self.lanes, stations, self.ending)
 
-    def when_free(self, _config: Config, name: str, freed: Any, _held: Any) -> OneModelsPlan | None:
+    def when_free(self, _config: Config, name: str, freed: Any, _held: Any, _places: Any) -> OneModelsPlan | None:
         self.planned.append((name, dict(freed), [each.lane.name for each in Pretended.made if not each.stopped]))
         return PLAN if name in self.fit_alone else None
 
-    def is_free(self, _config: Config, _plan: Any, _held: Any) -> bool:
+    def is_free(self, _config: Config, _plan: Any, _held: Any, _places: Any) -> bool:
         return self.frees.pop(0)
 
-    def placed(self, _config: Config, names: Sequence[str], held: Held) -> Shared:
+    def placed(self, _config: Config, names: Sequence[str], held: Held, places: Places) -> Shared:
         self.asked.append(list(names))
         self.held.append(held)
+        self.places.append(places)
         plans = {name: PLAN for name in names if name not in self.refused}
         return Shared(plans=plans, refused={name: self.refused[name] for name in names if name in self.refused})
 
@@ -108,6 +116,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scen
     def make(config: Config) -> Scene:
         found = Scene(tmp_path, config)
         monkeypatch.setattr(module, "placed", found.placed)
+        monkeypatch.setattr(growing, "placed", found.placed)
         monkeypatch.setattr(module, "when_free", found.when_free)
         monkeypatch.setattr(module, "is_free", found.is_free)
         return found
@@ -286,3 +295,87 @@ def test_one_that_has_given_its_place_comes_back_at_once_where_there_is_room_for
     found.refused = {}
     found.fleet._swap("new", ("retina",))
     assert {"default", "retina", "new"} == {name for name, state in states(found).items() if state == "loading"}
+
+
+# ------------------------------------------------------------------------------------------------------- other machines
+
+
+class PretendedCluster:
+    """What `Cluster` is to the fleet, with the machines that a test gives it."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self.nodes = self.usable = nodes
+        self.trouble = ""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def machine(name: str, born: str = "1", cards: int = 1) -> Node:
+    found = tuple(
+        Device(index=index, uuid=f"{name}-{index}", name="card", total_gib=24.0, free_gib=24.0)
+        for index in range(cards)
+    )
+    return Node(name=name, address="10.0.0.2", born=born, cards=found)
+
+
+def clustered(scene: Callable[..., Scene], *nodes: Node, local: bool = True) -> tuple[Scene, PretendedCluster]:
+    found = scene(Config(cluster=Cluster(engine="ray", local=local)))
+    cluster: Any = PretendedCluster(*nodes)
+    found.fleet.machines._cluster = cluster
+    return found, cluster
+
+
+def grow_on(found: Scene) -> None:
+    growing.grow(found.fleet._seats, found.fleet.machines, found.run.config, found.fleet._specs)
+
+
+def test_a_machine_that_joins_gets_replicas_without_a_restart(scene: Callable[..., Scene]) -> None:
+    """Once; and once more after it has left and come back with nothing of ours on it."""
+    found, cluster = clustered(scene, machine("one"))
+    found.start()
+    assert Places(local=True, nodes=(machine("one"),), why_none="no worker has joined it") == found.places[-1]
+    grow_on(found)
+    assert [0, 1] == found.of("default").numbers, "the machine of the start has a card that carries nothing"
+    cluster.usable = cluster.nodes = (machine("one"), machine("two", cards=2))
+    grow_on(found)
+    assert [0, 1, 2] == found.of("default").numbers
+    assert [machine("two", cards=2)] == list(found.places[-1].nodes)
+    assert not found.places[-1].local
+    grow_on(found)
+    assert [0, 1, 2] == found.of("default").numbers
+    cluster.usable = cluster.nodes = (machine("one"),)
+    grow_on(found)
+    cluster.usable = cluster.nodes = (machine("one"), machine("two", born="2"))
+    grow_on(found)
+    assert [0, 1, 2, 3] == found.of("default").numbers
+
+
+def test_a_machine_that_would_compute_in_another_type_is_left_out(
+    scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model has one identity, whichever machine computes it."""
+    found, cluster = clustered(scene)
+    found.start()
+    monkeypatch.setattr(growing, "placed", lambda *_: Shared(plans={"default": replace(PLAN, dtype="bfloat16")}))
+    cluster.usable = cluster.nodes = (machine("old"),)
+    grow_on(found)
+    assert [0] == found.of("default").numbers
+
+
+def test_without_any_machine_the_service_waits_for_one(
+    scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not end, its inbox opens, and systemd hears that all is well."""
+    found, cluster = clustered(scene, local=False)
+    monkeypatch.setattr(module, "placed", placed)
+    found.start()
+    assert found.fleet.settled
+    assert found.fleet.progressing()
+    assert found.ending.failure is None
+    (model,) = found.fleet.models()
+    assert "No machine of the cluster is there yet: no worker has joined it." == model["why"]
+    monkeypatch.setattr(module, "placed", found.placed)
+    cluster.usable = cluster.nodes = (machine("one"),)
+    found.fleet._bring(["default"], found.run.config)
+    assert "loading" == states(found)["default"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import BrokenExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ import pytest
 
 from watcherd.config import Config, Devices, Model
 from watcherd.errors import ConfigError
+from watcherd.inference.cluster.nodes import Node
 from watcherd.inference.machine.devices import Device, parse_inventory
 from watcherd.inference.pool.interface import Phase, ReplicaStatus
-from watcherd.inference.pool.sharing import Demand, Limits, share_out
+from watcherd.inference.pool.sharing import Demand, Limits, holds, share_out
 from watcherd.service import placing
-from watcherd.service.placing import Held, to_come
+from watcherd.service.placing import Held, Places, to_come
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,3 +159,59 @@ def test_what_a_plan_takes_is_free_or_not(monkeypatch: pytest.MonkeyPatch, held:
     plan = share_out([demand], parse_inventory("24GiB,24GiB")[1:]).plans["default"]
     assert free == placing.is_free(Config(), plan, held)
     assert placing.is_free(Config(), plan, Held(to_come={"planned-0": 24.0}))
+
+
+# ------------------------------------------------------------------------------------------------------- other machines
+
+
+def machine(name: str, cards: str = "", free_gib: float = 8.0) -> Node:
+    found = parse_inventory(cards) if cards else ()
+    named = tuple(replace(card, uuid=f"{name}-{card.index}") for card in found)
+    return Node(name=name, address="", born="1", cards=named, cpu=not cards, host_free_gib=free_gib)
+
+
+def shared_here(monkeypatch: pytest.MonkeyPatch, here: str = "") -> None:
+    def share(config: Config, names: Any, found: Sequence[Device], *, taken: Any, **_: Any) -> Any:
+        demands = [Demand(name=name, sizes=None, dtype="float32", reserve_gib=0.0) for name in names]
+        return share_out(demands, found, Limits(replicas=config.devices.replicas), taken)
+
+    monkeypatch.setattr(placing.devices, "inventory", lambda *_, **__: parse_inventory(here) if here else ())
+    monkeypatch.setattr(placing, "share_apart", share)
+
+
+@pytest.mark.parametrize(("most", "count"), [("auto", 4), (3, 3), (9, 4)])
+def test_models_go_on_the_cards_of_all_machines(monkeypatch: pytest.MonkeyPatch, most: Any, count: int) -> None:
+    """As many replicas as the configuration allows, and fewer while machines are away."""
+    shared_here(monkeypatch, "1x24GiB")
+    places = Places(nodes=(machine("one", "2x24GiB"), machine("two", "1x24GiB"), machine("idle")))
+    config = Config(model=Model(segmenter="none"), devices=Devices(replicas=most))
+    plan = placing.placed(config, ["default"], Held(), places).plans["default"]
+    assert ["", "one", "one", "two"][:count] == [replica.node for replica in plan.replicas]
+
+
+def test_without_any_card_each_machine_computes_on_its_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared_here(monkeypatch)
+    places = Places(nodes=(machine("one"), machine("two")))
+    config = Config(model=Model(segmenter="none"))
+    plan = placing.placed(config, ["default"], Held(), places).plans["default"]
+    assert ["", "one", "two"] == [replica.node for replica in plan.replicas]
+    far = placing.placed(config, ["default"], Held(), replace(places, local=False)).plans["default"]
+    assert ["one", "two"] == [replica.node for replica in far.replicas]
+    assert {"": 0.0, "host of one": 0.0, "host of two": 0.0} == holds(plan)
+
+
+def test_a_model_that_no_machine_has_the_memory_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared_here(monkeypatch)
+    places = Places(local=False, nodes=(machine("one", free_gib=-1.0),))
+    found = placing.placed(Config(model=Model(segmenter="none")), ["default"], Held(), places)
+    assert {} == found.plans
+    assert found.refused["default"].for_room
+
+
+def test_what_carries_something_is_not_unused() -> None:
+    places = Places(nodes=(machine("one", "2x24GiB"), machine("two", "1x24GiB"), machine("three"), machine("four")))
+    left = placing.unused(places, {"one-0": 1.0, "two-0": 1.0, "host of three": 0.0})
+    assert [("one", ["one-1"]), ("four", [])] == [
+        (node.name, [card.uuid for card in node.cards]) for node in left.nodes
+    ]
+    assert not left.local

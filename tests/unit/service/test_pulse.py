@@ -71,7 +71,7 @@ def test_a_database_that_answers_no_more_is_noticed(resting: Any, clock: SimpleN
 
 def test_what_is_written_about_the_package_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     run: Any = SimpleNamespace(config=Config(), began=datetime.now(UTC), pauses=SimpleNamespace(reasons={}))
-    fleet: Any = SimpleNamespace(status=list, models=list, cards=())
+    fleet: Any = SimpleNamespace(status=list, models=list, cards=(), machines=SimpleNamespace(nodes=(), trouble=""))
     shown = Status(run, Lanes(), fleet, Notifier(), inbox=pytest.fail, held=lambda: False, path=None)
     monkeypatch.setattr(status, "version", lambda _name: pytest.fail("read again"))
     assert shown.values()["version"]

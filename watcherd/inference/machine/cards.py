@@ -27,7 +27,8 @@ STALE_SECONDS = 30.0
 class Card:
     """One GPU. ``index``: as ``nvidia-smi`` counts. Memory is in MiB, None where the driver does not say.
 
-    ``processes``: what each process holds, by pid; the driver leaves out those of other containers.
+    ``processes``: what each process holds, by pid; the driver leaves out those of other containers. ``node``: the
+    machine that it is in; empty: this one.
     """
 
     uuid: str
@@ -36,6 +37,7 @@ class Card:
     used_mib: int | None = None
     total_mib: int | None = None
     processes: Mapping[int, int | None]
+    node: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

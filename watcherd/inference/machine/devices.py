@@ -41,7 +41,7 @@ class Device:
     """One GPU.
 
     ``index``: as ``nvidia-smi`` counts. ``free_gib``: not in use now. ``has_bfloat16``: computes in bfloat16 natively
-    (compute capability 8.0, Ampere, and later).
+    (compute capability 8.0, Ampere, and later). ``node``: the machine that it is in; empty: this one.
     """
 
     index: int
@@ -50,6 +50,7 @@ class Device:
     total_gib: float
     free_gib: float
     has_bfloat16: bool = True
+    node: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

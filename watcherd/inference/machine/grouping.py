@@ -33,8 +33,16 @@ class Card:
 
 
 def gather(cards: Sequence[Card], per_replica: Literal["auto"] | int, fits: Fits) -> list[tuple[Card, ...]]:
-    """Disjoint groups of cards, each of which carries a replica: as many small groups as possible, then larger ones."""
+    """Disjoint groups of cards, each of which carries a replica: as many small groups as possible, then larger ones.
+    The cards of a group are in one machine."""
     fits = _remembered(fits)
+    machines = dict.fromkeys(card.device.node for card in cards)
+    of_each = ([card for card in cards if card.device.node == machine] for machine in machines)
+    return [group for machine in of_each for group in _gathered(machine, per_replica, fits)]
+
+
+def _gathered(cards: Sequence[Card], per_replica: Literal["auto"] | int, fits: Fits) -> list[tuple[Card, ...]]:
+    """`gather` on one machine."""
     left = sorted(cards, key=lambda card: (-card.kind, card.device.index))
     groups: list[tuple[Card, ...]] = []
     for size in range(1, MAX_PER_REPLICA + 1) if per_replica == "auto" else [per_replica]:

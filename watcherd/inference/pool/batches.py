@@ -43,9 +43,10 @@ class Batches:
         self._closed = False
 
     def taker(self) -> Taker:
-        """A new end of the queue, for one replica. All of them are made before the first batch is put."""
+        """A new end of the queue, for one replica."""
         taker = Taker(self)
-        self._takers.append(taker)
+        with self._lock:
+            self._takers = [*self._takers, taker]
         return taker
 
     def put(self, items: Sequence[WorkItem]) -> bool:

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 
 class Ended(Exception):  # noqa: N818 - not an error of ours: the end of a process, with its reason
-    """The process has ended, or was killed. ``stack``: what it wrote before, if anything."""
+    """The process has ended, or was killed. ``stack``: what it wrote before, if anything. ``lost``: nobody knows what
+    became of it, for its machine cannot be reached: no scan and no model is blamed for that."""
 
-    def __init__(self, reason: str, stack: str = "") -> None:
+    def __init__(self, reason: str, stack: str = "", *, lost: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.stack = stack
+        self.lost = lost
 
 
 class SilentError(Exception):
@@ -93,6 +95,10 @@ class Carrier(Protocol):
 
     def join(self, seconds: float | None = None) -> None:
         """Wait until the process is gone, at most for ``seconds``. Called after `kill`."""
+
+    def unreachable(self) -> bool:
+        """Whether its machine did not answer when the process was to be ended: a silence before was not the model's.
+        Called after `join`."""
 
     def wait_released(self, stop: Event) -> None:
         """Wait until its devices' memory is free again, or ``stop`` is set, or it takes too long. Called after a death

@@ -11,7 +11,7 @@ from watcherd.job import DEFAULT_MODEL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from watcherd.inference.messages import LoadFailed, Outcome, Ready, WorkItem
+    from watcherd.inference.messages import LoadFailed, Outcome, Ready, ReplicaSpec, WorkItem
 
 
 class Phase(StrEnum):
@@ -27,12 +27,13 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplicaStatus:
-    """One replica as it is now: a value that its thread replaces as a whole. ``name``: of its model. Times are of
-    `time.monotonic`."""
+    """One replica as it is now: a value that its thread replaces as a whole. ``name``: of its model. ``node``: the
+    machine that it is on; empty: this one. Times are of `time.monotonic`."""
 
     number: int
     name: str = DEFAULT_MODEL
     phase: Phase
+    node: str = ""
     devices: tuple[str, ...]
     pid: int | None = None
     stage: str = ""
@@ -77,6 +78,7 @@ class Pool(Protocol):
     """What the pipeline and the service need of the replicas, be they one or many. Any thread may call it."""
 
     def start(self) -> None: ...
+    def grow(self, specs: Sequence[ReplicaSpec]) -> None: ...
     def has_room(self) -> bool: ...
     def capacity(self) -> int: ...
     def submit(self, items: Sequence[WorkItem]) -> None: ...

@@ -130,6 +130,10 @@ class LocalCarrier:
         if self._process is not None:
             self._process.join(seconds)
 
+    def unreachable(self) -> bool:
+        """Never: it is this machine."""
+        return False
+
     def wait_released(self, stop: Event) -> None:
         """Until the driver does not count the process among the users of its GPUs any more."""
         assert self._process is not None

@@ -37,7 +37,7 @@ class PlannedReplica:
     ``devices``: empty on a CPU. ``weights_gib``: of the whole replica; None where the model cannot show its sizes.
     ``reserve_gib``: kept for activations on each of its devices. ``free_gib``: what weights and reserve leave on the
     fullest of them. ``device_map``: module name to device, as the replica's process counts its devices.
-    ``loads_gib``: the weights on each device, in their order.
+    ``loads_gib``: the weights on each device, in their order. ``host``: the machine of a replica on a CPU; empty: this.
     """
 
     devices: tuple[Device, ...]
@@ -46,6 +46,12 @@ class PlannedReplica:
     free_gib: float | None
     device_map: Mapping[str, str]
     loads_gib: tuple[float, ...] = ()
+    host: str = ""
+
+    @property
+    def node(self) -> str:
+        """The machine that it is on; empty: this one."""
+        return self.devices[0].node if self.devices else self.host
 
     @property
     def visible(self) -> tuple[str, ...]:
@@ -98,7 +104,8 @@ def plan(
         splits = {rooms: _even_split(model, rooms) for rooms in set(map(_rooms, groups))}
         chosen = [_planned(group, splits[_rooms(group)], model.weights_gib, reserve_gib) for group in groups]
         if not chosen and allow_offload and host_gib is not None:
-            chosen = [_offloaded(model, cards, reserve_gib, host_gib)]
+            here = [card for card in cards if not card.device.node] or cards
+            chosen = [_offloaded(model, here, reserve_gib, host_gib)]
         if not chosen:
             raise _refusal(model, cards, reserve_gib, max_memory_gib, per_replica)
     if replicas != "auto":

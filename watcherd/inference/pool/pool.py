@@ -47,11 +47,22 @@ class ReplicaPool:
             back_off=back_off,
             clock=clock,
         )
-        self._members = [Member(spec, carriers(spec), self._batches.taker(), self._terms) for spec in specs]
+        self._carriers = carriers
+        self._members = [self._member(spec) for spec in specs]
+
+    def _member(self, spec: ReplicaSpec) -> Member:
+        return Member(spec, self._carriers(spec), self._batches.taker(), self._terms)
 
     def start(self) -> None:
         """Start every replica; they say through the listener when they are ready."""
         for member in self._members:
+            member.thread.start()
+
+    def grow(self, specs: Sequence[ReplicaSpec]) -> None:
+        """Start further replicas beside those that run. Called by one thread at a time."""
+        fresh = [self._member(spec) for spec in specs]
+        self._members = [*self._members, *fresh]
+        for member in fresh:
             member.thread.start()
 
     def has_room(self) -> bool:

@@ -58,13 +58,14 @@ class Limits:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
     """Why a model has no place. ``for_room``: there is not enough of it now. ``fits_alone``: there would be, were it
-    not for the others."""
+    not for the others. ``waits``: for machines that are not there yet: no reason to end the service."""
 
     message: str
     hint: str = ""
     exit_code: int = UnavailableError.exit_code
     for_room: bool = False
     fits_alone: bool = False
+    waits: bool = False
 
     def beside(self, others: str) -> Refused:
         """The same, of a model that fits alone."""
@@ -196,13 +197,18 @@ def share_apart(
 
 
 def holds(plan: Plan) -> dict[str, float]:
-    """GiB that a model takes of each device, by its UUID; of the host, for replicas on the CPU, by an empty name."""
+    """GiB that a model takes of each device, by its UUID; of a host, for replicas on the CPU, by `host_key`."""
     found: dict[str, float] = {}
     for replica in plan.replicas:
         loads = replica.loads_gib or (replica.weights_gib or 0.0,) * max(1, len(replica.devices))
-        for uuid, load in zip(replica.visible or ("",), loads, strict=True):
-            found[uuid] = found.get(uuid, 0.0) + load + replica.reserve_gib + (SAFETY_GIB if uuid else 0.0)
+        for uuid, load in zip(replica.visible or (host_key(replica.node),), loads, strict=True):
+            found[uuid] = found.get(uuid, 0.0) + load + replica.reserve_gib + (SAFETY_GIB if replica.visible else 0.0)
     return found
+
+
+def host_key(node: str) -> str:
+    """What a machine's own memory is called among the devices; of this one: empty."""
+    return f"host of {node}" if node else ""
 
 
 def _alone(demand: Demand, devices: Sequence[Device], limits: Limits) -> Shared:

@@ -94,10 +94,10 @@ class Member:
         self._under_way: deque[Batch] = deque()
         self._quick = False
         self._patience = Patience(terms.batch_seconds)
-        self._silence_seconds = terms.batch_seconds
-        """Seconds that the process may be silent over the batch at hand."""
         devices = spec.visible or ("cpu",)
-        self.status = ReplicaStatus(number=spec.number, name=spec.name, phase=Phase.STARTING, devices=devices)
+        self.status = ReplicaStatus(
+            number=spec.number, name=spec.name, phase=Phase.STARTING, node=spec.node, devices=devices
+        )
         self.thread = NamedThread(target=self._live, name=f"replica-{spec.number}", daemon=True)
 
     # -------------------------------------------------------------------------------------- called by other threads
@@ -107,7 +107,7 @@ class Member:
         status = self.status
         if status.phase is Phase.IDLE:
             return True
-        limit = self._terms.load_seconds if status.phase is Phase.STARTING else self._silence_seconds
+        limit = self._terms.load_seconds if status.phase is Phase.STARTING else self._patience.seconds
         return status.phase in (Phase.STARTING, Phase.BUSY) and self._terms.clock() - status.marked_at <= limit
 
     def interrupt(self) -> None:
@@ -135,7 +135,7 @@ class Member:
             except Ended as end:
                 if stopping.is_set():
                     break
-                if self.status.ready is None:
+                if self.status.ready is None and not end.lost:
                     load_crashes += 1
                 failures = 0 if clock() - began > HEALTHY_SECONDS else failures + 1
                 self._bury(end)
@@ -170,7 +170,7 @@ class Member:
     def _serve(self) -> None:
         """Keep the process in work; one whose batches are quick has the next one at hand already."""
         self._quick = False
-        self._patience.begin()
+        self._patience.begin(self.status.ready.batch_size if self.status.ready else 1)
         try:
             while True:
                 if not self._under_way:
@@ -199,17 +199,15 @@ class Member:
             batch.taken_up = self._terms.clock()
             self._become(phase=Phase.BUSY, marked_at=batch.taken_up, jobs=tuple(batch.waiting))
         self._under_way.append(batch)
-        self._be_patient()
+        self._patience.at_hand(each.items for each in self._under_way)
         self._carrier.send(self._carrier.bring(list(batch.waiting.values())))
         self._terms.scans.batch_taken()
 
-    def _be_patient(self) -> None:
-        """The process may begin the second batch before it has answered for the first."""
-        self._silence_seconds = max(self._patience.seconds(batch.items) for batch in self._under_way)
-
     def _hear(self) -> None:
         """What the process at work says, or word that there is more for it to do."""
-        messages = self._receive(self._silence_seconds, "computing a batch", heed_bell=self._may_have_another())
+        marked_at = self.status.marked_at
+        messages = self._receive(self._patience.seconds, "computing a batch", heed_bell=self._may_have_another())
+        self._patience.heard(self.status.marked_at - marked_at)
         fetched = [self._carrier.fetch(each) if isinstance(each, Segmented) else each for each in messages]
         outcomes = [each for each in fetched if isinstance(each, Segmented | NotSegmented) and self._waits(each)]
         if outcomes:
@@ -236,13 +234,15 @@ class Member:
         self._become(jobs=jobs)
 
     def _batch_ended(self) -> None:
+        if left := len(self._under_way[0].waiting):
+            raise Ended(f"it ended a batch without an answer for {left} of its scans", lost=True)
         now = self._terms.clock()
         ended = self._under_way.popleft()
         self._quick = now - ended.taken_up < QUICK_SECONDS
-        self._patience.ended(ended.items, now - ended.taken_up)
+        self._patience.ended(ended.items)
         if self._under_way:
             self._under_way[0].taken_up = now
-            self._be_patient()
+            self._patience.at_hand(each.items for each in self._under_way)
         else:
             self._become(phase=Phase.IDLE, jobs=(), stage="")
 
@@ -267,10 +267,11 @@ class Member:
             self._terms.hurry.wait(STACK_SECONDS)
             self._carrier.kill()
             self._carrier.join(GONE_SECONDS)
-        return Ended(reason, self._carrier.stack())
+        return Ended(reason, self._carrier.stack(), lost=self._carrier.unreachable())
 
     def _answer_for(self, end: Ended) -> None:
-        """Scans that were under way crashed; the others had no part in it and are handed back."""
+        """Scans that were under way crashed; the others had no part in it and are handed back. With a machine that is
+        lost, no scan has crashed: those under way are tried again later, as after anything that may pass."""
         batches, self._under_way = list(self._under_way), deque()
         waiting = [job for batch in batches for job in batch.waiting]
         if self._terms.stopping.is_set():
@@ -278,8 +279,9 @@ class Member:
             return
         begun = {job for batch in batches for job in batch.begun}
         suspects = set(self.status.jobs) & set(waiting) & (begun or set(waiting))
-        error = f"replica {self._number} died while it worked on this scan: {end.reason}"
-        failed = [NotSegmented(job_id=job, error_class=ErrorClass.CRASH, error=error) for job in suspects]
+        what, kind = ("was lost", ErrorClass.TRANSIENT) if end.lost else ("died", ErrorClass.CRASH)
+        error = f"replica {self._number} {what} while it worked on this scan: {end.reason}"
+        failed = [NotSegmented(job_id=job, error_class=kind, error=error) for job in suspects]
         self._terms.scans.scans_answered(self._number, failed)
         if innocent := tuple(job for job in waiting if job not in suspects):
             self._terms.scans.scans_handed_back(innocent)
