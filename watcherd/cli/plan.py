@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from watcherd.inference.pool.placement import Plan, PlannedReplica
     from watcherd.inference.pool.sharing import Shared
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "fp8-mlp"]
 SEMANTIC = ("ForSemanticSegmentation", "ForUniversalSegmentation", "ForInstanceSegmentation")
 """How transformers names the architectures that the semantic segmenter runs."""
 SAM3 = ("sam3", "sam3_video")
