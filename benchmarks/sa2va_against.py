@@ -110,7 +110,7 @@ def measured(ways: Mapping[str, Process], rounds: int, batch: int, batches: int,
         for name in order:
             found[name]["rate"].append(ways[name].ask("rate", batch, batches))
             found[name]["lone"].append(ways[name].ask("lone", lone))
-            show(f"round {number} {name}", {"rate": found[name]["rate"][-1], "lone": found[name]["lone"][-1]})
+            show(f"round {number} {name}", found[name]["rate"][-1])
     return found
 
 
@@ -217,9 +217,11 @@ def compare(wanted: argparse.Namespace, folder: Path) -> None:
         for other in [each for each in (base, "float32") if each in ways and each != name]:
             print(f"changed, {name} against {other}: {changed(maps[name], maps[other])}", flush=True)
     print("\n".join(summary(measured(timed, wanted.rounds, wanted.batch, wanted.batches, wanted.lone), base)))
+    if "fp8" in timed:
+        show("fp8 within 10.5 GiB, batch 1", timed["fp8"].ask("within", 10.5))
     for name, way in timed.items():
+        show(f"busy {name}", way.ask("busy", wanted.batch, 4))
         show(f"threads {name}", way.ask("threads", wanted.batch, wanted.batches))
-        show(f"busy {name}", way.ask("busy", wanted.batch, 6))
     for way in ways.values():
         way.end()
 

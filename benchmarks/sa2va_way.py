@@ -76,6 +76,18 @@ class Way:
         if under_way is not None:
             self.said = [found.decode for found in under_way.result()]
 
+    def within(self, gib: float) -> dict[str, Any]:
+        """Scans one by one where torch may take so much of the card and no more."""
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(gib * 2**30 / total)
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            found = self.rate(1, 20)
+            return found | {"reserved_gib": torch.cuda.max_memory_reserved() / 2**30}
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+
     def lone(self, count: int) -> dict[str, Any]:
         """Milliseconds of scans one by one, each waited for."""
         found = []
@@ -100,7 +112,7 @@ class Way:
         lines: dict[int, list[tuple[float, float]]] = {}
         for each in kernels:
             lines.setdefault(each.device_index, []).append((each.time_range.start, each.time_range.end))
-            names[each.name[:60]] = names.get(each.name[:60], 0.0) + each.time_range.elapsed_us()
+            names[each.name[:110]] = names.get(each.name[:110], 0.0) + each.time_range.elapsed_us()
         begin = min((start for spans in lines.values() for start, _ in spans), default=0)
         end = max((stop for spans in lines.values() for _, stop in spans), default=1)
         scans = batch * batches
@@ -109,7 +121,7 @@ class Way:
             "busy_ms": {card: _covered(spans) / 1000 / scans for card, spans in lines.items()},
             "kernels": len(kernels) / batches,
             "longest": {
-                name: round(us / 1000 / scans, 3) for name, us in sorted(names.items(), key=lambda x: -x[1])[:22]
+                name: round(us / 1000 / scans, 3) for name, us in sorted(names.items(), key=lambda x: -x[1])[:28]
             },
         }
 

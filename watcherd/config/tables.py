@@ -199,14 +199,15 @@ class Model(Section):
     segmenter: str = "vessel"
     path: Path | None = None
     """A Hugging Face model folder; empty for segmenters that need none."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "fp8-mlp"] = "auto"
+    """fp8-mlp: of a Sa2VA built on InternVL on Ada or later, bfloat16 with the language model's MLPs at 8 bits."""
     threshold: Fraction = 0.5
     tta: bool = False
     """Average over flips (test-time augmentation)."""
     batch: Literal["auto"] | Positive = "auto"
     """Frames in one batch; auto: found by the probe at the first start, 2 on a CPU."""
     compile: bool = False
-    """torch.compile the encoders of fixed shape, where a golden check passes."""
+    """torch.compile the parts that gain by it, where they then give the same; kept on disk for later starts."""
     share: Annotated[float, Field(gt=0)] = 1.0
     """Of several models: its weight when cards, or the time of a device that they share, are shared out."""
     keep: bool = False
@@ -220,6 +221,14 @@ class Model(Section):
     @classmethod
     def _none_when_empty(cls, value: object) -> object:
         return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _eight_bits_of_sa2va(self) -> Self:
+        if self.dtype == "fp8-mlp" and self.segmenter != "sa2va":
+            raise ValueError(
+                f"dtype = 'fp8-mlp' is for the segmenter sa2va, and this is {self.segmenter!r}; set dtype = 'bfloat16'"
+            )
+        return self
 
 
 class Devices(Section):

@@ -273,6 +273,22 @@ class OwnDtype(Protocol):
 
 
 @runtime_checkable
+class Timed(Protocol):
+    """A `Placeable` model that knows how long its modules take: a split over devices then gives each as much to do."""
+
+    def milliseconds(self) -> Mapping[str, float]:
+        """Of one frame, by the names of modules that stay whole; others take none. Only their ratios matter."""
+
+
+@runtime_checkable
+class OwnSizes(Protocol):
+    """A `Placeable` model whose tensors have other sizes on devices at some run dtypes."""
+
+    def skeleton_at(self, dtype: str) -> nn.Module:
+        """`Placeable.skeleton`, with tensors of the sizes that they have on devices at the run dtype of this name."""
+
+
+@runtime_checkable
 class Placeable(Protocol):
     """A segmenter whose model can be planned and split: it can show its modules without weights."""
 

@@ -100,7 +100,7 @@ def dice(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
 
 def _own_answer(segmenter: Segmenter, cache: Path) -> None:
     """Compare with the model's first answer on such a device, or remember this one as that."""
-    frame = _test_picture()
+    frame = golden_picture()
     answer = _answer(segmenter, frame)
     if answer is None:
         return  # a model that speaks may rightly find nothing in this picture
@@ -160,7 +160,7 @@ def _remember(path: Path, probability: NDArray[np.float32]) -> None:
     temporary.replace(path)
 
 
-def _test_picture() -> Frame:
+def golden_picture() -> Frame:
     """A grey picture with dark, bent lines, as vessels are; drawn, not drawn at random."""
     rows, columns = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
     picture = 150 + 40 * np.sin(rows / SIDE * np.pi) * np.cos(columns / SIDE)

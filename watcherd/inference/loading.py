@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from watcherd.inference.base import Mark, Placement
     from watcherd.inference.machine.devices import Device
 
+MIXED = {"fp8-mlp": "bfloat16"}
+"""Run dtypes that are torch's own in part only."""
 SHOWN = 8
 """Names that an error lists before it only counts."""
 SAMPLES = 64
@@ -44,10 +46,10 @@ def resolve_dtype(setting: str, devices: Sequence[Device], *, on_cpu: Callable[[
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The dtype of that name."""
+    """The dtype of that name; of a model some of whose weights are of another, that of all others."""
     import torch
 
-    dtype: torch.dtype = getattr(torch, name)
+    dtype: torch.dtype = getattr(torch, MIXED.get(name, name))
     return dtype
 
 

@@ -75,7 +75,7 @@ class Fleet:
         self._wake = threading.Event()
         self._cards = Cards(())
         self.machines = Machines(run.config, self._wake.set)
-        self._swapping = Swapping(run, lanes, self._would_fit)
+        self._swapping = Swapping(run, lanes, self._plan_without)
         self._log = get_logger()
 
     # ---------------------------------------------------------------------------------------------- the main thread
@@ -181,12 +181,9 @@ class Fleet:
     def _waits_for_room(self, name: str, why: Refused) -> Refused:
         """What is said of a model that has found no room: that it waits for the others', if it would have theirs."""
         others = [other for other, seat in self._seats.now().items() if seat.replicas is not None and other != name]
-        if why.for_room and not why.fits_alone and others and self._would_fit(name, others):
+        if why.for_room and not why.fits_alone and others and self._plan_without(name, others):
             return why.beside(", ".join(others))
         return why
-
-    def _would_fit(self, name: str, gone: Collection[str]) -> bool:
-        return self._plan_without(name, gone) is not None
 
     def _plan_without(self, name: str, gone: Collection[str]) -> Plan | None:
         """Where a model would go without these."""
@@ -221,20 +218,21 @@ class Fleet:
             why = Refused(message=f"It has given its place to {waiter}, which had work and none.", fits_alone=True)
             self._seats.put(name, Seat(table=tables.get(name, Model()), why=why, due=time.monotonic() + AGAIN_SECONDS))
         self._log.info("model_swapped", model_name=waiter, reason=f"in place of {', '.join(going)}")
-        if plan is not None and self._comes_free(plan, config, {waiter, *going}):
+
+        def comes_free(plan: Plan) -> bool:
+            """A driver may need a moment until it counts the memory of a process that has ended as free."""
+            deadline = time.monotonic() + RELEASE_SECONDS
+            while not is_free(config, plan, self._held({waiter, *going}), self.machines.places):
+                if time.monotonic() > deadline or self._run.stopping.wait(RELEASE_LOOK_SECONDS):
+                    return False
+            return True
+
+        if plan is not None and comes_free(plan):
             self._place({waiter: plan}, config)
         else:
             self._bring([waiter], config)
         if not self._run.stopping.is_set():
             self._bring(going, config)
-
-    def _comes_free(self, plan: Plan, config: Config, but: Collection[str]) -> bool:
-        """A driver may need a moment until it counts the memory of a process that has ended as free."""
-        deadline = time.monotonic() + RELEASE_SECONDS
-        while not is_free(config, plan, self._held(but), self.machines.places):
-            if time.monotonic() > deadline or self._run.stopping.wait(RELEASE_LOOK_SECONDS):
-                return False
-        return True
 
     def _reconcile(self, config: Config) -> None:
         """End what is not wanted any more, begin what is new, and try what had no replicas once more."""

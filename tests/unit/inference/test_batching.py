@@ -13,11 +13,12 @@ import torch
 
 from tests.unit.inference.fakes import Told, frame
 from watcherd.errors import InputError, JobError, OutOfMemoryError, TransientError
-from watcherd.inference.base import Frame, Prediction
+from watcherd.inference.base import Frame, Pending, Prediction
 from watcherd.inference.replica import batching
 from watcherd.inference.replica.batching import FrameOutcome, Probe
 from watcherd.inference.replica.vram import Meter
 from watcherd.job import Options
+from watcherd.values import DeviceUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -226,3 +227,28 @@ def test_the_frames_shares_add_up_to_the_batchs_time(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(batching, "clock", lambda: next(times))
     outcomes = run(Told(), [frame() for _ in range(4)])
     assert sum(outcome.inference_ms for outcome in outcomes) == pytest.approx(500.0)
+
+
+class Metered(Meter):
+    """Figures of a device that grow with every look."""
+
+    looks = 0
+
+    def after(self) -> tuple[DeviceUse, ...]:
+        self.looks += 1
+        peak = 100.0 * self.looks
+        return (DeviceUse(device="cuda:0", vram_before_mib=peak - 90, vram_peak_allocated_mib=peak),)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_the_figures_of_a_batch_that_worked_again_hold_that_too(again: bool) -> None:
+    """What it needed when it was started, or more of it later: the higher peak, and what was there at first."""
+
+    class Guesses(Told):
+        def dispatch(self, frames: Sequence[Frame]) -> Pending:
+            found = self.predict(frames)
+            return Pending(done=lambda: True, result=lambda: found, worked_again=lambda: again)
+
+    (outcome,) = dict(batching.run(Guesses(), [frame()], Probe(batch_size=1), Metered(("cpu",)))).values()
+    (use,) = outcome.devices
+    assert (10.0, 200.0 if again else 100.0) == (use.vram_before_mib, use.vram_peak_allocated_mib)

@@ -421,7 +421,7 @@ def test_a_machine_without_room_is_asked_again(life: Life) -> None:
     pool, _machine, heard = life(refusals=4)
     heard.ready.get(timeout=PATIENCE)
     assert heard.deaths.empty()
-    assert 0 == pool.status()[0].restarts
+    assert (0, "") == (pool.status()[0].restarts, pool.status()[0].last_error)
 
 
 def test_a_stop_hands_back_what_nobody_took_and_ends_the_process(life: Life) -> None:

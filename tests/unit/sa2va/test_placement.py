@@ -49,6 +49,7 @@ FIRST, SECOND = f"{NAME}:0", f"{NAME}:1"
 CUTS = [
     *({part: (FIRST if place < cut else SECOND) for place, part in enumerate(CHAIN)} for cut in range(1, len(CHAIN))),
     *({part: (SECOND if part == alone else FIRST) for part in CHAIN} for alone in ("projector", "text_hidden_fcs")),
+    {part: "cpu" if part == "language.model.embed_tokens" else FIRST for part in CHAIN},
     {part: f"{NAME}:{place}" for place, part in enumerate(CHAIN)},
 ]
 PATCHED_CUTS = [

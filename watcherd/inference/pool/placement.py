@@ -1,7 +1,7 @@
 """Which devices carry which replica: a pure decision about sizes, made without a GPU and without weights.
 
-The fewest devices per replica that fit, then as many replicas as fit (``docs/segmenters.md``). A model that is split
-over more cards than it needs computes on one of them at a time and leaves the others idle, so fewer is faster.
+The fewest devices per replica that fit, then as many replicas as fit (``docs/segmenters.md``). Cards that share a model
+wait for one another, and for the busiest of them, so several replicas on a card each are faster than one over all.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from watcherd.errors import UnavailableError
-from watcherd.inference.base import OwnDtype, Placeable, Placement
+from watcherd.inference.base import OwnDtype, OwnSizes, Placeable, Placement, Timed
 from watcherd.inference.machine.devices import GIB, Device
 from watcherd.inference.machine.grouping import Card, gather
-from watcherd.inference.split import ModelSizes, Split, infer, measured, split_over
+from watcherd.inference.split import ModelSizes, Split, infer, measured, split_by_time, split_over
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -158,7 +158,9 @@ def need_of(
     reserve = reserve_gib or config.devices.reserve_gib or _reserve(config, segmenter, dtype, devices)
     model = None
     if isinstance(segmenter, Placeable):
-        model = ModelSizes(segmenter.skeleton(), dtype=dtype, no_split=segmenter.no_split())
+        skeleton = segmenter.skeleton_at(dtype) if isinstance(segmenter, OwnSizes) else segmenter.skeleton()
+        times = segmenter.milliseconds() if isinstance(segmenter, Timed) else {}
+        model = ModelSizes(skeleton, dtype=dtype, no_split=segmenter.no_split(), times=times)
     return model, dtype, reserve
 
 
@@ -212,7 +214,10 @@ def _rooms(group: Sequence[Card]) -> tuple[float, ...]:
 
 
 def _even_split(model: ModelSizes, rooms: Sequence[float]) -> Split:
-    """The split that leaves the most room on the fullest device."""
+    """The split that gives the busiest device least to do where times are known, else the one that leaves the most room
+    on the fullest device."""
+    if (by_time := split_by_time(model, rooms)) is not None:
+        return by_time
     best = split_over(model, rooms)
     assert best is not None, "the group was chosen because it fits"
     low, high = 0.0, (sum(rooms) - model.weights_gib) / len(rooms)

@@ -163,6 +163,8 @@ class Member:
             for message in self._receive(self._terms.load_seconds, "loading"):
                 if isinstance(message, Ready):
                     self._become(phase=Phase.IDLE, ready=message, stage="", fraction=None)
+                    if not self.status.restarts:  # that there was no room for it at first is over
+                        self._become(last_error="")
                     self._terms.listener.replica_ready(self._number, message)
                 elif isinstance(message, LoadFailed):
                     raise _CannotLoadError(message)

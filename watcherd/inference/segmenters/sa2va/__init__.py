@@ -13,15 +13,18 @@ weights.py      every tensor to its device, every name accounted for
 network.py      the modules, and where they may be cut apart
 internvl.py     those of a family that sees tiles
 qwen_vl.py      those of a family that sees whole pictures in patches
-hiera.py        SAM2's windowed attention, without what nobody reads
+hiera.py        SAM2's trunk, its tokens in the order of their windows
 tiling.py, preprocess.py    pictures to the inputs of both vision branches
 eyes.py         the seam between pictures and the language model; seeing tiles
 patches.py      seeing patches
 prompt.py       words to tokens and back
+decoder.py      the language model's layers in fewer steps
+fp8.py          its MLPs at eight bits, on request
 language.py     a drafted answer checked in one pass, or a generated one
 grounding.py    SAM2 on single pictures
 video.py        SAM2 on runs of frames, with memory
 compiled.py     torch.compile where it gives the same
+graphs.py       one picture alone, as CUDA graphs
 engine.py       the parts in the order in which they work
 segmenter.py    the face that watcherd sees
 """

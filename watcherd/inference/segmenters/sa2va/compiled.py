@@ -75,7 +75,7 @@ def _same(encoder: nn.Module, blocks: Iterable[nn.Module], inputs: list[torch.Te
 
 def _same_layers(network: Sa2vaNetwork, layers: Sequence[LeanLayer], options: dict[str, Any]) -> bool:
     """Compile once what every layer does; keep that if the first layer of each device gives the same with it."""
-    compiled = torch.compile(read, **options)
+    compiled = torch.compile(read, fullgraph=True, **options)
     for first in {layer.device: layer for layer in reversed(layers)}.values():
         # A second number makes torch compile for any; one draft alone is a case of its own.
         for shape in ((2, 281), (3, 300), (1, 281), (1, 300)):

@@ -1,17 +1,19 @@
 """The layers of a Qwen2 or Qwen3 in fewer, larger steps, with the parameters of transformers' modules.
 
-Products that read the same rows are one; so are the rotations of queries and keys, and a norm is one step. Those
+Queries, keys and values are one product; so are the rotations of queries and keys, and a norm is one step. Those
 modules stay whole beside that: their weights are parts of the larger ones.
 """
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from watcherd.inference.segmenters.sa2va.fp8 import Rounded, product
 from watcherd.inference.segmenters.sa2va.network import device_of
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ Rotation = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines of the positions, (1 or turns, tokens, width of a head)."""
 Product = tuple[torch.Tensor, torch.Tensor | None]
 """Weight and bias of a linear layer."""
+Wide = Product | Rounded
+"""The same of an MLP, which may be rounded to eight bits."""
 
 
 class Layer(Protocol):
@@ -73,8 +77,9 @@ class Weights(NamedTuple):
     heads: tuple[torch.Tensor, ...]
     out: Product
     behind: torch.Tensor
-    gate_up: Product
-    down: Product
+    gate: Wide
+    up: Wide
+    down: Wide
 
 
 class Sizes(NamedTuple):
@@ -110,8 +115,9 @@ class LeanLayer:
             heads=tuple(getattr(attention, name).weight for name in ("q_norm", "k_norm") if hasattr(attention, name)),
             out=(attention.o_proj.weight, attention.o_proj.bias),
             behind=layer.post_attention_layernorm.weight,
-            gate_up=side_by_side([mlp.gate_proj, mlp.up_proj]),
-            down=(mlp.down_proj.weight, mlp.down_proj.bias),
+            gate=_wide_of(mlp.gate_proj),
+            up=_wide_of(mlp.up_proj),
+            down=_wide_of(mlp.down_proj),
         )
 
     def __call__(
@@ -122,7 +128,15 @@ class LeanLayer:
         query, key, value = _heads(hidden, *rotation, self._weights, self._sizes)
         if cache is not None:
             key, value = cache.update(key, value, self._index)
-        return _behind(hidden, _attended(query, key, value, mask), self._weights, self._sizes)
+        attended = _attended(query, key, value, mask, causal=mask is None and query.shape[2] > 1)
+        return _behind(hidden, attended, self._weights, self._sizes)
+
+    def at_full_width(self, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> LeanLayer:
+        """The same layer with these weights of its MLP."""
+        other = copy(self)
+        other.read = read
+        other._weights = self._weights._replace(gate=(gate, None), up=(up, None), down=(down, None))
+        return other
 
     def run(self, way: Callable[..., torch.Tensor], hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         """This layer by one ``way`` of `read`."""
@@ -133,7 +147,7 @@ def read(
     hidden: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, weights: Weights, sizes: Sizes
 ) -> torch.Tensor:
     """A layer over tokens that look at none but those before them, with nothing kept: the way of a batch of drafts."""
-    attended = _attended(*_heads(hidden, cosines, sines, weights, sizes), None)
+    attended = _attended(*_heads(hidden, cosines, sines, weights, sizes), None, causal=True)
     return _behind(hidden, attended, weights, sizes)
 
 
@@ -152,14 +166,16 @@ def _heads(
     return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
 
-def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """(turns, tokens, heads * width)."""
+def _attended(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, *, causal: bool
+) -> torch.Tensor:
+    """(turns, tokens, heads * width). ``causal``: nobody looks ahead."""
     if mask is not None:
         # With a mask the quick kernels take no keys that heads share.
         times = query.shape[1] // key.shape[1]
         key, value = (part.repeat_interleave(times, dim=1) for part in (key, value))
     attended = functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None and query.shape[2] > 1, enable_gqa=mask is None
+        query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=mask is None
     )
     return attended.transpose(1, 2).flatten(2)
 
@@ -168,8 +184,17 @@ def _behind(hidden: torch.Tensor, attended: torch.Tensor, weights: Weights, size
     """The rest of a layer, behind its attention."""
     hidden = hidden + functional.linear(attended, *weights.out)
     normed = functional.rms_norm(hidden, hidden.shape[-1:], weights.behind, sizes.eps)
-    gate, up = functional.linear(normed, *weights.gate_up).chunk(2, dim=-1)
-    return hidden + functional.linear(functional.silu(gate) * up, *weights.down)
+    # Two products, not one: what follows is slow on halves of rows.
+    gated = functional.silu(_wide(normed, weights.gate)).mul_(_wide(normed, weights.up))
+    return hidden + _wide(gated, weights.down)
+
+
+def _wide_of(linear: Any) -> Wide:
+    return Rounded(linear.weight, linear.scales) if hasattr(linear, "scales") else (linear.weight, linear.bias)
+
+
+def _wide(rows: torch.Tensor, weight: Wide) -> torch.Tensor:
+    return product(rows, weight) if isinstance(weight, Rounded) else functional.linear(rows, *weight)
 
 
 def turned(heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:

@@ -28,18 +28,21 @@ from watcherd.inference.segmenters.sa2va.preprocess import GROUNDING_SIDE, squas
 from watcherd.inference.transfer import to_host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from watcherd.inference.base import Frame
+    from watcherd.inference.segmenters.sa2va.decoder import Layer
     from watcherd.inference.segmenters.sa2va.eyes import Eyes
     from watcherd.inference.segmenters.sa2va.families import Family
     from watcherd.inference.segmenters.sa2va.network import Sa2vaNetwork
     from watcherd.inference.segmenters.sa2va.prompt import Words
     from watcherd.inference.transfer import Copies
     from watcherd.job import Options
+
+    Judge = Callable[[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]], None]
 
 PROMPTS_AT_ONCE = 32
 """``[SEG]`` vectors that go through SAM2's decoder together."""
@@ -222,6 +225,20 @@ class Engine:
                 for number, each in zip(part, probability(logits, *size).split(counts), strict=True):
                     made[number] = each
         return made
+
+    @torch.inference_mode()
+    def compare_with(self, layers: Iterable[Layer], frame: Frame, judge: Judge) -> None:
+        """Let ``judge`` see the logits of a frame's masks, with other layers of the language model and with its own,
+        and the states that they are made of."""
+        (turn,) = self._turns([[self.eyes.prepare(frame.pixels)]], [frame.options])
+        features = self.grounding.encode([squashed(frame.pixels, GROUNDING_SIDE)])
+        states, logits = [], []
+        for way in (layers, None):
+            (answer,) = self.language.read([turn], check=False, layers=way).guesses()
+            (found,) = self._found(self._replies([(answer, "forced")]), features)
+            states.append(answer.states)
+            logits.append(found.logits)
+        judge(logits[0], logits[1], (states[0], states[1]))
 
     def _asked(self, asked: Sequence[Sequence[Any]], options: Sequence[Options]) -> list[Reply]:
         """Replies to questions, each about prepared pictures."""

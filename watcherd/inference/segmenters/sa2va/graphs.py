@@ -17,6 +17,7 @@ import torch
 from watcherd.inference.faults import is_memory_error
 from watcherd.inference.segmenters.sa2va.config import TILE
 from watcherd.inference.segmenters.sa2va.eyes import see_tiles
+from watcherd.inference.segmenters.sa2va.fp8 import EMBEDDING
 from watcherd.inference.segmenters.sa2va.language import Turn
 from watcherd.inference.segmenters.sa2va.network import device_of
 from watcherd.inference.segmenters.sa2va.preprocess import GROUNDING_SIDE, staged
@@ -112,7 +113,8 @@ class Graphs:
     def of(engine: Engine) -> Graphs | None:
         """None where nothing can be recorded: on a CPU, over several devices, or of a family that sees in patches."""
         network = engine.network
-        devices = {parameter.device for parameter in network.parameters()}
+        # An embedding table in host memory is read before anything is recorded.
+        devices = {each.device for name, each in network.named_parameters() if not name.startswith(EMBEDDING)}
         if len(devices) > 1 or devices.pop().type != "cuda" or network.built_on.sees != "tiles":
             return None
         return Graphs(engine)

@@ -20,6 +20,8 @@ from transformers.models.sam2.modeling_sam2 import (
     Sam2VisionModel,
 )
 
+GELU = "GELUActivation"
+"""What transformers calls the exact form."""
 HALVES = (torch.bfloat16, torch.float16)
 """Dtypes at which GELU's tanh form differs from the exact one by less than what is rounded away."""
 
@@ -53,16 +55,19 @@ class WindowedBlock(Sam2MultiScaleBlock):  # type: ignore[no-untyped-call]
             residual = self.proj(normed)
             residual = pooled(residual.flatten(0, 1)).view(*residual.shape[:2], -1, self.dim_out)
         hidden_states = residual + self.attn(normed, whole=self.window_size == 0)
-        return hidden_states + self.mlp.proj_out(self._widened(self.layer_norm2(hidden_states)))  # type: ignore[no-any-return]
+        return hidden_states + self.mlp.proj_out(self._wide(hidden_states))  # type: ignore[no-any-return]
 
-    def _widened(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The first half of the MLP; on a GPU GELU is computed where the product is, before it is written."""
-        linear = self.mlp.proj_in
-        if not hidden_states.is_cuda or hidden_states.dtype not in HALVES:
-            return self.mlp.activation(linear(hidden_states))  # type: ignore[no-any-return]
-        rows = hidden_states.flatten(0, -2)
-        widened = torch._addmm_activation(linear.bias, rows, linear.weight.t(), use_gelu=True)
-        return widened.view(*hidden_states.shape[:-1], -1)
+    def _wide(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return widened(self.layer_norm2(hidden_states), self.mlp.proj_in, self.mlp.activation)
+
+
+def widened(hidden_states: torch.Tensor, linear: Any, activation: Any) -> torch.Tensor:
+    """The first half of an MLP with GELU; on a GPU that is computed where the product is, before it is written."""
+    if not hidden_states.is_cuda or hidden_states.dtype not in HALVES or type(activation).__name__ != GELU:
+        return activation(linear(hidden_states))  # type: ignore[no-any-return]
+    rows = hidden_states.flatten(0, -2)
+    found = torch._addmm_activation(linear.bias, rows, linear.weight.t(), use_gelu=True)
+    return found.view(*hidden_states.shape[:-1], -1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +86,9 @@ class WindowedTrunk(Sam2HieraDetModel):  # type: ignore[no-untyped-call]
     """The trunk on pictures whose tokens windows divide without a rest."""
 
     def forward(self, pixel_values: torch.Tensor, **_: Any) -> Stages:
+        if pixel_values.is_cuda:
+            # A token's channels come out behind one another then, which is how they are needed.
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         patches = self.patch_embed(pixel_values)
         patches = patches + self._get_pos_embed(patches.shape[1:3])
         blocks: Any = self.blocks

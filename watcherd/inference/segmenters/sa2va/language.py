@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 from transformers import DynamicCache
 
 from watcherd.inference.segmenters.sa2va.decoder import LeanLayer, Rotation, layers_of, signed
@@ -22,10 +23,11 @@ from watcherd.inference.segmenters.sa2va.network import device_of
 from watcherd.inference.transfer import pinned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import nn
 
+    from watcherd.inference.segmenters.sa2va.decoder import Layer
     from watcherd.inference.segmenters.sa2va.prompt import Prompt
 
 
@@ -130,12 +132,15 @@ Asked = tuple[tuple["Prompt", tuple[int, ...]], ...]
 class Places:
     """What follows from the prompts and drafts of a pass alone, on the devices where it is needed.
 
-    ``ids``: tokens (turns, longest), padded. ``visual``: where visual tokens stand in rows (turns * longest, D).
-    ``positions``: (3, turns, longest) of prompts that have their own. ``said``, ``segs``: the rows before each token of
-    the drafts, which say it, and those of the ``[SEG]`` tokens. ``last``: each turn's last row.
+    ``ids``: tokens (turns, longest), padded. ``words``: where the embedding table is in host memory, those of its rows
+    (n, D) that are read, and ``ids`` are places in them. ``visual``: where visual tokens stand in rows
+    (turns * longest, D). ``positions``: (3, turns, longest) of prompts that have their own. ``said``, ``segs``: the
+    rows before each token of the drafts, which say it, and those of the ``[SEG]`` tokens. ``last``: each turn's last
+    row.
     """
 
     ids: torch.Tensor
+    words: torch.Tensor | None
     visual: torch.Tensor
     positions: torch.Tensor | None
     said: torch.Tensor
@@ -166,13 +171,17 @@ class Language:
 
     @property
     def device(self) -> torch.device:
-        """Where it begins."""
-        return device_of(self._embedding)
+        """Where its layers begin."""
+        return self.layers[0].device
 
-    def read(self, turns: Sequence[Turn], *, check: bool) -> Drafts:
-        """One pass over the prompts and drafts of ``turns``; ``check`` asks what the model would have said itself."""
+    def read(self, turns: Sequence[Turn], *, check: bool, layers: Iterable[Layer] | None = None) -> Drafts:
+        """One pass over the prompts and drafts of ``turns``; ``check`` asks what the model would have said itself.
+
+        ``layers``: others than its own, as they come.
+        """
         drafts = [turn.draft for turn in turns]
-        rows, places = self._prefill(turns, drafts).flatten(0, 1), self._places_of(turns, drafts)
+        rows = self._prefill(turns, drafts, layers=layers).flatten(0, 1)
+        places = self._places_of(turns, drafts)
         return Drafts(
             turns=tuple(turns),
             seg=self._seg,
@@ -228,7 +237,12 @@ class Language:
         return self._pass(embedded, rotation, mask=mask, cache=cache)[:, 0].to(device_of(self._norm))
 
     def _prefill(
-        self, turns: Sequence[Turn], drafts: Sequence[tuple[int, ...]], *, cache: DynamicCache | None = None
+        self,
+        turns: Sequence[Turn],
+        drafts: Sequence[tuple[int, ...]],
+        *,
+        cache: DynamicCache | None = None,
+        layers: Iterable[Layer] | None = None,
     ) -> torch.Tensor:
         """Prompts and drafts (turns, longest, D), through all layers. A draft's last token is never fed in."""
         places = self._places_of(turns, drafts)
@@ -237,9 +251,9 @@ class Language:
             rotation = self._plain_rotation(embedded.shape[1], embedded.device, embedded.dtype)
         else:
             rotation = self._rotation(embedded, places.positions)
-        layers = [torch.cat(parts) for parts in zip(*(turn.deep for turn in turns), strict=True)]
-        deep = Deep(places=places.visual, layers=tuple(layers)) if layers else None
-        return self._pass(embedded, rotation, cache=cache, deep=deep)
+        added = [torch.cat(parts) for parts in zip(*(turn.deep for turn in turns), strict=True)]
+        deep = Deep(places=places.visual, layers=tuple(added)) if added else None
+        return self._pass(embedded, rotation, cache=cache, deep=deep, layers=layers)
 
     def lying(self, turns: Sequence[Turn]) -> tuple[object, ...]:
         """What `read` finds on the devices for these turns, to be held as long as it is to lie where it does."""
@@ -261,13 +275,15 @@ class Language:
             # The state before a token's position is the one that says the token.
             said += range(begin - 1, begin - 1 + len(draft))
             segs += [begin + position for position in fed_segs(draft, seg)]
-        first, last = device_of(self._embedding), self.layers[-1].device
+        first, last = self.layers[0].device, self.layers[-1].device
         visual = [row * width + place for row, (prompt, _) in enumerate(asked) for place in prompt.visual]
         ends = [row * width + len(sequence) - 1 for row, sequence in enumerate(sequences)]
         padded = [sequence + (0,) * (width - len(sequence)) for sequence in sequences]
         positions = torch.tensor(_own_positions(asked, width)) if asked[0][0].positions else None
+        ids, words = self._rows_of_words(padded)
         return Places(
-            ids=_numbers(padded, first),
+            ids=ids,
+            words=words,
             visual=_numbers(visual, first),
             positions=None if positions is None else pinned(positions, first).to(first, non_blocking=True),
             said=_numbers(said, last),
@@ -275,10 +291,23 @@ class Language:
             last=_numbers(ends, last),
         )
 
+    def _rows_of_words(self, padded: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """``ids`` and ``words`` of `Places`."""
+        table, first = device_of(self._embedding), self.layers[0].device
+        if table.type != "cpu" or first.type == "cpu":
+            return _numbers(padded, table), None
+        used = sorted({token for sequence in padded for token in sequence})
+        rows = {token: row for row, token in enumerate(used)}
+        words = pinned(self._embedding(torch.tensor(used)), first).to(first, non_blocking=True)
+        return _numbers([[rows[token] for token in sequence] for sequence in padded], first), words
+
     def _embed(self, turns: Sequence[Turn], places: Places) -> torch.Tensor:
         """Embeddings (turns, longest, D) of prompts and what has been answered, the visual tokens in their places."""
-        embedded = self._embedding(places.ids)
-        device = embedded.device
+        device = self.layers[0].device
+        if places.words is None:
+            embedded = self._embedding(places.ids).to(device)
+        else:
+            embedded = functional.embedding(places.ids, places.words)
         visual = torch.cat([turn.visual for turn in turns]).to(device)
         embedded.view(-1, embedded.shape[-1]).index_copy_(0, places.visual, visual.to(embedded.dtype))
         return embedded  # type: ignore[no-any-return]
@@ -301,9 +330,10 @@ class Language:
         mask: torch.Tensor | None = None,
         cache: DynamicCache | None = None,
         deep: Deep | None = None,
+        layers: Iterable[Layer] | None = None,
     ) -> torch.Tensor:
         """Through all layers, from device to device, up to the last norm. ``mask`` is True where a key is seen."""
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(layers or self.layers):
             device = layer.device
             hidden = hidden.to(device)
             cosines, sines = rotation

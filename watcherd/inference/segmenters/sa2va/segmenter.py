@@ -12,7 +12,9 @@ import torch
 from watcherd.errors import ConfigError, UnavailableError
 from watcherd.inference import checks
 from watcherd.inference.base import Frame, ModelInfo, Pending, Prediction
+from watcherd.inference.loading import torch_dtype
 from watcherd.inference.segmenters.sa2va import config as configuration
+from watcherd.inference.segmenters.sa2va import fp8
 from watcherd.inference.segmenters.sa2va.checkpoint import Checkpoint, fingerprint, spelling_of
 from watcherd.inference.segmenters.sa2va.compiled import compile_encoders
 from watcherd.inference.segmenters.sa2va.engine import Engine, eyes_of, shape_maps
@@ -22,11 +24,11 @@ from watcherd.inference.segmenters.sa2va.prompt import Words, system_of
 from watcherd.inference.segmenters.sa2va.renames import needed, sources
 from watcherd.inference.segmenters.sa2va.trained import Trained
 from watcherd.inference.segmenters.sa2va.video import follow
-from watcherd.inference.segmenters.sa2va.weights import check_names, load
+from watcherd.inference.segmenters.sa2va.weights import check_names, load, whole_layers
 from watcherd.inference.transfer import to_host
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -38,6 +40,13 @@ if TYPE_CHECKING:
 
 VERSION = "native-3"
 """Part of the revision: raised whenever this code may give other masks for the same weights."""
+
+SAM2_MS = 6.9
+"""Milliseconds of a picture in SAM2's encoder and decoder on an H200."""
+PATCHES, TOKENS = 1025, 281
+"""Tokens of a 512 x 512 picture in the vision tower, and of the question about it in the language model."""
+VISION_RATE, LANGUAGE_RATE = 4.1e14, 6.1e14
+"""FLOP/s in the two on an H200."""
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (0, 1))
 """Test-time augmentation: the axes along which each view is mirrored; the first view is the picture itself."""
@@ -96,10 +105,19 @@ class Sa2vaSegmenter:
         if placement.dtype == "float32":
             # Convolutions would otherwise run in TF32 on a GPU, with 10 bits of mantissa.
             torch.backends.cudnn.allow_tf32 = False
-        load(network, self._tensors(network), placement.device_map, getattr(torch, placement.dtype), mark)
+        eight_bits = placement.dtype == fp8.NAME
+        device_map = placement.device_map
+        if eight_bits:
+            fp8.refuse(placement, network.built_on)
+            device_map = fp8.with_table_on_host(device_map)
+        tensors = self._tensors(network)
+        load(network, tensors, device_map, torch_dtype(placement.dtype), mark, eight_bits=eight_bits)
         checks.after_load(network, fresh=self.skeleton)
         self._dtype = placement.dtype
         engine = Engine(network, words, max_new_tokens=self._model.sa2va.max_new_tokens)
+        if eight_bits:
+            mark("comparing with bfloat16, block by block", None)
+            engine.compare_with(whole_layers(engine, tensors), checks.golden_picture(), fp8.judge)
         if self._model.compile and network.sam2.device.type == "cuda":
             compile_encoders(network, mark, engine.language.layers)
         self._engine = engine
@@ -219,6 +237,25 @@ class Sa2vaSegmenter:
         """The model's modules with parameters on the meta device."""
         return skeleton(self._config)
 
+    def skeleton_at(self, dtype: str) -> Sa2vaNetwork:
+        """The same, with tensors of the sizes that they have on cards."""
+        network = self.skeleton().to(torch_dtype(dtype))
+        if dtype == fp8.NAME:
+            fp8.shrink(network)
+        return network
+
+    def milliseconds(self) -> Mapping[str, float]:
+        """Of a 512 x 512 picture, by the rates at which an H200 worked on each part in batches of sixteen."""
+        network = self.skeleton()
+
+        def of(module: torch.nn.Module, tokens: int, rate: float) -> float:
+            return 2e3 * tokens * sum(parameter.numel() for parameter in module.parameters()) / rate
+
+        found = {"sam2": SAM2_MS, "vision": of(network.vision, PATCHES, VISION_RATE)}
+        for number, layer in enumerate(network.language.model.layers):
+            found[f"language.model.layers.{number}"] = of(layer, TOKENS, LANGUAGE_RATE)
+        return found
+
     def no_split(self) -> tuple[str, ...]:
         """Class names of the parts that stay on one device."""
         return NO_SPLIT
@@ -227,7 +264,7 @@ class Sa2vaSegmenter:
         """Activations of one device at eight billion parameters in bfloat16.
 
         Measured 2.5 for sixteen frames of one tile; frames of thirteen tiles reach the bound that
-        `batching.PASS_LIMIT` sets.
+        `batching.PASS_LIMIT` sets. One frame needed 0.24, and the graphs of lone ones `graphs.GRAPHS_GIB`.
         """
         return min(1.5 + 0.25 * batch_size, 6.0)
 

@@ -9,14 +9,18 @@ from torch import nn
 
 from watcherd.errors import UnavailableError
 from watcherd.inference.segmenters.sa2va.checkpoint import listed
+from watcherd.inference.segmenters.sa2va.decoder import LeanLayer
+from watcherd.inference.segmenters.sa2va.fp8 import ROUNDED, put_rounded
 from watcherd.inference.segmenters.sa2va.network import NO_SPLIT, place
 from watcherd.inference.segmenters.sa2va.renames import sources
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from watcherd.inference.base import Mark
     from watcherd.inference.segmenters.sa2va.checkpoint import Tensors
+    from watcherd.inference.segmenters.sa2va.decoder import Layer
+    from watcherd.inference.segmenters.sa2va.engine import Engine
     from watcherd.inference.segmenters.sa2va.network import Sa2vaNetwork
     from watcherd.inference.segmenters.sa2va.renames import Source
 
@@ -24,11 +28,18 @@ _TRUNK = "grounding_encoder.sam2_model."
 
 
 def load(
-    network: Sa2vaNetwork, checkpoint: Tensors, device_map: Mapping[str, str], dtype: torch.dtype, mark: Mark
+    network: Sa2vaNetwork,
+    checkpoint: Tensors,
+    device_map: Mapping[str, str],
+    dtype: torch.dtype,
+    mark: Mark,
+    *,
+    eight_bits: bool = False,
 ) -> None:
     """Fill ``network``, a skeleton, from ``checkpoint``.
 
     Parameters come at ``dtype``; buffers keep theirs, because they hold positions, which bfloat16 would move.
+    ``eight_bits``: the language model's MLPs are rounded (`fp8.Rounded`), each on its device.
     Raises `UnavailableError` when a name is missing, unexpected or of another shape, before anything is read.
     """
     tensors = network.state_dict()
@@ -42,9 +53,26 @@ def load(
         read = [checkpoint.read(source) for source in origins[name].names]
         device = torch.device(str(place(name, device_map)))
         value = origins[name].take(read).to(device).to(dtype if name in parameters else torch.float32).contiguous()
+        if eight_bits and ROUNDED.fullmatch(name):
+            put_rounded(network.get_submodule(name.rpartition(".")[0]), value)
+            continue
         put(network, name, value.clone() if _shares_memory(value, read) else value)
     place_buffers(network, device_map)
     mark("loading weights", 1.0)
+
+
+def whole_layers(engine: Engine, checkpoint: Tensors) -> Iterator[Layer]:
+    """The language model's layers with their MLPs as they are in ``checkpoint``, each read when it is asked for."""
+    network = engine.network
+    origins = sources(network.state_dict(), network.built_on)
+    for number, layer in enumerate(engine.language.layers):
+        assert isinstance(layer, LeanLayer)
+        found = []
+        for part in ("gate", "up", "down"):
+            origin = origins[f"language.model.layers.{number}.mlp.{part}_proj.weight"]
+            value = origin.take([checkpoint.read(source) for source in origin.names])
+            found.append(value.to(layer.device).to(network.language.model.embed_tokens.weight.dtype))
+        yield layer.at_full_width(*found)
 
 
 def _shares_memory(value: torch.Tensor, read: Sequence[torch.Tensor]) -> bool:
