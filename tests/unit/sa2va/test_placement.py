@@ -179,20 +179,18 @@ class Waits(TorchDispatchMode):
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        tensors = [each for each in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        made = func(*args, **(kwargs or {}))
+        given = {each.name: value for each, value in zip(func._schema.arguments, args, strict=False)} | (kwargs or {})
+        tensors = [each for each in torch.utils._pytree.tree_leaves(given) if isinstance(each, torch.Tensor)]
         kinds = {each.device.type for each in tensors}
-        if func is torch.ops.aten._to_copy.default:
-            to = torch.device(kwargs.get("device") or args[0].device).type
-            if {to} != kinds and not kwargs.get("non_blocking"):
-                self.found.append(f"{func} from {kinds} to {to}")
-        elif (
-            NAME in kinds and "cpu" in kinds and any(each.numel() > 1 for each in tensors if each.device.type == "cpu")
-        ):
+        if func._schema.name in {"aten::to", "aten::_to_copy", "aten::copy_"}:
+            if kinds | {made.device.type} == {NAME, "cpu"} and not given.get("non_blocking"):
+                self.found.append(f"{func} from {kinds} to {made.device.type}")
+        elif NAME in kinds and any(each.numel() > 1 for each in tensors if each.device.type == "cpu"):
             self.found.append(f"{func} over {kinds}")
-        elif func is torch.ops.aten._local_scalar_dense.default and NAME in kinds:
+        elif func._schema.name in {"aten::_local_scalar_dense", "aten::item"} and NAME in kinds:
             self.found.append(str(func))
-        return func(*args, **kwargs)
+        return made
 
 
 @pytest.mark.parametrize("decode", ["forced", "verify"])
