@@ -6,7 +6,7 @@ BOXED := tests/acceptance/test_systemd.py tests/acceptance/test_samba.py
 SHIPPED := $(addprefix tests/acceptance/,test_pacs.py test_container.py test_deb.py)
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test test-web test-cluster test-systemd test-pacs container test-container deb test-deb lint guards bench bench-scale bench-gpu soak setup release clean
+.PHONY: demo test test-web test-cluster test-systemd test-pacs container test-container deb test-deb lint guards bench bench-scale bench-gpu soak setup release wheels clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/.installed
@@ -91,6 +91,10 @@ bench-gpu: setup
 # Into dist/: sdist, wheel, and what an installation holds as an SBOM (CycloneDX), all checked.
 release: setup
 	$(BIN)/python -m tools.release dist
+
+# Whether the base and the extras install from wheels alone on each Python; asks the package index.
+wheels: setup
+	$(BIN)/python -m tools.wheels
 
 clean:
 	rm -rf $(VENV) demo-run

@@ -41,7 +41,11 @@ def sections_of(**sections: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def daemon(
-    *, module: Sequence[str] = ("watcherd",), environment: Mapping[str, str] | None = None, **sections: dict[str, Any]
+    *,
+    module: Sequence[str] = ("watcherd",),
+    environment: Mapping[str, str] | None = None,
+    tree: Path | None = None,
+    **sections: dict[str, Any],
 ) -> Iterator[Running]:
     """A daemon that is ready, in a folder of its own; nothing is left of either.
 
@@ -50,7 +54,7 @@ def daemon(
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     running = Running(folder, **sections_of(**sections))
     try:
-        running.start(module=module, environment=environment)
+        running.start(module=module, environment=environment, tree=tree)
         running.ready()
         yield running
         if running.lives:

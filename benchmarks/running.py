@@ -74,10 +74,12 @@ class Running:
         *arguments: str,
         module: Sequence[str] = ("watcherd",),
         environment: Mapping[str, str] | None = None,
+        tree: Path | None = None,
     ) -> None:
         """Start it; `ready` waits until it works.
 
         ``module`` runs another module in its place, which is to run it in turn; ``environment`` is added to ours.
+        ``tree``: a folder with another build of watcherd, which is run.
         """
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -86,7 +88,8 @@ class Running:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, **of_tree(tree), **(environment or {})},
+                cwd=tree,
             )
 
     @property
@@ -118,7 +121,7 @@ class Running:
 
     def ready(self) -> None:
         """Wait until the model is loaded and the inbox open."""
-        self.wait(lambda: self.live().get("phase") == "running", 120)
+        self.wait(lambda: self.live().get("phase") == "running", 240)
 
     def wait(self, look: Callable[[], object], seconds: float, *, every: float = 0.02) -> None:
         """Wait until ``look`` finds something. Raises TimeoutError."""
@@ -187,6 +190,11 @@ class Running:
     def at_rest(self) -> bool:
         """Whether no job, delivery or disposal is open, and no copy that nobody needs lies in the spool."""
         return self.rows(AT_REST) == [(1,)]
+
+
+def of_tree(tree: Path | None) -> dict[str, str]:
+    """What has Python, run in that folder, and its children import another build's modules."""
+    return {} if tree is None else {"PYTHONPATH": str(tree)}
 
 
 def cpu_seconds(pid: int) -> float:

@@ -191,7 +191,7 @@ def test_a_model_is_copied_a_replica_hangs_and_a_machine_is_cut_off(scene: Scene
     scene.worker(3, "cat", WATCHERD_FAKE=json.dumps(hangs))
     service.start()
     service.wait(lambda: scene.ready() == ["bee", "cat"], "two machines", PATIENCE)
-    copied = list(scene.machines["cat"].sees(f"{KEPT}/models").glob("*/weights.bin"))
+    copied = list(scene.machines["cat"].sees(f"{KEPT}/models").glob("*/model/weights.bin"))
     assert [(model / "weights.bin").read_bytes()] == [path.read_bytes() for path in copied]
 
     scene.drop(60)

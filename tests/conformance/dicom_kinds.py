@@ -58,6 +58,15 @@ def _bits_above(syntax: str) -> bytes:
     return compressed(np.where(np.arange(48)[:, None] < 10, SCENE | 0x8000, SCENE), syntax, **WINDOW)
 
 
+def _wrong_offsets() -> bytes:
+    """A run whose table of offsets is one too large for each picture but the first."""
+    data = bytearray(compressed(RUN, uid.JPEGLSLossless, **WINDOW))
+    first = data.index(b"\xfe\xff\x00\xe0") + 8
+    for place in (first + 4, first + 8):
+        data[place : place + 4] = (int.from_bytes(data[place : place + 4], "little") + 1).to_bytes(4, "little")
+    return bytes(data)
+
+
 def _one_bit() -> bytes:
     """Eight frames that end within a byte; all of them together fill whole ones: others GDCM 3 leaves unread."""
     marks = (np.stack([np.roll(SCENE, step, axis=1) for step in range(8)])[:, :45, :61] > 2000).astype(np.uint8)
@@ -102,11 +111,15 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "sigmoid": lambda: dicom(SCENE, VOILUTFunction="SIGMOID", **(WINDOW | {"WindowWidth": 1000})),
     "voi-table": lambda: dicom(SCENE, BitsStored=12, HighBit=11,
                                **_table("VOILUTSequence", 4095 - np.arange(4096), 12)),
+    "voi-table-11": lambda: dicom(SCENE, BitsStored=12, HighBit=11,
+                                  **_table("VOILUTSequence", 2047 - np.arange(4096) // 2, 11)),
     "narrow-window": lambda: dicom(SCENE, **(WINDOW | {"WindowWidth": 500})),
     "threshold": lambda: dicom(SCENE, **(WINDOW | {"WindowWidth": 1})),
     "window-too-wide": lambda: dicom(SCENE // 5, WindowCenter=32768, WindowWidth=65536),
     "rgb": lambda: dicom(COLOURS),
     "palette": _palette,
+    "rgb-16": lambda: dicom(COLOURS.astype(np.uint16) * 100),
+    "wrong-offsets": _wrong_offsets,
     "one-bit": _one_bit,
     "bits-above-jpeg-ls": lambda: _bits_above(uid.JPEGLSLossless),
     "bits-above-jpeg-2000": lambda: _bits_above(uid.JPEG2000Lossless),

@@ -157,6 +157,7 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "tif-8-signed": lambda: tiff((GREY >> 1).astype(np.int8) - 60, compression="lzw"),
     "tif-32": lambda: tiff(LARGE),
     "tif-float": lambda: tiff(FRACTIONS),
+    "tif-float-big-endian-lzw": lambda: tiff(FRACTIONS, byteorder=">", compression="lzw"),
     "tif-double": lambda: tiff(FRACTIONS.astype(np.float64)),
     "tif-big-endian": lambda: tiff(DEEP, byteorder=">"),
     "tif-big": lambda: tiff(DEEP, bigtiff=True),

@@ -128,8 +128,8 @@ def test_pictures_are_those_of_dcmtk(file: Path, kind: str, tmp_path: Path) -> N
 
 
 def _shown(source: Path, frame: int, kind: str, folder: Path) -> NDArray[np.float64]:
-    voi = ["+Wl", "1"] if kind == "voi-table" else ["+Wi", "1"]
-    if kind in ("8-bits", "rgb", "rgb-jpeg-ls", "palette"):
+    voi = ["+Wl", "1"] if kind.startswith("voi-table") else ["+Wi", "1"]
+    if kind in ("8-bits", "rgb", "rgb-16", "rgb-jpeg-ls", "palette"):
         voi = []
     if kind == "one-bit":
         voi = ["+Wm"]  # else its two values become black and grey

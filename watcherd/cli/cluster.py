@@ -74,7 +74,7 @@ def worker(
     environment = starting.environment(token.absolute(), kept.absolute())
     environment[nodes.CARDS] = ",".join(card.uuid for card in given)
     environment.pop("CUDA_VISIBLE_DEVICES", None)  # each replica is shown its own cards
-    typer.echo(f"Giving {len(given)} GPUs to {where}.", err=True)
+    typer.echo(f"Giving {len(given) or 'no'} GPU{'s' * (len(given) != 1)} to {where}.", err=True)
     command = starting.worker(where, given, address=address, ports=ports, store_mib=store_mib, temporary=temporary)
     raise typer.Exit(keeper.keep(command, environment, name="worker"))
 

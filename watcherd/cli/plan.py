@@ -94,7 +94,11 @@ def _plan_cluster(settings: Config, *, as_json: bool) -> None:
         typer.echo(json.dumps({"machines": seen, "models": plans, "without_place": refused}, indent=2))
     else:
         for each in machines:
-            what = f"{len(each.cards)} GPUs" if each.cards else f"no GPU, {each.host_free_gib:.1f} GiB of memory free"
+            what = (
+                f"{len(each.cards)} GPU{'s' * (len(each.cards) > 1)}"
+                if each.cards
+                else f"no GPU, {each.host_free_gib:.1f} GiB of memory free"
+            )
             state = f"refused: {each.refused}" if each.refused else what
             typer.echo(f"{each.name} ({each.address}): {state}")
         _show_several(found)

@@ -87,7 +87,7 @@ class Promises:
 
     def seat(self, job: ClaimedJob) -> tuple[Path, str]:
         """The folder in which the results of an attempt are drawn, and what their names begin with."""
-        return self._outbox.seat(job.id, job.attempt)
+        return self._outbox.seat(job.id, job.attempt, anew=True)
 
     def discard(self, job: ClaimedJob) -> None:
         """Remove it: the attempt has failed."""
@@ -168,8 +168,8 @@ class Promises:
             **documents.measures([frame.columns() for frame in item.measures]),
             **({"run": place.record(followed=item.segmented.followed)} if (place := item.flight.place) else {}),
         )
-        path = self._outbox.staged_text(job.id, job.attempt, "result.json")
-        return [*intents, self._text(given, path, stem, "result", document)]
+        folder, name = self._outbox.seat(job.id, job.attempt)
+        return [*intents, self._text(given, folder / f"{name}.result.json", stem, "result", document)]
 
     # ------------------------------------------------------------------------------- for the results of other names too
 

@@ -289,7 +289,12 @@ def _cost(segmenter: Segmenter, frame: Frame, size: int, gpus: Sequence[str]) ->
     for gpu in gpus:
         torch.cuda.reset_peak_memory_stats(gpu)
     ends = _ends(segmenter, [frame] * size)
-    return Cost(mib=_taken(before) / MIB, seconds=max((ends[-1] - ends[0]) / (len(ends) - 1), 1e-9))
+    return Cost(mib=_taken(before) / MIB, seconds=_seconds(ends))
+
+
+def _seconds(ends: Sequence[float]) -> float:
+    """The quickest of these batches: in another one graphs may have been recorded, or somebody else had the host."""
+    return max(1e-9, min(later - earlier for earlier, later in pairwise(ends)))
 
 
 def _ends(segmenter: Segmenter, frames: list[Frame]) -> list[float]:

@@ -105,28 +105,20 @@ class Outbox:
             os.fsync(file.fileno())
         probe.unlink()
 
-    def staging_of(self, job_id: int, attempt: int) -> Path:
-        """Where the results of one attempt are staged."""
-        return self._root / STAGING / f"{self._ours}{job_id}-{attempt}"
+    def seat(self, job_id: int, attempt: int, *, anew: bool = False) -> tuple[Path, str]:
+        """The folder in which the results of one attempt are staged, and what their names begin with.
 
-    def seat(self, job_id: int, attempt: int) -> tuple[Path, str]:
-        """The folder in which the results of one attempt are drawn, and what their names begin with.
-
-        With a folder for each scan it is made anew and empty. Else all attempts share one: to make a folder for each
-        and to remove it takes a tenth of what the main process does for a scan.
+        With a folder for each scan ``anew`` makes it, empty. Else all attempts share one: to make a folder for each and
+        to remove it takes a tenth of what the main process does for a scan.
         """
-        if self._whole:
-            return self.staging(job_id, attempt), "result"
-        return self._root / STAGING, self.staging_of(job_id, attempt).name
-
-    def staged_text(self, job_id: int, attempt: int, name: str) -> Path:
-        """Where a text of this name is staged beside the results of a `seat`."""
-        folder = self.staging_of(job_id, attempt)
-        return folder / name if self._whole else folder.with_name(f"{folder.name}.{name}")
+        name = f"{self._ours}{job_id}-{attempt}"
+        if not self._whole:
+            return self._root / STAGING, name
+        return self.staging(job_id, attempt) if anew else self._root / STAGING / name, "result"
 
     def staging(self, job_id: int, attempt: int) -> Path:
         """The folder of an attempt, made anew and empty."""
-        folder = self.staging_of(job_id, attempt)
+        folder = self._root / STAGING / f"{self._ours}{job_id}-{attempt}"
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
@@ -136,9 +128,9 @@ class Outbox:
 
     def discard(self, job_id: int, attempt: int) -> None:
         """Remove what an attempt that failed has staged."""
-        folder = self.staging_of(job_id, attempt)
-        _discard(folder)
-        for path in (self._root / STAGING).glob(f"{folder.name}.*"):
+        name = f"{self._ours}{job_id}-{attempt}"
+        _discard(self._root / STAGING / name)
+        for path in (self._root / STAGING).glob(f"{name}.*"):
             path.unlink(missing_ok=True)
 
     def discard_staging(self, kept: Collection[Path] = ()) -> int:

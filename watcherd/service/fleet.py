@@ -23,6 +23,7 @@ from watcherd.inference.pool.lanes import Lane
 from watcherd.inference.pool.sharing import Refused, holds
 from watcherd.linux.threads import NamedThread
 from watcherd.logs import get_logger
+from watcherd.service.growing import grow
 from watcherd.service.machines import Machines
 from watcherd.service.placing import Held, is_free, placed, to_come, when_free
 from watcherd.service.replicas import Replicas
@@ -74,7 +75,7 @@ class Fleet:
         self._wake = threading.Event()
         self._cards = Cards(())
         self.machines = Machines(run.config, self._wake.set)
-        self._swapping = Swapping(run, lanes, self._would_fit)
+        self._swapping = Swapping(run, lanes, self._plan_without)
         self._log = get_logger()
 
     # ---------------------------------------------------------------------------------------------- the main thread
@@ -173,19 +174,16 @@ class Fleet:
             ]
             if (due := [name for name in due if name in config.model_tables]) and not self._run.stopping.is_set():
                 self._bring(due, config)
-            self._grow(config)
+            grow(self._seats, self.machines, config, self._specs)
             if (swap := self._swapping.decide(self._seats.now(), time.monotonic())) is not None:
                 self._swap(*swap)
 
     def _waits_for_room(self, name: str, why: Refused) -> Refused:
         """What is said of a model that has found no room: that it waits for the others', if it would have theirs."""
         others = [other for other, seat in self._seats.now().items() if seat.replicas is not None and other != name]
-        if why.for_room and not why.fits_alone and others and self._would_fit(name, others):
+        if why.for_room and not why.fits_alone and others and self._plan_without(name, others):
             return why.beside(", ".join(others))
         return why
-
-    def _would_fit(self, name: str, gone: Collection[str]) -> bool:
-        return self._plan_without(name, gone) is not None
 
     def _plan_without(self, name: str, gone: Collection[str]) -> Plan | None:
         """Where a model would go without these."""
@@ -220,20 +218,21 @@ class Fleet:
             why = Refused(message=f"It has given its place to {waiter}, which had work and none.", fits_alone=True)
             self._seats.put(name, Seat(table=tables.get(name, Model()), why=why, due=time.monotonic() + AGAIN_SECONDS))
         self._log.info("model_swapped", model_name=waiter, reason=f"in place of {', '.join(going)}")
-        if plan is not None and self._comes_free(plan, config, {waiter, *going}):
+
+        def comes_free(plan: Plan) -> bool:
+            """A driver may need a moment until it counts the memory of a process that has ended as free."""
+            deadline = time.monotonic() + RELEASE_SECONDS
+            while not is_free(config, plan, self._held({waiter, *going}), self.machines.places):
+                if time.monotonic() > deadline or self._run.stopping.wait(RELEASE_LOOK_SECONDS):
+                    return False
+            return True
+
+        if plan is not None and comes_free(plan):
             self._place({waiter: plan}, config)
         else:
             self._bring([waiter], config)
         if not self._run.stopping.is_set():
             self._bring(going, config)
-
-    def _comes_free(self, plan: Plan, config: Config, but: Collection[str]) -> bool:
-        """A driver may need a moment until it counts the memory of a process that has ended as free."""
-        deadline = time.monotonic() + RELEASE_SECONDS
-        while not is_free(config, plan, self._held(but), self.machines.places):
-            if time.monotonic() > deadline or self._run.stopping.wait(RELEASE_LOOK_SECONDS):
-                return False
-        return True
 
     def _reconcile(self, config: Config) -> None:
         """End what is not wanted any more, begin what is new, and try what had no replicas once more."""
@@ -278,26 +277,6 @@ class Fleet:
                 "model_placed", reason=each.reason, segmenter=config.model_called(name).segmenter, model_name=name
             )
             self._begin(name, self._specs(config, name, each, threads), each)
-
-    def _grow(self, config: Config) -> None:
-        """Models that have replicas get more of them on machines that have come and carry nothing yet."""
-        able = {name: seat for name, seat in self._seats.now().items() if seat.replicas is not None}
-        new = self.machines.new(self._held(()).promised) if able else None
-        if new is None or self._run.stopping.is_set():
-            return
-        for name, plan in placed(config, list(able), Held(), new).plans.items():
-            seat = able[name]
-            most = config.devices.replicas
-            room = len(plan.replicas) if most == "auto" or not plan.replicas[0].devices else most - seat.count
-            plan = replace(plan, replicas=plan.replicas[: max(0, room)])  # noqa: PLW2901 - what is left of it
-            if plan.dtype != seat.dtype:
-                reason = f"they would compute in {plan.dtype}, and the others do in {seat.dtype}: set model.dtype"
-                self._log.warning("machines_left_out", model_name=name, reason=reason)
-            elif plan.replicas and seat.replicas is not None:
-                self._log.info("model_grows", model_name=name, reason=plan.reason)
-                specs = self._specs(config, name, plan, _threads(len(plan.replicas)))
-                self._seats.has_more(name, seat.replicas, holds(plan))
-                seat.replicas.grow(specs)
 
     def _begin(self, name: str, specs: Sequence[ReplicaSpec], plan: Plan) -> None:
         lane = self._lanes.get(name)

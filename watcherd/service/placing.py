@@ -129,13 +129,24 @@ def _on_devices(
         as_many = config.model_copy(update={"devices": config.devices.model_copy(update={"replicas": "auto"})})
         shared = _share(as_many if found else config, names, found, held, freed)
         if not found:
-            shared = replace(shared, plans={name: _on_hosts(plan, places) for name, plan in shared.plans.items()})
-        return _at_most(shared, config) if found else shared
+            return _on_all_hosts(shared, places)
+        return _at_most(shared, config)
     except WatcherdError as error:
         return Shared(plans={}, refused=dict.fromkeys(names, Refused.of(error)))
     except BrokenExecutor as error:
         why = Refused(message=f"The process that plans where models go has died: {error}")
         return Shared(plans={}, refused=dict.fromkeys(names, why))
+
+
+def _on_all_hosts(shared: Shared, places: Places) -> Shared:
+    plans = {name: _on_hosts(plan, places) for name, plan in shared.plans.items()}
+    why = Refused(message="No machine has the host memory for it that is free.", for_room=True)
+    refused = {name: why for name, plan in plans.items() if not plan.replicas}
+    return replace(
+        shared,
+        plans={name: plan for name, plan in plans.items() if plan.replicas},
+        refused={**shared.refused, **refused},
+    )
 
 
 def _on_hosts(plan: Plan, places: Places) -> Plan:

@@ -25,14 +25,14 @@ class Swapping:
     """Knows since when each model has had nothing to do, or has waited. For the thread ``models``; times are of
     `time.monotonic`.
 
-    ``fits``: whether a model has room once others have gone.
+    ``fits``: where a model would go once others have gone; None where it has no room then.
     """
 
     def __init__(
         self,
         run: Run,
         lanes: Lanes[ModelIdentity],
-        fits: Callable[[str, Collection[str]], bool],
+        fits: Callable[[str, Collection[str]], object | None],
     ) -> None:
         self._run = run
         self._lanes = lanes
@@ -64,7 +64,7 @@ class Swapping:
         return None
 
     def _would_fit(self, name: str, now: float, gone: Collection[str]) -> bool:
-        if self._fits(name, gone):
+        if self._fits(name, gone) is not None:
             return True
         self._in_vain[name] = now
         return False

@@ -283,3 +283,13 @@ def test_jpegs_that_pillow_does_not_know(tmp_path, kind):
     (tmp_path / "b.jpg").write_bytes(data[: len(data) // 2] + b"\xff\xd9")
     with pytest.raises(InputError):
         decode(tmp_path / "b.jpg", tmp_path / "b.npy", DecodeLimits())
+
+
+def test_a_jpeg_2000_file_of_several_pictures_is_refused(tmp_path):
+    """One of them would be shown, and nobody would know of the others."""
+    data = bytes(imagecodecs.jpeg2k_encode(GREY, level=0))
+    place = data.index(b"jp2c") - 4
+    length = int.from_bytes(data[place : place + 4], "big") or len(data) - place
+    box = length.to_bytes(4, "big") + data[place + 4 : place + length]
+    (tmp_path / "a.jpx").write_bytes(data[:place] + box + box)
+    assert "holds 2 pictures" in failure(tmp_path / "a.jpx").message

@@ -254,3 +254,11 @@ def test_a_predictor_of_what_is_not_compressed_means_nothing(tmp_path, predictor
     assert 1 == data.count(struct.pack("<HHI", 50_000, 3, 1))
     path.write_bytes(data.replace(struct.pack("<HHI", 50_000, 3, 1), struct.pack("<HHI", 317, 3, 1)))
     assert follows(VALUES, decoded(path)[1][0]) > 0.999
+
+
+def test_channels_that_are_stored_nobody_knows_how_are_refused(tmp_path):
+    path = written(tmp_path / "a.tif", np.stack([VALUES] * 3, axis=-1), photometric="rgb")
+    data = path.read_bytes()
+    assert 1 == data.count(struct.pack("<HHI", 284, 3, 1))
+    path.write_bytes(data.replace(struct.pack("<HHI", 284, 3, 1), struct.pack("<HHI", 284, 1, 1)))
+    assert "how its channels are stored" in failure(path).message

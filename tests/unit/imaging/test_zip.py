@@ -120,6 +120,16 @@ def test_sixteen_bit_pictures_share_one_window(tmp_path):
     assert abs(int(frames[0].max()) * 2 - int(frames[1].max())) <= 4
 
 
+def test_slices_whose_windows_differ_share_the_widest(tmp_path):
+    """As the frames of one file do; where some have none, one that fits the values."""
+    slices = [np.tile(np.arange(0, 4096, 32, np.uint16), (9, 1))] * 2
+    windows = [{"WindowCenter": 1000, "WindowWidth": 1001}, {"WindowCenter": 2000, "WindowWidth": 2001}]
+    files = {str(at): dicom(dataset(each, **windows[at])) for at, each in enumerate(slices)}
+    assert (499.5, 2999.5) == decoded(zipped(tmp_path / "a.zip", files))[0].window
+    files["2"] = dicom(dataset(slices[0]))
+    assert (0, 4064) == decoded(zipped(tmp_path / "b.zip", files))[0].window
+
+
 def test_a_single_stack_in_a_zip_is_that_stack(tmp_path):
     found, _ = decoded(zipped(tmp_path / "a.zip", {"stack.tif": stack(5), "notes.txt": b"x"}))
     assert (5, 16) == (found.frames, found.bit_depth)

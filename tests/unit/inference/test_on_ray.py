@@ -195,7 +195,7 @@ def test_what_is_not_there_is_no_death_of_the_models(ray: PretendedRay, wanted: 
 
 @pytest.mark.parametrize(
     ("trouble", "why"),
-    [(GetTimeoutError(), "Ray found no room on bee within 45 s"), (RayError("lost\nand more"), "bee: RayError: lost")],
+    [(GetTimeoutError(), "Ray found no room on bee within 90 s"), (RayError("lost\nand more"), "bee: RayError: lost")],
 )
 def test_an_actor_that_does_not_come_is_given_up(ray: PretendedRay, trouble: Exception, why: str) -> None:
     ray.join("1", node("1"))

@@ -129,7 +129,8 @@ def test_batches_are_timed_from_the_end_of_one_to_the_end_of_the_next(monkeypatc
             return Pending(done=lambda: True, result=result)
 
     frame = Frame(pixels=np.zeros((4, 4), np.uint8), options=Options())
-    assert [5.0, 6.0, 7.5] == probing._ends(Ahead(), [frame] * 2)
+    ends = probing._ends(Ahead(), [frame] * 2)
+    assert ([5.0, 6.0, 7.5], 1.0) == (ends, probing._seconds(ends))
     assert "begin 0, begin 1, end 0, begin 2, end 1, begin 3, end 2, end 3" == ", ".join(done)
 
 

@@ -91,6 +91,7 @@ def test_a_folder_is_copied_once_and_is_the_same_there(node: Node, model: Path) 
     there = until_there(shipper, spec(model), node, words.append)
     assert there.model.path is not None
     assert contents(model) == contents(there.model.path)
+    assert "model" == there.model.path.name, "it is called so in the history"
     assert "the model is being copied to bee" in words[0]
     written = node.calls.count("write")
     assert there == until_there(shipper, spec(model), node)
@@ -111,7 +112,7 @@ def test_a_folder_that_has_changed_is_another_copy(node: Node, model: Path) -> N
 def test_a_copy_that_broke_off_goes_on_where_it_stopped(node: Node, model: Path) -> None:
     found = listing(model)
     content = np.frombuffer(bytes(range(40)), np.uint8)
-    node.copies.write(found.digest, "inner/weights.bin", 0, content)
+    node.copies.write(found.digest, "model/inner/weights.bin", 0, content)
     until_there(Shipper(), spec(model), node)
     assert 1 + 6 == node.calls.count("write"), "one piece of config.json, and what was left of the weights"
 

@@ -47,6 +47,17 @@ def test_the_main_process_unpickles_nothing_but_messages(wrong: object) -> None:
     channel.close()
 
 
+def test_what_only_looks_like_a_message_is_none() -> None:
+    """One of our own classes, made of what it is not made of."""
+    raw, channel = ends()
+    content = pickle.dumps(Marked(stage="loading")).replace(b"Marked", b"Worn")
+    raw.sendall(len(content).to_bytes(4, "big") + content)
+    with pytest.raises(pickle.UnpicklingError):
+        channel.receive()
+    raw.close()
+    channel.close()
+
+
 def test_a_message_of_gigabytes_is_none() -> None:
     raw, channel = ends()
     raw.sendall(b"\xff\xff\xff\xff")

@@ -256,8 +256,9 @@ def test_what_an_attempt_has_drawn_can_be_told_from_all_else_and_goes(tmp_path: 
     outbox.prepare()
     drawn = []
     for job, attempt in ((1, 1), (1, 10), (11, 1), (11, 2)):
-        folder, stem = outbox.seat(job, attempt)
-        drawn += [folder / f"{stem}.mask.png", outbox.staged_text(job, attempt, "result.json")]
+        folder, stem = outbox.seat(job, attempt, anew=True)
+        assert (folder, stem) == outbox.seat(job, attempt)
+        drawn += [folder / f"{stem}.mask.png", folder / f"{stem}.result.json"]
         for path in drawn[-2:]:
             path.write_bytes(b"")
     outbox.discard(1, 1)

@@ -19,6 +19,7 @@ from watcherd.inference.pool.placement import Plan as OneModelsPlan
 from watcherd.inference.pool.placement import PlannedReplica
 from watcherd.inference.pool.sharing import Refused, Shared
 from watcherd.service import fleet as module
+from watcherd.service import growing
 from watcherd.service.ending import Ending
 from watcherd.service.fleet import Fleet, lane_for
 from watcherd.service.placing import Held, Places, placed
@@ -115,6 +116,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scen
     def make(config: Config) -> Scene:
         found = Scene(tmp_path, config)
         monkeypatch.setattr(module, "placed", found.placed)
+        monkeypatch.setattr(growing, "placed", found.placed)
         monkeypatch.setattr(module, "when_free", found.when_free)
         monkeypatch.setattr(module, "is_free", found.is_free)
         return found
@@ -324,24 +326,28 @@ def clustered(scene: Callable[..., Scene], *nodes: Node, local: bool = True) -> 
     return found, cluster
 
 
+def grow_on(found: Scene) -> None:
+    growing.grow(found.fleet._seats, found.fleet.machines, found.run.config, found.fleet._specs)
+
+
 def test_a_machine_that_joins_gets_replicas_without_a_restart(scene: Callable[..., Scene]) -> None:
     """Once; and once more after it has left and come back with nothing of ours on it."""
     found, cluster = clustered(scene, machine("one"))
     found.start()
     assert Places(local=True, nodes=(machine("one"),), why_none="no worker has joined it") == found.places[-1]
-    found.fleet._grow(found.run.config)
+    grow_on(found)
     assert [0, 1] == found.of("default").numbers, "the machine of the start has a card that carries nothing"
     cluster.usable = cluster.nodes = (machine("one"), machine("two", cards=2))
-    found.fleet._grow(found.run.config)
+    grow_on(found)
     assert [0, 1, 2] == found.of("default").numbers
     assert [machine("two", cards=2)] == list(found.places[-1].nodes)
     assert not found.places[-1].local
-    found.fleet._grow(found.run.config)
+    grow_on(found)
     assert [0, 1, 2] == found.of("default").numbers
     cluster.usable = cluster.nodes = (machine("one"),)
-    found.fleet._grow(found.run.config)
+    grow_on(found)
     cluster.usable = cluster.nodes = (machine("one"), machine("two", born="2"))
-    found.fleet._grow(found.run.config)
+    grow_on(found)
     assert [0, 1, 2, 3] == found.of("default").numbers
 
 
@@ -351,9 +357,9 @@ def test_a_machine_that_would_compute_in_another_type_is_left_out(
     """A model has one identity, whichever machine computes it."""
     found, cluster = clustered(scene)
     found.start()
-    monkeypatch.setattr(module, "placed", lambda *_: Shared(plans={"default": replace(PLAN, dtype="bfloat16")}))
+    monkeypatch.setattr(growing, "placed", lambda *_: Shared(plans={"default": replace(PLAN, dtype="bfloat16")}))
     cluster.usable = cluster.nodes = (machine("old"),)
-    found.fleet._grow(found.run.config)
+    grow_on(found)
     assert [0] == found.of("default").numbers
 
 

@@ -200,6 +200,14 @@ def test_without_any_card_each_machine_computes_on_its_processors(monkeypatch: p
     assert {"": 0.0, "host of one": 0.0, "host of two": 0.0} == holds(plan)
 
 
+def test_a_model_that_no_machine_has_the_memory_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared_here(monkeypatch)
+    places = Places(local=False, nodes=(machine("one", free_gib=-1.0),))
+    found = placing.placed(Config(model=Model(segmenter="none")), ["default"], Held(), places)
+    assert {} == found.plans
+    assert found.refused["default"].for_room
+
+
 def test_what_carries_something_is_not_unused() -> None:
     places = Places(nodes=(machine("one", "2x24GiB"), machine("two", "1x24GiB"), machine("three"), machine("four")))
     left = placing.unused(places, {"one-0": 1.0, "two-0": 1.0, "host of three": 0.0})

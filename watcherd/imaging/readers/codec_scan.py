@@ -85,6 +85,11 @@ class Jpeg2000Scan:
 def _start_of_code(data: bytes) -> int:
     """Where the codestream begins, which may stand in a box."""
     places = [0] if data.startswith(CODESTREAM) else [start for kind, start, _ in boxes(data) if kind == b"jp2c"]
+    if len(places) > 1:
+        raise InputError(
+            f"The JPEG 2000 file holds {len(places)} pictures, and decoders here give the first.",
+            hint="Save each picture as a file of its own.",
+        )
     if not places or not data.startswith(CODESTREAM, places[0]):
         raise InputError("The JPEG 2000 file holds no picture.", hint=DAMAGED)
     return places[0]

@@ -25,7 +25,7 @@ from watcherd.imaging.readers.curves import (
     words_of,
 )
 from watcherd.imaging.readers.dicom_file import DAMAGED
-from watcherd.imaging.readers.window import Window
+from watcherd.imaging.readers.window import Window, widest
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -221,7 +221,7 @@ def _together(ways: list[Way], frames: int) -> Shown | None:
         return ways[0]
     windows = [way for way in ways if isinstance(way, Window)]
     if len(windows) == len(ways):
-        return Window(low=min(window.low for window in windows), high=max(window.high for window in windows))
+        return widest(windows)
     return EachItsOwn(of_frames=tuple(ways)) if len(ways) == frames else None
 
 

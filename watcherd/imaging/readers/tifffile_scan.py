@@ -230,8 +230,10 @@ def _white(page: tifffile.TiffPage, dtype: np.dtype[Any]) -> int:
 
 
 def _check_planes(page: tifffile.TiffPage) -> None:
-    """Raises `InputError` for what tifffile has stored as the planes of one coloured picture, without being told that
-    they are colours: 3 or 4 grey frames look so too."""
+    """Raises `InputError` where nothing says how channels are stored, and for what tifffile has stored as the planes of
+    one coloured picture, without being told that they are colours: 3 or 4 grey frames look so too."""
+    if page.planarconfig not in (tifffile.PLANARCONFIG.CONTIG, tifffile.PLANARCONFIG.SEPARATE):
+        raise InputError("The TIFF does not say rightly how its channels are stored.", hint=DAMAGED)
     planes = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.photometric == tifffile.PHOTOMETRIC.RGB
     if planes and page.is_shaped:
         raise InputError(

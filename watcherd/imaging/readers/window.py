@@ -16,7 +16,7 @@ from watcherd.errors import InputError
 from watcherd.imaging.readers.scan import bands
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from types import EllipsisType
 
 PERCENTILES = (0.1, 99.9)
@@ -59,6 +59,11 @@ class Window:
             share = (values / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
             scaled: Numbers = np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1) * 255
         return np.asarray(scaled + 0.5, np.uint8)
+
+
+def widest(windows: Sequence[Window]) -> Window:
+    """The window that fits all of these."""
+    return Window(low=min(window.low for window in windows), high=max(window.high for window in windows))
 
 
 class Showing(Protocol):

@@ -26,7 +26,7 @@ from watcherd.imaging.limits import MOST_MEMBER_BYTES, RATIO, ROOM
 from watcherd.imaging.readers.curves import EachItsOwn
 from watcherd.imaging.readers.planes import grid_of
 from watcherd.imaging.readers.scan import Told, tags_of, told_by
-from watcherd.imaging.readers.window import Window
+from watcherd.imaging.readers.window import Window, widest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -190,13 +190,16 @@ class ZipScan:
 
 
 def _window(of_pictures: list[Shown | None]) -> Shown | None:
-    """The pictures' own window where they agree; where they have curves, each its own."""
+    """The pictures' own window where all have one, the widest where they differ, as for the frames of one file; where
+    they have curves, each its own."""
     first = of_pictures[0]
     if all(one == first for one in of_pictures):
         return first
     own = tuple(one for one in of_pictures if one is not None and not isinstance(one, EachItsOwn))
-    curves = len(own) == len(of_pictures) and not all(isinstance(one, Window) for one in own)
-    return EachItsOwn(of_frames=own) if curves else None
+    if len(own) < len(of_pictures):
+        return None
+    windows = [one for one in own if isinstance(one, Window)]
+    return widest(windows) if len(windows) == len(own) else EachItsOwn(of_frames=own)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from watcherd.inference.pool.bell import Bell
     from watcherd.values import DeviceUse
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 """Seconds for a process to be there, on a node that has room for it; its model is loaded after that."""
 END_SECONDS = 30.0
 """Seconds for the bridge to say that a process is gone. It has limits of its own, which are shorter."""

@@ -126,7 +126,7 @@ class Agent:
         return self._copies.complete(digest, file)
 
     def place(self, digest: str, name: str) -> str:
-        """Where a copy lies: the folder, or the file of this name in it."""
+        """Where the folder or file of this name lies in a copy."""
         return str(self._copies.place(digest) / name)
 
 

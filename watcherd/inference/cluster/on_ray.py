@@ -35,8 +35,8 @@ DESCRIBE_SECONDS = 10.0
 """Seconds after which a node is asked again what is free on it."""
 ANSWER_SECONDS = 30.0
 """Seconds after which a node that has not described itself is refused; a first answer starts a Python there."""
-START_SECONDS = 45.0
-"""Seconds for an actor to be placed and its process to be started."""
+START_SECONDS = 90.0
+"""Seconds for an actor to be placed and its process to be started, with what is imported before it is forked."""
 WAIT_SECONDS = 1.0
 """Seconds that `Remote.receive` waits at most."""
 BURY_SECONDS = 12.0

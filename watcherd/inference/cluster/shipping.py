@@ -35,7 +35,7 @@ ANSWER_SECONDS = 120.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class File:
-    """A file of a model: where it lies below its folder, and what is in it."""
+    """A file of a model: where it lies below its copy, and what is in it."""
 
     name: str
     size: int
@@ -60,9 +60,10 @@ class Listing:
 
 
 def listing(path: Path) -> Listing:
-    """What is in a folder, or the file itself. Reads all of it."""
+    """What is in a folder, or the file itself. Reads all of it. Names begin with that of the folder, for it is what
+    the model is called in the history."""
     found = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    base = path if path.is_dir() else path.parent
+    base = path.parent
     return Listing(
         files=tuple(
             File(name=str(each.relative_to(base)), size=each.stat().st_size, sha256=sha256(each)) for each in found
@@ -184,7 +185,7 @@ class Shipper:
         import ray
 
         found = listing(path)
-        digest, base = found.digest, path if path.is_dir() else path.parent
+        digest, base = found.digest, path.parent
         missing: Mapping[str, int] = ray.get(agent.missing.remote(digest, found.files), timeout=ANSWER_SECONDS)
         done = found.size - sum(file.size - missing[file.name] for file in found.files if file.name in missing)
         for file in found.files:
@@ -201,7 +202,7 @@ class Shipper:
                 progress(done / max(1, found.size))
             if not ray.get(agent.complete.remote(digest, file), timeout=ANSWER_SECONDS):
                 raise OSError(f"{file.name} arrived damaged, or changed while it was copied")
-        where: str = ray.get(agent.place.remote(digest, "" if path.is_dir() else path.name), timeout=ANSWER_SECONDS)
+        where: str = ray.get(agent.place.remote(digest, path.name), timeout=ANSWER_SECONDS)
         return where
 
 

@@ -1,8 +1,8 @@
 """How Ray is started for us: the words of its command line, and its settings.
 
-No dashboard, no metrics' port, no statistics sent away, nothing spilled to a disk, a token on every connection, and a
-dead node noticed within seconds (Ray's own default is a minute for a stopped one). Every port is fixed, so that a
-firewall can know them.
+No dashboard, no autoscaler with its open port for figures, no statistics sent away, nothing spilled to a disk, a token
+on every connection, and a dead node noticed within seconds (Ray's own default is a minute for a stopped one). Every
+port is fixed, so that a firewall can know them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ if TYPE_CHECKING:
 HEAD_PORT = 6380
 """Where the head listens. Ray's own 6379 is also that of Redis."""
 PORTS = 6381
-"""The first of the ports of a node: its two services, and one for each of its processes behind them."""
+"""The first of the ports of a node: six for its services, and from ten on one for each of its processes."""
 PROCESSES = 60
 """Ports for a node's processes: its agent, one for each replica, and the bridge."""
 STORE_MIB = 512
 """Of memory for frames and masks on their way, on each node."""
-HEAD_SECONDS = 15
-"""Seconds after which a node gives up a head that is away, and begins to look for a new one."""
 HEALTH = {"initial_delay_ms": 5000, "period_ms": 1000, "timeout_ms": 3000, "failure_threshold": 5}
 """When the head counts a silent node as dead: after about ten seconds. A busy machine may be slow for some."""
 
@@ -46,17 +44,13 @@ def environment(token: Path, folder: Path, environ: Mapping[str, str] = os.envir
         "RAY_memory_monitor_refresh_ms": "0",  # else it kills replicas that the machine has room for
         FOLDER: str(folder),
     }
-    ours |= {
-        f"RAY_gcs_{name}": str(HEAD_SECONDS)
-        for name in ("rpc_server_reconnect_timeout_s", "server_request_timeout_seconds")
-    }
     ours |= {f"RAY_health_check_{name}": str(value) for name, value in HEALTH.items()}
     return {**environ, **ours}
 
 
 def head(address: str, *, port: int, ports: int, store_mib: int, temporary: Path) -> list[str]:
     """The command line of the head, which carries no replicas."""
-    listens = ["--head", f"--port={port}", "--include-dashboard=false"]
+    listens = ["--head", f"--port={port}", "--include-dashboard=false", "--no-monitor"]
     known = [f"--node-ip-address={address}"] if address else []
     carries = ["--num-cpus=0", "--num-gpus=0", f"--labels={ROLE}=head", f"--temp-dir={temporary}"]
     return [*_ray(), *listens, *known, *carries, *_common(ports, store_mib)]
@@ -82,6 +76,11 @@ def _common(ports: int, store_mib: int) -> list[str]:
     return [
         f"--node-manager-port={ports}",
         f"--object-manager-port={ports + 1}",
+        f"--runtime-env-agent-port={ports + 2}",
+        f"--dashboard-agent-grpc-port={ports + 3}",
+        f"--dashboard-agent-listen-port={ports + 4}",
+        f"--metrics-export-port={ports + 5}",
+        "--include-log-monitor=false",
         f"--min-worker-port={ports + 10}",
         f"--max-worker-port={ports + 9 + PROCESSES}",
         f"--object-store-memory={store_mib * 2**20}",

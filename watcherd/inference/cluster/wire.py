@@ -40,11 +40,11 @@ _KNOWN = {
         "Segmented", "NotSegmented", "Marked", "Ready", "LoadFailed", "BatchEnded", "Poisoned", "Worn",
     },
     "watcherd.inference.base": {"ModelInfo"},
-    "watcherd.values": {"DeviceUse"},
+    "watcherd.values": {"DeviceUse", "_made"},
     "watcherd.job": {"ErrorClass"},
     "pathlib": {"PosixPath"},
 }  # fmt: skip
-"""What the bridge may send, by module."""
+"""What the bridge may send, by module. ``_made`` makes values of these classes, and of no others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,7 +180,7 @@ class Channel:
                 return
             content = bytes(self._buffer[_LENGTH.size : end])
             del self._buffer[:end]
-            self._whole.append(pickle.loads(content) if self._trusting else _Known(io.BytesIO(content)).load())  # noqa: S301
+            self._whole.append(pickle.loads(content) if self._trusting else _known(content))  # noqa: S301
 
     def shut(self) -> None:
         """Nothing comes or goes any more; both sides notice at once."""
@@ -193,6 +193,15 @@ class Channel:
         """Give the descriptor back; for the receiving thread, last."""
         self.shut()
         self._socket.close()
+
+
+def _known(content: bytes) -> Any:
+    try:
+        return _Known(io.BytesIO(content)).load()
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:  # of what only looks like a message: anything
+        raise pickle.UnpicklingError(f"{type(error).__name__}: {error}") from error
 
 
 def connect(path: Path) -> Channel:

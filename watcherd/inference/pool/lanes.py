@@ -167,9 +167,14 @@ class Lane(Generic[Identity]):
             return self._seconds_per_scan
 
     def batch_limit(self) -> int:
-        """As many scans as fill a batch, or as are about `WORK_SECONDS` of work."""
-        capacity, seconds = self.pool.capacity(), self.seconds_per_scan
-        return max(capacity, min(MOST_AT_ONCE, int(WORK_SECONDS / seconds))) if seconds else capacity
+        """As many scans as fill a batch, or as are about `WORK_SECONDS` of work for all replicas together: larger ones
+        would leave some of them without work at the end of a backlog."""
+        pool, seconds = self.pool, self.seconds_per_scan
+        capacity = pool.capacity()
+        if not seconds:
+            return capacity
+        replicas = sum(replica.ready is not None for replica in pool.status())
+        return max(capacity, min(MOST_AT_ONCE, int(WORK_SECONDS / seconds / max(1, replicas))))
 
 
 class Lanes(Generic[Identity]):

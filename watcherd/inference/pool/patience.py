@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from watcherd.inference.messages import WorkItem
 
 TIMES = 20.0
-"""Times the longest batch seen that a silence may last..."""
+"""Times the longest silence of a batch seen that another may last..."""
 LEAST_SECONDS = 10.0
 """...and the seconds that it may last in any case: a busy machine stops a process for some."""
 KINDS = 1000
@@ -32,33 +32,49 @@ class Patience:
         self._most = most
         self._seen: dict[Hashable, int] = {}
         self._longest: float | None = None
+        self._at_once = 1
+        self._silence = 0.0
+        self.seconds = most
+        """Seconds of silence, over what it has at hand, after which it counts as hanging. Any thread may read it."""
 
-    def begin(self) -> None:
-        """A new process: nothing is known of it."""
+    def begin(self, at_once: int) -> None:
+        """A new process: nothing is known of it but how many scans it computes at once. It says when these are done."""
+        self._at_once = at_once
         self._seen.clear()
         self._longest = None
+        self._silence = 0.0
+        self.seconds = self._most
 
-    def seconds(self, items: Iterable[WorkItem]) -> float:
-        """Seconds of silence over a batch of these scans after which its process counts as hanging."""
-        kinds = _kinds(items)
-        if self._longest is None or not self._knows(kinds):
-            return self._most
-        return min(self._most, max(LEAST_SECONDS, TIMES * self._longest))
+    def at_hand(self, batches: Iterable[Sequence[WorkItem]]) -> None:
+        """It has these: a second batch may be begun before the first is answered for."""
+        self.seconds = max(map(self._seconds, batches))
 
-    def ended(self, items: Iterable[WorkItem], seconds: float) -> None:
-        """A batch of these scans was answered for, which took so long. Only one whose like was seen is measured."""
-        kinds = _kinds(items)
+    def heard(self, silence: float) -> None:
+        """It has said something, so many seconds after what it had said before."""
+        self._silence = max(self._silence, silence)
+
+    def ended(self, items: Sequence[WorkItem]) -> None:
+        """These scans were answered for. What their like has taken before is a measure; the first of a kind is none."""
+        kinds, silence = _kinds(items), self._silence
+        self._silence = 0.0
         if kinds is None:
             return
         if self._knows(kinds):
-            self._longest = max(seconds, self._longest or 0.0)
+            self._longest = max(silence, self._longest or 0.0)
         if len(self._seen) + len(kinds) > KINDS:
             self._seen.clear()
         for kind, count in kinds.items():
-            self._seen[kind] = max(count, self._seen.get(kind, 0))
+            self._seen[kind] = max(min(count, self._at_once), self._seen.get(kind, 0))
+
+    def _seconds(self, items: Sequence[WorkItem]) -> float:
+        if self._longest is None or not self._knows(_kinds(items)):
+            return self._most
+        return min(self._most, max(LEAST_SECONDS, TIMES * self._longest))
 
     def _knows(self, kinds: Mapping[Hashable, int] | None) -> bool:
-        return kinds is not None and all(count <= self._seen.get(kind, 0) for kind, count in kinds.items())
+        return kinds is not None and all(
+            min(count, self._at_once) <= self._seen.get(kind, 0) for kind, count in kinds.items()
+        )
 
 
 def _kinds(items: Iterable[WorkItem]) -> dict[Hashable, int] | None:

@@ -94,8 +94,6 @@ class Member:
         self._under_way: deque[Batch] = deque()
         self._quick = False
         self._patience = Patience(terms.batch_seconds)
-        self._silence_seconds = terms.batch_seconds
-        """Seconds that the process may be silent over the batch at hand."""
         devices = spec.visible or ("cpu",)
         self.status = ReplicaStatus(
             number=spec.number, name=spec.name, phase=Phase.STARTING, node=spec.node, devices=devices
@@ -109,7 +107,7 @@ class Member:
         status = self.status
         if status.phase is Phase.IDLE:
             return True
-        limit = self._terms.load_seconds if status.phase is Phase.STARTING else self._silence_seconds
+        limit = self._terms.load_seconds if status.phase is Phase.STARTING else self._patience.seconds
         return status.phase in (Phase.STARTING, Phase.BUSY) and self._terms.clock() - status.marked_at <= limit
 
     def interrupt(self) -> None:
@@ -165,6 +163,8 @@ class Member:
             for message in self._receive(self._terms.load_seconds, "loading"):
                 if isinstance(message, Ready):
                     self._become(phase=Phase.IDLE, ready=message, stage="", fraction=None)
+                    if not self.status.restarts:  # that there was no room for it at first is over
+                        self._become(last_error="")
                     self._terms.listener.replica_ready(self._number, message)
                 elif isinstance(message, LoadFailed):
                     raise _CannotLoadError(message)
@@ -172,7 +172,7 @@ class Member:
     def _serve(self) -> None:
         """Keep the process in work; one whose batches are quick has the next one at hand already."""
         self._quick = False
-        self._patience.begin()
+        self._patience.begin(self.status.ready.batch_size if self.status.ready else 1)
         try:
             while True:
                 if not self._under_way:
@@ -201,17 +201,15 @@ class Member:
             batch.taken_up = self._terms.clock()
             self._become(phase=Phase.BUSY, marked_at=batch.taken_up, jobs=tuple(batch.waiting))
         self._under_way.append(batch)
-        self._be_patient()
+        self._patience.at_hand(each.items for each in self._under_way)
         self._carrier.send(self._carrier.bring(list(batch.waiting.values())))
         self._terms.scans.batch_taken()
 
-    def _be_patient(self) -> None:
-        """The process may begin the second batch before it has answered for the first."""
-        self._silence_seconds = max(self._patience.seconds(batch.items) for batch in self._under_way)
-
     def _hear(self) -> None:
         """What the process at work says, or word that there is more for it to do."""
-        messages = self._receive(self._silence_seconds, "computing a batch", heed_bell=self._may_have_another())
+        marked_at = self.status.marked_at
+        messages = self._receive(self._patience.seconds, "computing a batch", heed_bell=self._may_have_another())
+        self._patience.heard(self.status.marked_at - marked_at)
         fetched = [self._carrier.fetch(each) if isinstance(each, Segmented) else each for each in messages]
         outcomes = [each for each in fetched if isinstance(each, Segmented | NotSegmented) and self._waits(each)]
         if outcomes:
@@ -243,10 +241,10 @@ class Member:
         now = self._terms.clock()
         ended = self._under_way.popleft()
         self._quick = now - ended.taken_up < QUICK_SECONDS
-        self._patience.ended(ended.items, now - ended.taken_up)
+        self._patience.ended(ended.items)
         if self._under_way:
             self._under_way[0].taken_up = now
-            self._be_patient()
+            self._patience.at_hand(each.items for each in self._under_way)
         else:
             self._become(phase=Phase.IDLE, jobs=(), stage="")
 
