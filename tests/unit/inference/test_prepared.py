@@ -10,13 +10,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 
 from watcherd.config import Model
 from watcherd.inference.pool import prepared
-from watcherd.inference.replica import imports
+from watcherd.inference.pool.local import LocalCarrier
+from watcherd.inference.replica import imports, process
 
 PATIENCE = 60.0
 
@@ -87,6 +90,41 @@ def test_it_ends_when_an_import_has_opened_a_gpu(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv(name, "")
     imports.ready()
     assert [70] == ended
+
+
+def test_a_forked_process_that_cannot_use_its_gpu_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so by its exit code, before it loads anything; then nothing is forked any more."""
+    code: list[int] = []
+
+    def leave(value: int) -> None:
+        code.append(value)
+        raise SystemExit
+
+    monkeypatch.setattr(process.os, "_exit", leave)
+    for name in ("_bind_to_parent", "_keep_quiet_about_interrupts"):
+        monkeypatch.setattr(process, name, lambda: None)
+    monkeypatch.setattr(
+        process, "faulthandler", SimpleNamespace(enable=lambda *_: None, register=lambda *_, **__: None)
+    )
+    monkeypatch.setattr(process, "_is_forked", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", refuse)
+    for name in ("CUDA_VISIBLE_DEVICES", "TORCHINDUCTOR_CACHE_DIR", "OMP_WAIT_POLICY", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.setenv(name, "")
+    spec: Any = SimpleNamespace(stack=Path(os.devnull), visible=("GPU-1",), cache=Path(os.devnull))
+    with pytest.raises(SystemExit):
+        process.main(spec, cast("Any", None))
+    assert [imports.NO_GPU] == code
+
+    carrier = LocalCarrier(spec)
+    ended: Any = SimpleNamespace(exitcode=imports.NO_GPU, join=lambda _seconds: None)
+    carrier._process = ended
+    assert "forkserver" == prepared.start([Model(segmenter="sa2va")], kind)
+    assert "started anew" in str(carrier._ended())
+    assert "spawn" == prepared.start([Model(segmenter="sa2va")], kind)
+
+
+def refuse() -> None:
+    raise RuntimeError("CUDA error: initialization error")
 
 
 SERVICE = """

@@ -14,6 +14,7 @@ from watcherd.inference.machine import devices
 from watcherd.inference.pool import prepared
 from watcherd.inference.pool.carrier import Ended, NoRoomError, SilentError
 from watcherd.inference.replica import process as replica
+from watcherd.inference.replica.imports import NO_GPU
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,6 +152,9 @@ class LocalCarrier:
     def _ended(self) -> Ended:
         assert self._process is not None
         code = _exit_code(self._process)
+        if code == NO_GPU:
+            prepared.give_up()
+            return Ended("a process that was forked cannot use a GPU here; from now on each is started anew")
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         return Ended(f"its process ended with {how}", self.stack())
 

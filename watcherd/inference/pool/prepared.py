@@ -69,7 +69,7 @@ class _Server:
         return found
 
     def give_up(self) -> None:
-        """It does not start: do not let everybody wait for its imports again."""
+        """It does not start, or its forks are of no use: do not let everybody wait for it again."""
         self._is_usable = False
 
 
@@ -84,6 +84,11 @@ def start(models: Iterable[Model], begin: Callable[[ForkServerContext | SpawnCon
         except (EOFError, ConnectionError):  # it has ended: see `replica.imports`
             _server.give_up()
     return begin(multiprocessing.get_context("spawn"))
+
+
+def give_up() -> None:
+    """Fork no more: what was forked cannot work on this machine."""
+    _server.give_up()
 
 
 def _modules(model: Model) -> list[str]:

@@ -18,6 +18,8 @@ from typing import Final
 
 NAMES: Final = "WATCHERD_IMPORTS"
 """The environment variable with the modules' names, separated by commas."""
+NO_GPU: Final = 71
+"""The exit code of a forked process that cannot use its GPU (EX_OSERR of sysexits.h)."""
 ENVIRONMENT: Final = {
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
@@ -37,6 +39,17 @@ def ready() -> None:
         os._exit(70)
     gc.collect()
     gc.freeze()  # so that a child's collections do not copy what it shares with us
+
+
+def gpu_works() -> bool:
+    """Whether this process can use GPUs at all; asked in one that was forked, before anything else is done there."""
+    import torch
+
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError):  # torch's answers to a driver that refuses, and to none
+        return False
+    return True
 
 
 def touches_gpu(descriptors: Path = Path("/proc/self/fd")) -> bool:

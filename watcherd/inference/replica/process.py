@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from watcherd.errors import UnavailableError, WatcherdError
 from watcherd.inference.messages import LoadFailed, Marked, Poisoned, Ready, ReplicaSpec
+from watcherd.inference.replica import imports
 from watcherd.linux.threads import NamedThread
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def main(spec: ReplicaSpec, connection: Connection[Any, Any]) -> None:
         if spec.visible:
             # Threads of OpenMP that have nothing to do should not look for it: beside a GPU they take whole cores.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        if spec.visible and _is_forked() and not imports.gpu_works():
+            os._exit(imports.NO_GPU)  # one that is started anew may, or says what is wrong
         try:
             worker = _Worker(spec, connection)
             worker.load()
@@ -173,9 +176,14 @@ def _bind_to_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
-    main = parent_process()
-    if main is not None and main.pid != parent:  # forked (`pool.prepared`): the kernel tells of the fork server's end
+    if _is_forked() and (main := parent_process()) is not None:  # the kernel tells of the fork server's end
         NamedThread(target=_end_with, args=(main.sentinel,), name="main-watch", daemon=True).start()
+
+
+def _is_forked() -> bool:
+    """Whether this process was forked from the one that has the imports done (`pool.prepared`)."""
+    main = parent_process()
+    return main is not None and main.pid != os.getppid()
 
 
 def _end_with(sentinel: int) -> None:
