@@ -58,13 +58,15 @@ def seg_of(folder: Path, data: bytes, mask: NDArray[np.uint8], **options: Any) -
 
 
 def placed(seg: pydicom.Dataset, frames: int) -> NDArray[np.uint8]:
-    """The masks that a SEG holds, each at the frame that it refers to."""
+    """The masks that a SEG holds, each at its place in the run, which is the frame that it refers to where it may."""
     shown = np.zeros((frames, seg.Rows, seg.Columns), np.uint8)
     shared = seg.SharedFunctionalGroupsSequence[0]
     for pixels, groups in zip(np.atleast_3d(seg.pixel_array.T).T, seg.PerFrameFunctionalGroupsSequence, strict=True):
         reference = groups.DerivationImageSequence[0].SourceImageSequence[0]
         segment = groups.get("SegmentIdentificationSequence") or shared.SegmentIdentificationSequence
-        shown[reference.get("ReferencedFrameNumber", 1) - 1][pixels > 0] = segment[0].ReferencedSegmentNumber
+        place = groups.FrameContentSequence[0].get("InStackPositionNumber") or reference.get("ReferencedFrameNumber", 1)
+        assert place == reference.get("ReferencedFrameNumber", place)
+        shown[place - 1][pixels > 0] = segment[0].ReferencedSegmentNumber
     return shown
 
 
@@ -78,13 +80,14 @@ def test_a_picture_has_its_mask(tmp_path):
 @pytest.mark.parametrize("side", [32, 33])
 @pytest.mark.parametrize("kind", [ANGIOGRAPHY, SECONDARY_CAPTURE])
 def test_a_run_has_its_masks_at_its_frames(tmp_path, kind, side):
-    """Also where a frame's bits fill no whole number of bytes."""
+    """Also where a frame's bits fill no whole number of bytes. Of a class of single frames no frame has a number that
+    anything may refer to."""
     labels = marked(6, side, side)
     seg = seg_of(tmp_path, dicom(cine(6, side), SOPClassUID=kind), labels)
     assert np.array_equal(labels, placed(seg, 6))
     assert 5 == seg.NumberOfFrames, "frames without anything are left out"
-    assert [1, 3, 4, 5, 6] == [
-        groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber
+    assert ([1, 3, 4, 5, 6] if kind == ANGIOGRAPHY else [None] * 5) == [
+        groups.DerivationImageSequence[0].SourceImageSequence[0].get("ReferencedFrameNumber")
         for groups in seg.PerFrameFunctionalGroupsSequence
     ]
     instance = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0]

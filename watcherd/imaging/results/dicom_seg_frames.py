@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 IN_STACK_POSITION = 0x0020_9057
 FRAME_CONTENT = 0x0020_9111
+OF_SINGLE_FRAMES = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.{rest}"
+    for rest in (
+        "1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1", "2", "4", "6", "6.1", "7", "128",
+        "77.1.1", "77.1.2", "77.1.3", "77.1.4", "77.1.7",
+    )
+)  # fmt: skip
+"""SOP classes whose images have one frame (PS3.3 annex A): CR, DX, MG, IO, CT, MR, US, SC, PET, visible light. Some
+devices write runs with them all the same; but nothing may refer to a frame of such a one by number (PS3.3 table 10-3),
+so that the frame of a mask is told by its place in the stack alone."""
 
 
 def spread(seg: Dataset, source: Dataset, values: NDArray[np.uint8]) -> None:
@@ -32,7 +42,7 @@ def spread(seg: Dataset, source: Dataset, values: NDArray[np.uint8]) -> None:
     filled = [place for place in places if (values[place[1]] == place[0]).any()]
     chosen = filled or places
     template = seg.PerFrameFunctionalGroupsSequence[0]
-    several = int(source.get("NumberOfFrames") or 1) > 1
+    several = int(source.get("NumberOfFrames") or 1) > 1 and source.SOPClassUID not in OF_SINGLE_FRAMES
     seg.PerFrameFunctionalGroupsSequence = [_groups(template, *place, several=several) for place in chosen]
     seg.DimensionIndexSequence.append(_dimension(seg.DimensionIndexSequence[0]))
     seg.NumberOfFrames = len(chosen)
