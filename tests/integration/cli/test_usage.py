@@ -31,6 +31,9 @@ PROMISED = (
 PROMISED_GROUPS = {("db", "upgrade"), ("db", "backup"), ("db", "check"), ("config", "check")}
 
 
+SERVICES = {(name,) for name in ("run", "web", "top", "head", "worker", "bridge")}
+
+
 def test_every_promised_command_is_there() -> None:
     """Scripts and units call them by these names."""
     assert {(name,) for name in PROMISED} | PROMISED_GROUPS <= EVERY_COMMAND.keys()
@@ -48,11 +51,9 @@ def test_every_command_and_option_explains_itself(words: tuple[str, ...], capsys
         assert getattr(parameter, "help", None), f"{parameter.name} has no help"
 
 
-@pytest.mark.parametrize(
-    "words", [words for words in EVERY_COMMAND if words not in {("run",), ("web",), ("top",)}], ids=" ".join
-)
+@pytest.mark.parametrize("words", [words for words in EVERY_COMMAND if words not in SERVICES], ids=" ".join)
 def test_every_command_that_prints_has_json(words: tuple[str, ...]) -> None:
-    """All but the service itself and its screens."""
+    """All but services and screens."""
     assert any("--json" in parameter.opts for parameter in EVERY_COMMAND[words].params)
 
 

@@ -39,7 +39,7 @@ class OneReplica:
         return True
 
     def status(self) -> list[Any]:
-        return [SimpleNamespace(devices=("cpu",))]
+        return [SimpleNamespace(devices=("cpu",), ready=None)]
 
     def given(self) -> int:
         return 0
@@ -112,7 +112,7 @@ def test_a_job_that_is_made_anew_is_so_for_the_picture_that_this_version_makes(t
         database.write(lambda c: enqueue(c, run_id, *scans))
         theirs = claims(database, other, tmp_path)
         found = [flight.job.options.pictures for _ in scans for flight in theirs.claim()]
-        assert [1, 0, 0] == found
+        assert [2, 0, 0] == found
 
 
 def test_each_claim_is_of_one_model_and_one_without_replicas_leaves_its_jobs_where_they_are(tmp_path: Path) -> None:

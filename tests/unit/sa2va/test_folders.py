@@ -159,8 +159,8 @@ def test_what_no_checkpoint_holds_is_as_a_new_model_computes_it(small: Any, dtyp
 def test_a_garbage_buffer_after_loading_is_caught(small: Any, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table that a library refilled with other memory gives masks without any error, and wrong ones."""
 
-    def spoiled(network: Sa2vaNetwork, *rest: Any) -> None:
-        load(network, *rest)
+    def spoiled(network: Sa2vaNetwork, *rest: Any, **more: Any) -> None:
+        load(network, *rest, **more)
         network.get_submodule(part).get_buffer("inv_freq").fill_(1e30)
 
     monkeypatch.setattr(segmenter, "load", spoiled)
@@ -171,8 +171,8 @@ def test_a_garbage_buffer_after_loading_is_caught(small: Any, part: str, monkeyp
 def test_a_tensor_that_was_forgotten_is_caught(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing may stay without values."""
 
-    def forgetful(network: Sa2vaNetwork, *rest: Any) -> None:
-        load(network, *rest)
+    def forgetful(network: Sa2vaNetwork, *rest: Any, **more: Any) -> None:
+        load(network, *rest, **more)
         network.projector[1].weight = torch.nn.Parameter(network.projector[1].weight.to("meta"), requires_grad=False)
 
     monkeypatch.setattr(segmenter, "load", forgetful)
