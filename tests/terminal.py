@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
@@ -15,7 +16,9 @@ COLUMNS, LINES = 80, 40
 
 
 def _take_terminal() -> None:
-    """Make standard input the terminal that keys such as Ctrl-C are typed on."""
+    """Make standard input the terminal that keys such as Ctrl-C are typed on, and heed them, as under a shell there:
+    tests that run in the background have been told to ignore them, and so would their children be."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
@@ -32,7 +35,7 @@ def on_a_terminal(*arguments: str, until: str = "", times: int = 1, keys: str = 
         stdout=terminal,
         stderr=terminal,
         start_new_session=True,
-        preexec_fn=_take_terminal,  # noqa: PLW1509 - it makes one system call
+        preexec_fn=_take_terminal,  # noqa: PLW1509 - it makes two system calls
         env=os.environ | {"TERM": "xterm-256color", "COLUMNS": str(COLUMNS), "LINES": str(LINES)},
     ):
         os.close(terminal)
