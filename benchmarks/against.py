@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.end_to_end import TINY
-from benchmarks.feeding import daemon, feed, make_pictures, make_small, moment, wait_for
+from benchmarks.feeding import daemon, feed, make_pictures, make_small, queue, rate, wait_for
 from benchmarks.gpu_semantic import B5, loaded, save_model
 from benchmarks.gpu_service import model_rate
 from benchmarks.running import of_tree
@@ -241,18 +241,13 @@ def one_round(running: Running, scans: Path, turn: int) -> dict[str, float]:
             (half / path.name).write_bytes(path.read_bytes())
     waiting, coming = halves
     count = len(paths[::2])
-    running.say("pause")
-    ((before,),) = running.rows("SELECT coalesce(max(id), 0) FROM job")
-    waiting.rename(running.inbox / waiting.name)
-    running.wait(lambda: running.totals().get("job.queued", 0) >= count, 60)
-    due = running.totals().get("job.succeeded", 0) + count
+    before, due = queue(running, waiting)
     cpu = running.usage().cpu_seconds
     running.say("resume")
     wait_for(running, due)
     cpu = running.usage().cpu_seconds - cpu
-    ((first, last),) = running.rows("SELECT min(started_at), max(finished_at) FROM jobs WHERE id > ?", before)
     return {
-        "backlog": count / (moment(last) - moment(first)),
+        "backlog": rate(running, before),
         "CPU a scan, ms": 1000 * cpu / count,
         "as they come": len(paths[1::2]) / feed(running, coming),
     }

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import pynvml
 
-from benchmarks.feeding import cpu_of_children, make_pictures, moment, sections_of, wait_for
+from benchmarks.feeding import SETTLE, cpu_of_children, make_pictures, moment, queue, rate, sections_of, wait_for
 from benchmarks.figure import Figure, Target
 from benchmarks.gpu_limits import on_gpu
 from benchmarks.gpu_semantic import B5, save_model
@@ -183,17 +183,11 @@ def by_turns(machine: Machine, wanted: Mapping[str, Sections], runs: int) -> Ite
 
 def backlog(machine: Machine, running: Running, scans: Path) -> Turn:
     """The work is paused until all of them are queued."""
-    running.say("pause")
-    ((before,),) = running.rows("SELECT coalesce(max(id), 0) FROM job")
-    count = sum(1 for _ in scans.iterdir())
-    scans.rename(running.inbox / scans.name)
-    running.wait(lambda: running.totals().get("job.queued", 0) >= count, 120)
-    due = running.totals().get("job.succeeded", 0) + count
+    before, due = queue(running, scans)
     with watched(machine, running) as turn:
         running.say("resume")
         wait_for(running, due)
-    ((first, last),) = running.rows("SELECT min(started_at), max(finished_at) FROM jobs WHERE id > ?", before)
-    turn.rate = count / (moment(last) - moment(first))
+    turn.rate = rate(running, before)
     return turn
 
 
@@ -205,7 +199,7 @@ def as_they_come(machine: Machine, running: Running, scans: Path) -> Turn:
         scans.rename(running.inbox / scans.name)
         wait_for(running, due)
     ((last,),) = running.rows("SELECT max(disposed_at) FROM arrival")
-    turn.rate = count / (moment(last) - began)
+    turn.rate = count / (moment(last) - began - SETTLE)
     return turn
 
 

@@ -78,6 +78,27 @@ def feed(running: Running, scans: Path) -> float:
     return moment(last) - began - SETTLE
 
 
+def queue(running: Running, scans: Path) -> tuple[int, int]:
+    """Pause the work, move a folder of scans into the inbox, and wait until all of them are queued.
+
+    Gives the last job's id before them, and how many jobs will have succeeded with them; ``resume`` begins the work.
+    """
+    running.say("pause")
+    ((before,),) = running.rows("SELECT coalesce(max(id), 0) FROM job")
+    count = sum(1 for _ in scans.iterdir())
+    scans.rename(running.inbox / scans.name)
+    running.wait(lambda: running.totals().get("job.queued", 0) >= count, 120)
+    return before, running.totals().get("job.succeeded", 0) + count
+
+
+def rate(running: Running, before: int) -> float:
+    """Scans a second of the jobs after this one, from the first claim to the last record."""
+    ((count, first, last),) = running.rows(
+        "SELECT count(*), min(started_at), max(finished_at) FROM jobs WHERE id > ?", before
+    )
+    return float(count / (moment(last) - moment(first)))
+
+
 def wait_for(running: Running, files: int) -> None:
     """Until so many scans in all are delivered, recorded and archived."""
     running.wait(lambda: running.totals().get("job.succeeded", 0) >= files and running.at_rest(), 600, every=0.05)

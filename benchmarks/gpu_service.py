@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from benchmarks.feeding import daemon, feed, make_pictures, moment, wait_for
+from benchmarks.feeding import daemon, feed, make_pictures, queue, rate, wait_for
 from benchmarks.figure import Figure, Target
 from benchmarks.gpu_limits import on_gpu
 from benchmarks.gpu_semantic import B5, forward_passes, loaded, save_model
@@ -65,21 +65,15 @@ def service(device: str, runs: int, scans: int, sizes: Mapping[str, object] = B5
 
 def backlog(running: Running, scans: Path, segmenter: SemanticSegmenter, device: str) -> Round:
     """The work is paused until all of them are queued; then the model alone, at the batch size of the service."""
-    running.say("pause")
-    ((before,),) = running.rows("SELECT coalesce(max(id), 0) FROM job")
     count = sum(1 for _ in scans.iterdir())
-    scans.rename(running.inbox / scans.name)
-    running.wait(lambda: running.totals().get("job.queued", 0) >= count, 60)
-    due = running.totals().get("job.succeeded", 0) + count
+    before, due = queue(running, scans)
     cpu = running.usage().cpu_seconds
     running.say("resume")
     wait_for(running, due)
     cpu = running.usage().cpu_seconds - cpu
-    ((first, last, inference, batch),) = running.rows(
-        "SELECT min(started_at), max(finished_at), sum(inference_ms), max(batch_size) FROM jobs WHERE id > ?", before
-    )
+    ((inference, batch),) = running.rows("SELECT sum(inference_ms), max(batch_size) FROM jobs WHERE id > ?", before)
     return {
-        "backlog": count / (moment(last) - moment(first)),
+        "backlog": rate(running, before),
         "busy": 1000 * count / max(1, inference),
         "cpu": 1000 * cpu / count,
         "model": model_rate(segmenter, batch, device),
